@@ -1,0 +1,1 @@
+"""Thin entry points: what one asks of the lab."""

@@ -1,0 +1,273 @@
+"""Activations: the function, its slope, what saturates and what dies.
+
+An activation layer maps pre-activations z (R, B, N) to activations a (R, B, N); a gated one takes z (R, B, 2N), the value
+in the first half and the gate in the second. Probes ask it for `slope` and `saturated`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lab import schema
+
+SATURATED_BELOW = 0.01
+"""A pre-activation is saturated where the slope is below this share of the activation's largest slope."""
+
+
+def build(config: schema.Activation, replicas: int, generators: Sequence[torch.Generator]) -> ActivationLayer:
+    """The activation layer of a configuration. `generators`, one a replica, are drawn from by rrelu alone."""
+    if config.name in GATES:
+        return Gated(FUNCTIONS[GATES[config.name]])
+    if isinstance(config, schema.LeakyReLU):
+        return LeakyReLU(config.negative_slope)
+    if isinstance(config, schema.PReLU):
+        return PReLU(replicas, config.negative_slope)
+    if isinstance(config, schema.RReLU):
+        return RReLU(config.lower, config.upper, generators)
+    if isinstance(config, schema.ELU):
+        return Elementwise(_elu(config.alpha))
+    if isinstance(config, schema.Swish):
+        return Swish(replicas, config.beta, config.learnable)
+    return Elementwise(FUNCTIONS[config.name])
+
+
+class ActivationLayer(nn.Module):
+    """What every activation layer offers.
+
+    Attributes:
+        is_gated: z has two halves, value and gate.
+        zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
+    """
+
+    is_gated = False
+    zero_stops_gradient = False
+
+    def slope(self, z: Tensor) -> Tensor:
+        """The derivative at each pre-activation; of a gated layer, the gate function's at each gate."""
+        raise TypeError(f"{type(self).__name__} states no slope.")
+
+    def largest_slope(self) -> float | Tensor:
+        """The supremum of |slope| over all z."""
+        raise TypeError(f"{type(self).__name__} states no largest slope.")
+
+    def saturated(self, z: Tensor) -> Tensor:
+        """1 where |slope| is below 1% of the largest, else 0, in the dtype of z: (R, B, N)."""
+        slope = self.slope(z).abs_()
+        return indicator(torch.lt, slope, SATURATED_BELOW * self.largest_slope())
+
+
+def indicator(compare: Callable[..., Tensor], x: Tensor, threshold: float | Tensor) -> Tensor:
+    """1 where the comparison holds, else 0, in the dtype of x. Writing a float is many times faster than a bool on CPUs."""
+    return compare(x, threshold, out=torch.empty_like(x))
+
+
+@dataclass(frozen=True)
+class Function:
+    """An elementwise function with its derivative, the supremum of |derivative|, and what an exact 0 means."""
+
+    function: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    largest_slope: float
+    zero_stops_gradient: bool = False
+
+
+class Elementwise(ActivationLayer):
+    """An activation without parameters."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+        self.zero_stops_gradient = function.zero_stops_gradient
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function.function(z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return self.function.derivative(z)
+
+    def largest_slope(self) -> float:
+        return self.function.largest_slope
+
+    def saturated(self, z: Tensor) -> Tensor:
+        if self.function is FUNCTIONS["relu"]:  # one comparison says it all
+            return indicator(torch.le, z, 0.0)
+        return super().saturated(z)
+
+
+class Gated(ActivationLayer):
+    """value * gate_function(gate). Dauphin et al. 2017, eq. 1; Shazeer 2020, section 2."""
+
+    is_gated = True
+
+    def __init__(self, gate: Function) -> None:
+        super().__init__()
+        self.gate = Elementwise(gate)
+        self.zero_stops_gradient = gate.zero_stops_gradient
+
+    def forward(self, z: Tensor) -> Tensor:
+        value, gate = z.chunk(2, dim=-1)  # (R, B, N) each
+        return value * self.gate(gate)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return self.gate.slope(z.chunk(2, dim=-1)[1])
+
+    def largest_slope(self) -> float:
+        return self.gate.largest_slope()
+
+    def saturated(self, z: Tensor) -> Tensor:
+        return self.gate.saturated(z.chunk(2, dim=-1)[1].contiguous())
+
+
+class LeakyReLU(ActivationLayer):
+    """z above 0, negative_slope * z below. Maas et al. 2013, section 2."""
+
+    def __init__(self, negative_slope: float) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+        self.zero_stops_gradient = negative_slope == 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.leaky_relu(z, self.negative_slope)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return torch.where(z > 0, 1.0, self.negative_slope).to(z.dtype)
+
+    def largest_slope(self) -> float:
+        return max(1.0, self.negative_slope)
+
+
+class PReLU(ActivationLayer):
+    """Leaky ReLU with a learnt slope, one a layer and replica. He et al. 2015, section 2.1."""
+
+    def __init__(self, replicas: int, negative_slope: float) -> None:
+        super().__init__()
+        self.negative_slope = nn.Parameter(torch.full((replicas, 1, 1), negative_slope, dtype=torch.float64))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.where(z > 0, z, self.negative_slope * z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return torch.where(z > 0, 1.0, self.negative_slope.detach())
+
+    def largest_slope(self) -> Tensor:
+        return self.negative_slope.detach().abs().clamp(min=1.0)  # (R, 1, 1)
+
+
+class RReLU(ActivationLayer):
+    """A slope drawn for each negative pre-activation in training, the mean in evaluation. Xu et al. 2015, section 2.4."""
+
+    def __init__(self, lower: float, upper: float, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.lower, self.upper, self.generators = lower, upper, generators
+        self.drawn: Tensor | None = None  # (R, B, N), the slopes of the last training pass
+
+    def forward(self, z: Tensor) -> Tensor:
+        if not self.training:
+            return F.leaky_relu(z, (self.lower + self.upper) / 2)
+        drawn = torch.empty_like(z)
+        for replica, generator in enumerate(self.generators):
+            drawn[replica].uniform_(self.lower, self.upper, generator=generator)
+        self.drawn = drawn
+        return torch.where(z >= 0, z, drawn * z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        drawn = self.drawn if self.drawn is not None and self.training else torch.tensor((self.lower + self.upper) / 2)
+        return torch.where(z >= 0, 1.0, drawn.to(z))
+
+    def largest_slope(self) -> float:
+        return max(1.0, self.upper)
+
+
+class Swish(ActivationLayer):
+    """z * sigmoid(beta * z), beta fixed or learnt, one a layer and replica. Ramachandran et al. 2017, section 4."""
+
+    def __init__(self, replicas: int, beta: float, is_learnable: bool) -> None:
+        super().__init__()
+        value = torch.full((replicas, 1, 1), beta, dtype=torch.float64)
+        if is_learnable:
+            self.beta: Tensor = nn.Parameter(value)
+        else:
+            self.register_buffer("beta", value)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.sigmoid(self.beta * z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        beta = self.beta.detach()
+        return _silu_derivative(beta * z)
+
+    def largest_slope(self) -> Tensor:
+        # The slope depends on beta * z alone, so its supremum is SiLU's for every beta but 0, where it is 1/2.
+        return torch.where(self.beta.detach() == 0, 0.5, SILU_LARGEST_SLOPE)  # (R, 1, 1)
+
+
+# --- the elementwise functions --------------------------------------------------------------------------------------
+
+SILU_LARGEST_SLOPE = 1.0998393194
+"""max of s(x) + x s(x) (1 - s(x)), at x = 2.3994, the root of x tanh(x / 2) = 2."""
+GELU_LARGEST_SLOPE = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)
+"""Phi(x) + x phi(x) at x = sqrt(2), where its derivative (2 - x^2) phi(x) is 0."""
+GELU_TANH_LARGEST_SLOPE = 1.1291146440
+"""max of the derivative of the tanh form, at x = 1.4297."""
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+"""Klambauer et al. 2017, section 2."""
+
+
+def _normal_density(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+
+
+def _normal_distribution(z: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(-z / math.sqrt(2))
+
+
+def _silu_derivative(z: Tensor) -> Tensor:
+    s = torch.sigmoid(z)
+    return s + z * s * (1 - s)
+
+
+def _gelu_tanh_derivative(z: Tensor) -> Tensor:
+    scale, cubic = math.sqrt(2 / math.pi), 0.044715  # Hendrycks and Gimpel 2016, section 2
+    t = torch.tanh(scale * (z + cubic * z**3))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * scale * (1 + 3 * cubic * z**2)
+
+
+def _elu(alpha: float) -> Function:
+    return Function(
+        lambda z: F.elu(z, alpha),
+        lambda z: torch.where(z > 0, 1.0, alpha * torch.exp(z.clamp(max=0))),
+        largest_slope=max(1.0, alpha),
+    )
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "sigmoid": Function(torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z), largest_slope=0.25),
+    "tanh": Function(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, largest_slope=1.0),
+    "relu": Function(torch.relu, lambda z: indicator(torch.gt, z, 0.0), largest_slope=1.0, zero_stops_gradient=True),
+    "selu": Function(
+        F.selu,
+        lambda z: SELU_SCALE * torch.where(z > 0, 1.0, SELU_ALPHA * torch.exp(z.clamp(max=0))),
+        largest_slope=SELU_SCALE * SELU_ALPHA,
+    ),
+    "gelu": Function(F.gelu, lambda z: _normal_distribution(z) + z * _normal_density(z), GELU_LARGEST_SLOPE),
+    "gelu_tanh": Function(lambda z: F.gelu(z, approximate="tanh"), _gelu_tanh_derivative, GELU_TANH_LARGEST_SLOPE),
+    "silu": Function(F.silu, _silu_derivative, SILU_LARGEST_SLOPE),
+    "softplus": Function(F.softplus, torch.sigmoid, largest_slope=1.0),
+    "erf": Function(torch.erf, lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z), 2 / math.sqrt(math.pi)),
+    "identity": Function(lambda z: z, torch.ones_like, largest_slope=1.0),
+}
+
+GATES: Mapping[str, str] = {
+    "glu": "sigmoid",
+    "bilinear": "identity",
+    "reglu": "relu",
+    "geglu": "gelu",
+    "swiglu": "silu",
+}
+"""Gated activation -> the function its gate goes through (Shazeer 2020, section 2)."""

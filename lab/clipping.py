@@ -1,0 +1,55 @@
+"""Clipping, each replica by itself: a replica's large gradient never shortens its neighbour's step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lab import probes, schema
+from lab.parameters import Parameters, Run
+
+
+def total_norm(parameters: Parameters) -> Tensor:
+    """L2 norm of each replica's whole gradient, (R,) in float64."""
+    return torch.linalg.vector_norm(
+        torch.cat([probes.norm(run.gradients[..., None, :]) for run in parameters.runs]),  # (sections, R)
+        dim=0,
+    )
+
+
+@torch.no_grad()
+def clip(config: schema.Clip, parameters: Parameters, norm: Tensor | None = None) -> None:
+    """Clip the gradients in place.
+
+    Args:
+        config: which rule.
+        parameters: the packed parameters.
+        norm: (R,) the gradients' total norms, if they are known already.
+
+    norm:     g <- g min(1, c / |g|) over all of a replica's parameters (Pascanu et al. 2013, algorithm 1).
+    value:    each entry to [-v, v].
+    adaptive: each unit's g to factor * max(|w|, eps), w being the unit's incoming weights (Brock et al. 2021, eq. 3);
+              biases, gains and slopes are units of one weight each. The readout is left alone, as there (section 4.1).
+    """
+    if isinstance(config, schema.ClipNorm):
+        norm = total_norm(parameters) if norm is None else norm
+        scale = torch.clamp(config.max_norm / norm, max=1.0)  # a norm of 0 gives Inf, and so 1
+        for run in parameters.runs:
+            run.gradients.mul_(scale.to(run.gradients.dtype)[:, None])
+    elif isinstance(config, schema.ClipValue):
+        for run in parameters.runs:
+            run.gradients.clamp_(-config.max_value, config.max_value)
+    elif isinstance(config, schema.ClipAdaptive):
+        for run in parameters.runs[:-1]:
+            _clip_units(config, run)
+
+
+def _clip_units(config: schema.ClipAdaptive, run: Run) -> None:
+    layers = len(run.values)
+    for part in run.segments:
+        shape = (layers, *part.shape)  # (layers, R, fan_in, fan_out), or (layers, R, 1, N)
+        values = run.values[..., part.start : part.stop].view(shape)
+        gradients = run.gradients[..., part.start : part.stop].view(shape)
+        allowed = config.factor * torch.linalg.vector_norm(values, dim=2, keepdim=True).clamp_(min=config.eps)
+        norms = torch.linalg.vector_norm(gradients, dim=2, keepdim=True)
+        gradients.mul_(torch.clamp(allowed / norms, max=1.0))

@@ -1,0 +1,244 @@
+"""From files and overrides to one frozen `Config`. Hydra and OmegaConf end here: nothing else in the library imports them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab import schema
+from lab.schema import Config, ConfigError
+
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+"""What composing raises on bad input; the plain ValueError comes from Hydra's insides."""
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that these overrides make, checked.
+
+    Raises:
+        ConfigError: an override that cannot be read, a wrong name, type or range, or choices that exclude each other.
+    """
+    return to_config(compose_tree(overrides))
+
+
+def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """The composed tree before it becomes a `Config`; `with_hydra` keeps Hydra's own part (folders, job name)."""
+    register()
+    overrides = list(overrides)
+    try:
+        for override in parse(overrides):
+            if override.is_delete() and not override.get_key_element().startswith("~hydra"):
+                key = override.get_key_element().removeprefix("~")
+                raise ConfigError(f"~{key}: nothing can be taken out of a configuration; choose another value for {key}.")
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra_compose("config", overrides=overrides, return_hydra_config=with_hydra)
+    except ConfigError:
+        raise
+    except HYDRA_ERRORS as error:
+        raise explain(error, overrides) from error
+
+
+def to_config(tree: DictConfig) -> Config:
+    """The frozen dataclasses of a composed tree, checked."""
+    try:
+        for key in _unknown_keys(tree, Config):
+            keys = _keys(key.rpartition(".")[0], _owner(tree, key))
+            raise ConfigError(f"{key}: there is no such key; {_advice(key, keys)}.")
+        config = OmegaConf.to_object(tree)
+    except ConfigError:
+        raise
+    except HYDRA_ERRORS as error:
+        raise explain(error, ()) from error
+    assert isinstance(config, Config)
+    return schema.check(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The `Config` that `as_dict` was made from."""
+    parts: dict[str, Any] = {}
+    for name, hint in get_type_hints(Config).items():
+        value = values[name]
+        if name in schema.CHOICES:
+            value = schema.CHOICES[name][value["name"]](**value)
+        elif is_dataclass(hint):
+            value = hint(**value)  # type: ignore[operator]  # is_dataclass narrows to an instance, and this is the class
+        parts[name] = value
+    return Config(**parts)
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain nested dictionaries, fit for JSON."""
+    return asdict(config)
+
+
+def fingerprint(config: Config) -> str:
+    """A hash of everything that decides the result: equal for two runs that must agree, whatever their folder or device."""
+    scientific = {key: value for key, value in asdict(config).items() if key not in schema.NOT_SCIENTIFIC}
+    return hashlib.sha256(json.dumps(scientific, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Read overrides by Hydra's grammar.
+
+    Raises:
+        ConfigError: one that cannot be read.
+    """
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([text])
+        except HYDRA_ERRORS as error:
+            raise ConfigError(
+                f"{text}: this override cannot be read ({_first_line(error)}); write key=value, quoted if it holds"
+                " spaces or brackets."
+            ) from error
+    return parsed
+
+
+def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the swept values, in the order in which Hydra's sweeper runs them."""
+    alternatives = []
+    for override in parse(overrides):
+        if override.is_sweep_override():
+            if not override.is_discrete_sweep():
+                raise ConfigError(f"{override.input_line}: only choices and ranges can be swept; list the values instead.")
+            key = override.get_key_element()
+            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            alternatives.append([override.input_line or ""])
+    return [list(job) for job in itertools.product(*alternatives)]
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that these overrides give several values to."""
+    return [override.key_or_group for override in parse(overrides) if override.is_sweep_override()]
+
+
+def conf_dir() -> Path:
+    """The config tree: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def register() -> None:
+    """Make the schema classes known to Hydra under schema/; calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=_writable(Config))
+    for group, options in schema.CHOICES.items():
+        for name, node in options.items():
+            store.store(group=f"schema/{group}", name=name, node=_writable(node))
+
+
+def _writable(node: type) -> DictConfig:
+    """OmegaConf makes a frozen dataclass read-only, but overrides must still be able to write before `to_object`."""
+    tree = OmegaConf.structured(node)
+
+    def unlock(part: DictConfig) -> None:
+        OmegaConf.set_readonly(part, None)
+        for key in part:
+            if isinstance(part[key], DictConfig):
+                unlock(part[key])
+
+    unlock(tree)
+    return tree
+
+
+# --- what went wrong, in one sentence -------------------------------------------------------------------------------
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Turn what Hydra or OmegaConf raised into one sentence that names the key and says what to do."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = [option for option in error.options or [] if not option.startswith("schema")]
+        return ConfigError(f"{group}={name}: there is no such option; {_advice(name, options)}.")
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return ConfigError(_explain_key(cause, overrides))
+    group_error = str(error).partition("'")[2].partition("'")[0]
+    if "No match in the defaults list" in str(error):
+        return ConfigError(f"{group_error}: there is no such group; {_advice(group_error, list(schema.CHOICES))}.")
+    if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
+        return ConfigError(f"{group_error}: several values are a sweep; add -m, or give one value.")
+    return ConfigError(f"{_culprit(overrides)}: this cannot be used ({_first_line(error).rstrip('.')}); give another value.")
+
+
+def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    key, message = str(cause.full_key), _first_line(cause)
+    given = next((text for text in overrides if text.lstrip("+").partition("=")[0] == key), key)
+    if "not in" in message and message.startswith("Key"):
+        parent, _, name = key.rpartition(".")
+        owner = cause.object_type if is_dataclass(cause.object_type) else Config
+        keys = _keys(parent, owner)
+        if not keys or keys == [f"{parent}.name"]:
+            return f"{key}: the chosen {parent} has no options; leave {name} out or choose another {parent}."
+        return f"{key}: there is no such key; {_advice(key, keys)}."
+    wanted = {"to Integer": "a whole number", "to Float": "a number", "valid bool": "true or false", "to String": "a text"}
+    for words, meaning in wanted.items():
+        if words in message:
+            return f"{given}: give {meaning}."
+    if "not Optional" in message:
+        return f"{given}: null has no meaning here; give a value."
+    if "subclass" in message:
+        if key in schema.CHOICES:
+            return f"{given}: choose one of {', '.join(schema.CHOICES[key])}."
+        return f"{given}: {key} has keys of its own; give {key}.KEY=VALUE."
+    return f"{given}: {message.rstrip('.')}; give a plain value."
+
+
+def _unknown_keys(tree: DictConfig, owner: type, prefix: str = "") -> Iterator[str]:
+    """Keys that were added to a tree (with + or ++) and that its dataclass does not have."""
+    known = {part.name for part in fields(owner)}
+    for key in tree:
+        if key not in known:
+            yield f"{prefix}{key}"
+        elif isinstance(tree[key], DictConfig):
+            yield from _unknown_keys(tree[key], OmegaConf.get_type(tree[key]) or Config, f"{prefix}{key}.")
+
+
+def _owner(tree: DictConfig, key: str) -> type:
+    parent = key.rpartition(".")[0]
+    return (OmegaConf.get_type(OmegaConf.select(tree, parent)) if parent else None) or Config
+
+
+def _keys(parent: str, owner: type | Any) -> list[str]:
+    return [f"{parent}.{part.name}".lstrip(".") for part in fields(owner) if not (parent and part.name == "name")]
+
+
+def _advice(name: str, options: Sequence[str]) -> str:
+    if not options:
+        return "leave it out"
+    near = get_close_matches(name, options, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}choose one of {', '.join(options)}" if len(options) > 1 else f"{hint}there is only {', '.join(options)}"
+
+
+def _culprit(overrides: Sequence[str]) -> str:
+    """The override that fails on its own, if one does."""
+    for text in overrides:
+        try:
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                hydra_compose("config", overrides=[text])
+        except HYDRA_ERRORS:
+            return text
+    return " ".join(overrides) or "conf/config.yaml"
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

@@ -1,0 +1,91 @@
+"""Pictures of tables: matplotlib figures without global state, in colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lab.readings import LAYER_QUANTITIES
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+"""Okabe and Ito's set ("Color Universal Design", 2008), its yellow exchanged for a brown that shows on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DPI = 120
+
+
+def gradients(table: xr.Dataset, title: str = "") -> Figure:
+    """Gradient against depth at the first and the last reading: delta_rms and weight_grad_norm side by side.
+
+    A line is the median over replicas, its band reaches from the smallest to the largest replica.
+    """
+    figure, axes = _new(columns=2, size=(10.5, 4.2))
+    for ax, quantity in zip(axes, ("delta_rms", "weight_grad_norm"), strict=True):
+        readings = sorted({0, table.sizes["step"] - 1})
+        for number, index in enumerate(readings):
+            reading = table.isel(step=index)
+            curve(ax, reading[quantity], f"step {int(reading['step'])}", COLOURS[number], MARKERS[number])
+        ax.set_xlabel("layer (0 is nearest the input)")
+        ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
+        ax.set_title(LAYER_QUANTITIES[quantity].long_name, fontsize="medium")
+        ax.legend(loc="best", fontsize="small")
+    figure.suptitle(title or "Gradient against depth")
+    return figure
+
+
+def comparison(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[Sequence[str]]) -> Figure:
+    """One line an arm, gradient against depth, with its name at its end; arms of a group share a colour.
+
+    Args:
+        curves: name of the arm -> delta_rms (layer, replica).
+        title: what the picture says.
+        groups: names of arms that belong together, one colour each; lines within a group differ in style.
+    """
+    figure, (ax,) = _new(columns=1, size=(10.5, 6.0))
+    styles = ("-", "--", ":", "-.")
+    for number, group in enumerate(groups):
+        for style, name in enumerate(group):
+            curve(ax, curves[name], name, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], styles[style % 4])
+    ax.set_xlabel("layer (0 is nearest the input)")
+    ax.set_ylabel("delta_rms: gradient of the loss by a pre-activation, rms over batch and units")
+    ax.set_title(title, loc="left", fontsize="medium")
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", title="arm", handlelength=3.5)
+    return figure
+
+
+def curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str, style: str = "-") -> None:
+    """Median over replicas against layer on a logarithmic axis, with a band from the smallest to the largest replica."""
+    layer = values["layer"].to_numpy()
+    data = values.transpose("layer", "replica").to_numpy()
+    positive = np.where(np.isfinite(data) & (data > 0), data, np.nan)  # a logarithmic axis has no place for the rest
+    known = ~np.isnan(positive).all(1)
+    layer, positive = layer[known], positive[known]
+    every = max(1, len(layer) // 8)
+    ax.set_yscale("log")
+    ax.grid(True, which="major", color="0.9", linewidth=0.8)
+    ax.set_axisbelow(True)
+    if not len(layer):
+        ax.plot([], [], style, color=colour, label=f"{label} (nothing finite above 0)")
+        return
+    middle = np.nanmedian(positive, axis=1)
+    ax.plot(layer, middle, style, color=colour, marker=marker, markevery=every, markersize=5, label=label)
+    ax.fill_between(layer, np.nanmin(positive, axis=1), np.nanmax(positive, axis=1), color=colour, alpha=0.2, linewidth=0)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; the file name's ending must be .png."""
+    figure.savefig(path, dpi=DPI)
+
+
+def _new(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)

@@ -1,0 +1,204 @@
+"""R independent deep networks side by side: weights (R, fan_in, fan_out), activations (R, B, N), a map is one baddbmm.
+
+depth 1, width N, block=linear:     x -> layer 0 -> readout
+depth 3, residual or block=ffn:     x -> embedding -> layer 0 -> layer 1 -> layer 2 -> (final norm) -> readout
+
+The embedding is one linear map that brings the data to the width, so that all layers of a residual or feed-forward stack
+are alike; a plain stack needs none, its layer 0 takes the data. The final norm ends a residual stack with norm.place=pre,
+whose sum nothing has normalized yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lab import activations, initialization, normalization, schema
+from lab.seeding import Streams
+
+GATED_SHARE = 2 / 3
+"""Hidden units of a gated ffn block over those of a plain one: three matrices of 2/3 the size (Shazeer 2020, section 3)."""
+
+
+class Network(nn.Module):
+    """The network of a configuration, drawn from each replica's own streams.
+
+    Args:
+        config: what to build.
+        features: size of an input.
+        classes: size of the output.
+        streams: the random streams, one a replica; their number is the number of replicas.
+        device: where the parameters live.
+    """
+
+    def __init__(
+        self, config: schema.Config, features: int, classes: int, streams: Sequence[Streams], device: torch.device
+    ) -> None:
+        super().__init__()
+        replicas, width = len(streams), config.model.width
+        rngs = [stream.weights for stream in streams]
+        noise = [_torch_generator(stream.noise, device) for stream in streams]
+        has_embedding = config.residual.name != "none" or config.model.block == "ffn"
+        self.embedding = Linear(config, features, width, rngs) if has_embedding else None
+        self.blocks = nn.ModuleList(
+            Block(config, features if layer == 0 and not has_embedding else width, rngs, noise)
+            for layer in range(config.model.depth)
+        )
+        has_final_norm = config.residual.name != "none" and _place(config) == "pre"
+        self.final_norm = normalization.build(config.norm, replicas, width) if has_final_norm else None
+        self.readout = Linear(config, width, classes, rngs)
+        self.to(device=device, dtype=getattr(torch, config.dtype))
+        self._with_modes = [
+            part for part in self.modules() if isinstance(part, normalization.BatchNorm | activations.RReLU)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (R, B, classes) of inputs (R, B, features)."""
+        if self.embedding is not None:
+            x = self.embedding(x)  # (R, B, N)
+        for block in self.blocks:
+            x = block(x)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return self.readout(x)  # type: ignore[no-any-return]  # nn.Module.__call__ is typed Any
+
+    def sections(self) -> list[nn.Module]:
+        """The parts that hold parameters, from input to output."""
+        parts = [self.embedding, *self.blocks, self.final_norm, self.readout]
+        return [part for part in parts if part is not None and any(True for _ in part.parameters())]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Running statistics and mean slopes within the block, as `eval()` does, without a walk through every module."""
+        for part in self._with_modes:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in self._with_modes:
+                part.training = True
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Batch statistics within the block, but nothing is remembered or drawn: a look that changes nothing."""
+        for part in self._with_modes:
+            if isinstance(part, normalization.BatchNorm):
+                part.is_tracking = False
+            else:
+                part.training = False
+        try:
+            yield
+        finally:
+            for part in self._with_modes:
+                part.training = True
+                if isinstance(part, normalization.BatchNorm):
+                    part.is_tracking = True
+
+
+class Block(nn.Module):
+    """One hidden layer: what the probes call a layer.
+
+    linear:  z = W x + b,  a = phi(z),  y = a
+    ffn:     z = W x + b,  a = phi(z),  y = V a + c
+
+    norm.place puts the norm before W (pre), on z (inner) or last of all (post); a residual makes it x + alpha * y.
+    """
+
+    def __init__(
+        self,
+        config: schema.Config,
+        fan_in: int,
+        rngs: Sequence[np.random.Generator],
+        noise: Sequence[torch.Generator],
+    ) -> None:
+        super().__init__()
+        replicas, width = len(rngs), config.model.width
+        place = _place(config)
+        is_gated = config.activation.name in schema.GATED
+        hidden = hidden_units(config) if config.model.block == "ffn" else width
+        self.pre_norm = normalization.build(config.norm, replicas, fan_in) if place == "pre" else None
+        self.up = Linear(config, fan_in, hidden, rngs, parts=2 if is_gated else 1)
+        self.inner_norm = normalization.build(config.norm, replicas, hidden) if place == "inner" else None
+        self.activation = activations.build(config.activation, replicas, noise)
+        self.down = Linear(config, hidden, width, rngs) if config.model.block == "ffn" else None
+        self.skip = _skip(config.residual, replicas)
+        self.post_norm = normalization.build(config.norm, replicas, width) if place == "post" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.up(x if self.pre_norm is None else self.pre_norm(x))  # (R, B, N), or (R, B, 2N) if gated
+        if self.inner_norm is not None:
+            z = self.inner_norm(z)
+        y = self.activation(z)  # (R, B, N)
+        if self.down is not None:
+            y = self.down(y)
+        if self.skip is not None:
+            y = self.skip(x, y)
+        return y if self.post_norm is None else self.post_norm(y)  # type: ignore[no-any-return]  # as above
+
+
+class Linear(nn.Module):
+    """x W + b for each replica: weight (R, fan_in, parts * fan_out), bias (R, 1, parts * fan_out).
+
+    With parts=2 it is two maps drawn one after the other and kept side by side, as a gated activation wants them.
+    """
+
+    def __init__(
+        self,
+        config: schema.Config,
+        fan_in: int,
+        fan_out: int,
+        rngs: Sequence[np.random.Generator],
+        parts: int = 1,
+    ) -> None:
+        super().__init__()
+        weights, biases = [], []
+        for rng in rngs:
+            drawn = [initialization.draw(config, fan_in, fan_out, rng) for _ in range(parts)]
+            weights.append(np.concatenate([weight for weight, _ in drawn], axis=1))
+            biases.append(np.concatenate([bias for _, bias in drawn]))
+        self.weight = nn.Parameter(torch.from_numpy(np.stack(weights)))
+        self.bias = nn.Parameter(torch.from_numpy(np.stack(biases)).unsqueeze(1)) if config.model.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
+
+
+class Skip(nn.Module):
+    """x + alpha * branch; alpha is a number, or with `is_learnt` a parameter (R, 1, 1) that starts there."""
+
+    def __init__(self, replicas: int, alpha: float, is_learnt: bool) -> None:
+        super().__init__()
+        self.alpha: float | Tensor = alpha
+        if is_learnt:
+            self.alpha = nn.Parameter(torch.full((replicas, 1, 1), alpha, dtype=torch.float64))
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        if isinstance(self.alpha, float):
+            return torch.add(x, branch, alpha=self.alpha)
+        return torch.addcmul(x, self.alpha, branch)
+
+
+def hidden_units(config: schema.Config) -> int:
+    """Units between the two maps of an ffn block; a gated one has 2/3 of them, for as many parameters."""
+    share = GATED_SHARE if config.activation.name in schema.GATED else 1.0
+    expansion = 4.0 if config.model.expansion is None else config.model.expansion
+    return max(1, math.floor(expansion * share * config.model.width + 0.5))
+
+
+def _skip(config: schema.Residual, replicas: int) -> Skip | None:
+    if isinstance(config, schema.ScaledResidual | schema.ReZero):
+        return Skip(replicas, config.alpha, is_learnt=isinstance(config, schema.ReZero))
+    return Skip(replicas, 1.0, is_learnt=False) if config.name == "identity" else None
+
+
+def _place(config: schema.Config) -> str:
+    return config.norm.place if isinstance(config.norm, schema.LayerNorm) else "none"
+
+
+def _torch_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(rng.integers(2**63)))

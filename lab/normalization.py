@@ -1,0 +1,77 @@
+"""Batch, layer and RMS norm with a replica axis: inputs (R, B, N), gain and shift (R, 1, N) of each replica's own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lab import schema
+
+
+def build(config: schema.Norm, replicas: int, units: int) -> nn.Module:
+    """The norm layer of a configuration other than norm=none."""
+    assert isinstance(config, schema.LayerNorm)
+    if isinstance(config, schema.BatchNorm):
+        return BatchNorm(replicas, units, config.eps, config.affine, config.momentum)
+    return LayerNorm(replicas, units, config.eps, config.affine, is_centred=config.name == "layer")
+
+
+class Affine(nn.Module):
+    """gain * x + shift per replica and unit; gain starts at 1, shift at 0, and without `has_shift` there is none."""
+
+    def __init__(self, replicas: int, units: int, has_shift: bool) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(replicas, 1, units, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.zeros(replicas, 1, units, dtype=torch.float64)) if has_shift else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain if self.shift is None else torch.addcmul(self.shift, x, self.gain)
+
+
+class LayerNorm(nn.Module):
+    """Over the units of each example (Ba et al. 2016, eq. 4); not centred it is RMS norm (Zhang and Sennrich 2019, eq. 4)."""
+
+    def __init__(self, replicas: int, units: int, eps: float, is_affine: bool, is_centred: bool) -> None:
+        super().__init__()
+        self.eps, self.is_centred = eps, is_centred
+        self.affine = Affine(replicas, units, has_shift=is_centred) if is_affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalize = F.layer_norm if self.is_centred else F.rms_norm
+        normalized = normalize(x, x.shape[-1:], eps=self.eps)  # (R, B, N)
+        return normalized if self.affine is None else self.affine(normalized)
+
+
+class BatchNorm(nn.Module):
+    """Over the batch, each unit of each replica (Ioffe and Szegedy 2015, algorithm 1); running statistics in evaluation.
+
+    With `is_tracking` off, a training pass leaves the running statistics alone.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, replicas: int, units: int, eps: float, is_affine: bool, momentum: float) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.is_tracking = True
+        self.affine = Affine(replicas, units, has_shift=True) if is_affine else None
+        self.register_buffer("running_mean", torch.zeros(replicas, 1, units, dtype=torch.float64))
+        self.register_buffer("running_var", torch.ones(replicas, 1, units, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            mean = x.mean(1, keepdim=True)  # (R, 1, N)
+            centred = x - mean
+            var = centred.square().mean(1, keepdim=True)
+            if self.is_tracking:
+                self._track(mean.detach(), var.detach(), len(x[0]))
+        else:
+            centred, var = x - self.running_mean, self.running_var
+        normalized = centred * torch.rsqrt(var + self.eps)  # (R, B, N)
+        return normalized if self.affine is None else self.affine(normalized)
+
+    def _track(self, mean: Tensor, var: Tensor, batch: int) -> None:
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * (batch / (batch - 1)), self.momentum)  # unbiased, as torch.nn.BatchNorm1d keeps it

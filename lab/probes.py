@@ -1,0 +1,54 @@
+"""Probes: tensors in, numbers out. They know no network, no file and no cadence.
+
+Each takes any number of leading dimensions and reduces the last two, batch and units: (..., B, N) -> (...) in float64.
+Sums of squares are taken in float64, where a float32 entry of 1e-25 still counts and one of 1e25 does not overflow;
+float64 input is scaled by its largest entry first, to the same effect.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def norm(x: Tensor) -> Tensor:
+    """L2 norm over the last two dimensions: (..., B, N) -> (...), float64."""
+    if x.dtype == torch.float64:
+        # Exact powers of two lose nothing; a largest entry of 0, Inf or NaN needs no scaling and gets none.
+        largest = x.abs().amax((-2, -1))
+        usable = torch.isfinite(largest) & (largest > 0)
+        scale = torch.exp2(torch.floor(torch.log2(torch.where(usable, largest, 1.0))))
+        return torch.linalg.vector_norm(x / scale[..., None, None], dim=(-2, -1)) * scale
+    return torch.linalg.vector_norm(x, dim=(-2, -1), dtype=torch.float64)
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square over batch and units."""
+    return norm(x) / math.sqrt(x.shape[-2] * x.shape[-1])
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over batch and units; summed in two stages, each unit's over the batch in the precision of x."""
+    return x.sum(-2).sum(-1, dtype=torch.float64) / (x.shape[-2] * x.shape[-1])
+
+
+def zero_fraction(a: Tensor) -> Tensor:
+    """Share of entries that are exactly 0."""
+    return 1 - mean(nonzero(a))
+
+
+def dead_fraction(a: Tensor) -> Tensor:
+    """Share of units that are exactly 0 for every example; a NaN is not 0."""
+    return 1 - nonzero(a).amax(-2).mean(-1, dtype=torch.float64)
+
+
+def nonfinite(x: Tensor) -> Tensor:
+    """Count of NaN and Inf over the last dimension: (..., P) -> (...), float64."""
+    return x.isfinite().logical_not_().sum(-1, dtype=torch.float64)
+
+
+def nonzero(a: Tensor) -> Tensor:
+    """1 where an entry is not 0, else 0, in the dtype of a (many times faster on a CPU than a bool)."""
+    return torch.ne(a, 0.0, out=torch.empty_like(a))

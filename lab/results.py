@@ -1,0 +1,182 @@
+"""Reading what runs left: one run's table, or all runs of a sweep as one dataset and one list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from lab.schema import NOT_SCIENTIFIC, ConfigError
+from lab.sinks.files import whole
+from lab.sinks.table import READINGS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "summary.json"
+COLLECTED = "collected.nc"
+SUMMARIES = "summaries.csv"
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """The readings of a run, or of a sweep.
+
+    Args:
+        path: a run's folder, its readings.nc, a sweep's folder or its collected.nc. A sweep's folder that was not
+            collected yet is read run by run, and nothing is written.
+
+    Returns:
+        A run's dataset has dimensions (step, layer, replica); a sweep's also has `run`, whose index holds the swept
+        keys, so that `dataset.sel(activation="relu")` picks runs and `dataset.unstack("run")` gives one dimension a key.
+
+    Raises:
+        FileNotFoundError: there is no readings.nc at or below the path.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / READINGS).is_file():
+        path = path / READINGS
+    elif path.is_dir() and (path / COLLECTED).is_file():
+        path = path / COLLECTED
+    elif path.is_dir():
+        return _indexed(collect(path).dataset)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such run; give a run's folder or a sweep's.")
+    table = xr.load_dataset(path, engine="h5netcdf")
+    return _indexed(table) if "run" in table.dims else table
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All runs below a folder.
+
+    Attributes:
+        dataset: the runs that left readings, along a dimension `run` with the swept keys as coordinates.
+        summaries: one row a run, also of those that left no readings.
+        failed: folders of the runs that did not come to an end, with what became of them.
+    """
+
+    dataset: xr.Dataset
+    summaries: pd.DataFrame
+    failed: Mapping[str, str]
+
+
+def collect(folder: Path) -> Collected:
+    """Read every run below a folder.
+
+    Raises:
+        FileNotFoundError: no run lies below it, or none left readings.
+    """
+    import pandas as pd
+
+    folders = sorted(_run_folders(folder))
+    if not folders:
+        raise FileNotFoundError(f"{folder}: no run lies below this folder; give the output_dir of a run or a sweep.")
+    summaries = {run: _summary(run) for run in folders}
+    keys = swept_keys([summary["config"] for summary in summaries.values() if "config" in summary])
+    rows, tables, failed = [], [], {}
+    for run, summary in summaries.items():
+        name = str(run.relative_to(folder))
+        values = {key: _value(summary.get("config", {}), key) for key in keys}
+        has_readings = (run / READINGS).is_file()
+        if summary["status"] not in ("finished", "diverged"):
+            failed[name] = summary["status"]
+        rows.append({"run": name, "status": summary["status"], **values, **_metrics(summary)})
+        if has_readings:
+            table = xr.load_dataset(run / READINGS, engine="h5netcdf")
+            table.attrs = {}
+            tables.append(table.expand_dims("run").assign_coords(_coordinates(name, summary["status"], values)))
+    if not tables:
+        raise FileNotFoundError(f"{folder}: no run below this folder left readings ({', '.join(failed.values())}).")
+    dataset = xr.concat(tables, dim="run", join="outer", coords="minimal", compat="override", combine_attrs="drop")
+    dataset = dataset.assign_coords({key: ("run", _column([row[key] for row in rows if _is_in(dataset, row)])) for key in keys})
+    dataset.attrs = {"swept_keys": json.dumps(keys)}
+    return Collected(dataset, pd.DataFrame(rows), failed)
+
+
+def write(collected: Collected, folder: Path) -> tuple[Path, Path]:
+    """Write collected.nc and summaries.csv into the folder and return where they are."""
+    table, rows = folder / COLLECTED, folder / SUMMARIES
+    with whole(table) as draft:
+        collected.dataset.to_netcdf(draft, engine="h5netcdf")
+    with whole(rows) as draft:
+        collected.summaries.to_csv(draft, index=False)
+    return table, rows
+
+
+def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The dotted keys in which these configurations differ; a group's name stands for the group."""
+    flat = [dict(_flat(config)) for config in configs]
+    every = dict.fromkeys(key for config in flat for key in config)
+    return [key for key in every if len({json.dumps(config.get(key)) for config in flat}) > 1]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if not prefix and key in NOT_SCIENTIFIC:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}".removesuffix(".name"), value
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    return dict(_flat(config)).get(key)
+
+
+def _column(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """Numbers as numbers with NaN where a run has no such key, everything else as text."""
+    if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
+        if all(isinstance(value, int) for value in values):
+            return np.array(values, dtype=np.int64)
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array(["" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for value in values])
+
+
+def _coordinates(name: str, status: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"folder": ("run", [name]), "status": ("run", [status])}
+
+
+def _is_in(dataset: xr.Dataset, row: Mapping[str, Any]) -> bool:
+    return bool((dataset["folder"] == row["run"]).any())
+
+
+def _indexed(table: xr.Dataset) -> xr.Dataset:
+    keys = json.loads(table.attrs.get("swept_keys", "[]"))
+    return table.set_index(run=keys) if keys else table
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    found = {path.parent for path in folder.rglob(SUMMARY)} | {path.parent for path in folder.rglob(READINGS)}
+    yield from found
+    for hydra in folder.rglob(".hydra"):
+        if hydra.parent not in found and (hydra / "config.yaml").is_file():
+            yield hydra.parent
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads((run / SUMMARY).read_text())
+    except FileNotFoundError:
+        return {"status": "unfinished"}
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return {"status": "unreadable"}
+    return summary if isinstance(summary, dict) and "status" in summary else {"status": "unreadable"}
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
+    last = {f"last_{name}": value for name, value in summary.get("last", {}).items()}
+    best = {f"best_{name}": found["value"] for name, found in summary.get("best", {}).items()}
+    return {
+        **last,
+        **best,
+        "diverged_replicas": sum(fate["status"] == "diverged" for fate in summary.get("replicas", [])),
+        "steps_done": summary.get("steps_done"),
+        "seconds": summary.get("seconds"),
+        "fingerprint": summary.get("fingerprint"),
+    }

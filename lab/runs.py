@@ -1,0 +1,144 @@
+"""One run, whole: from a configuration to a folder that keeps the contract, or to a table in memory."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lab import config as configuration
+from lab import data, schema
+from lab.readings import to_dataset
+from lab.schema import ConfigError
+from lab.sinks.files import whole
+from lab.summary import Summary, describe_device, versions
+from lab.training import train
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from lab.sinks import Sink
+
+SUMMARY = "summary.json"
+PRODUCTS = ("summary.json", "readings.nc", "gradients.png", "events.out.tfevents.*")
+"""What a run leaves in its folder besides .hydra/."""
+
+
+def simulate(*overrides: str) -> xr.Dataset:
+    """Run a configuration without touching the disk.
+
+    Args:
+        overrides: what the command line takes, for example "activation=tanh", "model.depth=50".
+
+    Returns:
+        The readings, with dimensions (step, layer, replica).
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    config = configuration.compose(overrides)
+    device = choose_device(config.device)
+    with thread_budget(config.threads):
+        dataset = data.load(config.data, getattr(torch, config.dtype), device)
+        records = list(train(config, dataset, device))
+    return to_dataset(records, config.first_replica, attributes(config, device))
+
+
+def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = False) -> dict[str, Any]:
+    """Train a configuration into a folder and return its summary, which summary.json holds too.
+
+    Raises:
+        ConfigError: the folder holds a run already and `overwrite` is false, or data or device cannot be had.
+    """
+    from lab.sinks.console import Console
+    from lab.sinks.table import Table
+    from lab.sinks.tensorboard import TensorBoard
+
+    refuse_to_overwrite(folder, config)
+    device = choose_device(config.device)
+    with thread_budget(config.threads):
+        dataset = data.load(config.data, getattr(torch, config.dtype), device)
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        title = title or folder.name
+        summary = Summary(config, device)
+        sinks: list[Sink] = [
+            summary,
+            Table(folder, config.first_replica, attributes(config, device), title),
+            TensorBoard(folder, config),
+        ]
+        if not is_quiet:
+            sinks.append(Console(title, config.steps))
+        started = time.perf_counter()
+        status, error = "failed", ""
+        try:
+            for record in train(config, dataset, device):
+                for sink in sinks:
+                    sink.write(record)
+            status = "diverged" if (record.diverged_at >= 0).all() else "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except Exception:
+            error = traceback.format_exc()
+            raise
+        finally:
+            for sink in sinks:
+                sink.close()
+            result = summary.result(status, time.perf_counter() - started, error)
+            with whole(folder / SUMMARY) as draft:
+                draft.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def refuse_to_overwrite(folder: Path, config: schema.Config) -> None:
+    """Raise a ConfigError if the folder holds a run and `overwrite` is false."""
+    if not config.overwrite and any(any(folder.glob(pattern)) for pattern in PRODUCTS):
+        raise ConfigError(f"output_dir={folder}: this folder holds a run already; choose another, or add overwrite=true.")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `device` names; auto takes a GPU if there is one.
+
+    Raises:
+        ConfigError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch finds no CUDA device here; choose device=cpu or device=auto.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextmanager
+def thread_budget(threads: int) -> Iterator[None]:
+    """Let torch use this many CPU threads within the block; 0 leaves its own choice."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def attributes(config: schema.Config, device: torch.device) -> Mapping[str, str]:
+    """What a table says of its origin: config and versions as JSON, fingerprint and device."""
+    return {
+        "config": json.dumps(configuration.as_dict(config)),
+        "fingerprint": configuration.fingerprint(config),
+        "versions": json.dumps(versions()),
+        "device": describe_device(device),
+    }
+
+
+def _clear(folder: Path) -> None:
+    for pattern in PRODUCTS:
+        for old in folder.glob(pattern):
+            old.unlink()

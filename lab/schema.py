@@ -1,0 +1,483 @@
+"""The shape of a configuration: frozen dataclasses, the range of every value, and the choices that exclude each other.
+
+Nothing here knows Hydra, torch or NumPy. `lab.config` composes these classes from files and overrides; `check` refuses a
+configuration that makes no sense, with one sentence that names the key and says what to choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one sentence that names the key and the remedy."""
+
+
+def number(
+    default: float | int | None,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    at_most: float = math.inf,
+) -> Any:
+    """A numeric field with its allowed range; `check` enforces it, and always refuses NaN and infinity."""
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    return field(default=default, metadata={"bounds": {word: x for word, x in bounds.items() if math.isfinite(x)}})
+
+
+def choice(default: str, *allowed: str) -> Any:
+    """A text field that takes one of the `allowed` words."""
+    return field(default=default, metadata={"allowed": (default, *allowed)})
+
+
+# --- activation -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation without parameters, chosen by name."""
+
+    name: str = "relu"
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Activation):
+    negative_slope: float = number(0.01, at_least=0)
+
+
+@dataclass(frozen=True)
+class PReLU(Activation):
+    """`negative_slope` is where the learnt slope (one per layer) starts."""
+
+    negative_slope: float = number(0.25)
+
+
+@dataclass(frozen=True)
+class RReLU(Activation):
+    """The negative slope is uniform in [lower, upper] in training and their mean in evaluation."""
+
+    lower: float = number(1 / 8, at_least=0)
+    upper: float = number(1 / 3, at_least=0)
+
+
+@dataclass(frozen=True)
+class ELU(Activation):
+    alpha: float = number(1.0, above=0)
+
+
+@dataclass(frozen=True)
+class Swish(Activation):
+    """x * sigmoid(beta * x); with `learnable`, beta (one per layer) starts at the given value."""
+
+    beta: float = number(1.0)
+    learnable: bool = False
+
+
+GATED = ("glu", "bilinear", "reglu", "geglu", "swiglu")
+
+ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
+    {
+        "sigmoid": Activation,
+        "tanh": Activation,
+        "relu": Activation,
+        "leaky_relu": LeakyReLU,
+        "prelu": PReLU,
+        "rrelu": RReLU,
+        "elu": ELU,
+        "selu": Activation,
+        "gelu": Activation,
+        "gelu_tanh": Activation,
+        "swish": Swish,
+        "silu": Activation,
+        "softplus": Activation,
+        "erf": Activation,
+        "identity": Activation,
+        **dict.fromkeys(GATED, Activation),
+    }
+)
+
+
+# --- initialization -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Init:
+    """`gain` multiplies the standard deviation of the weights."""
+
+    name: str = "he_normal"
+    gain: float = number(1.0, above=0)
+
+
+@dataclass(frozen=True)
+class Gaussian(Init):
+    """Weights N(0, weight_var / fan_in), biases N(0, bias_var)."""
+
+    weight_var: float = number(1.0, above=0)
+    bias_var: float = number(0.0, at_least=0)
+
+
+@dataclass(frozen=True)
+class Critical(Init):
+    """weight_var solved from theory for the chosen activation, at this bias_var."""
+
+    bias_var: float = number(0.0, at_least=0)
+
+
+INITS: Mapping[str, type[Init]] = MappingProxyType(
+    {
+        "xavier_uniform": Init,
+        "xavier_normal": Init,
+        "he_uniform": Init,
+        "he_normal": Init,
+        "lecun_normal": Init,
+        "orthogonal": Init,
+        "torch_default": Init,
+        "gaussian": Gaussian,
+        "critical": Critical,
+    }
+)
+
+
+# --- normalization, residual, clipping ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Norm:
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class LayerNorm(Norm):
+    """Layer and RMS norm. `place`: before the linear map, between it and the activation, or after the skip is added."""
+
+    place: str = choice("inner", "pre", "post")
+    eps: float = number(1e-5, at_least=0)
+    affine: bool = True
+
+
+@dataclass(frozen=True)
+class BatchNorm(LayerNorm):
+    momentum: float = number(0.1, at_least=0, at_most=1)
+
+
+NORMS: Mapping[str, type[Norm]] = MappingProxyType(
+    {"none": Norm, "batch": BatchNorm, "layer": LayerNorm, "rms": LayerNorm}
+)
+
+
+@dataclass(frozen=True)
+class Residual:
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class ScaledResidual(Residual):
+    """x + alpha * f(x) with a fixed alpha."""
+
+    alpha: float = number(0.1)
+
+
+@dataclass(frozen=True)
+class ReZero(Residual):
+    """x + alpha * f(x) with a learnt alpha (one per layer) that starts at the given value."""
+
+    alpha: float = number(0.0)
+
+
+RESIDUALS: Mapping[str, type[Residual]] = MappingProxyType(
+    {"none": Residual, "identity": Residual, "scaled": ScaledResidual, "rezero": ReZero}
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class ClipNorm(Clip):
+    """Each replica's whole gradient is scaled down to `max_norm` when its L2 norm is larger."""
+
+    max_norm: float = number(1.0, above=0)
+
+
+@dataclass(frozen=True)
+class ClipValue(Clip):
+    """Every entry of the gradient is cut to [-max_value, max_value]."""
+
+    max_value: float = number(0.5, above=0)
+
+
+@dataclass(frozen=True)
+class ClipAdaptive(Clip):
+    """Each unit's gradient is held to `factor` times the norm of its weights, which counts as at least `eps`."""
+
+    factor: float = number(0.01, above=0)
+    eps: float = number(1e-3, above=0)
+
+
+CLIPS: Mapping[str, type[Clip]] = MappingProxyType(
+    {"none": Clip, "norm": ClipNorm, "value": ClipValue, "adaptive": ClipAdaptive}
+)
+
+
+# --- optimizer ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str = "sgd"
+    lr: float = number(0.01, at_least=0)
+    weight_decay: float = number(0.0, at_least=0)
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    momentum: float = number(0.0, at_least=0, below=1)
+    nesterov: bool = False
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (weight decay added to the gradient) and AdamW (weight decay apart from it)."""
+
+    lr: float = number(1e-3, at_least=0)
+    beta1: float = number(0.9, at_least=0, below=1)
+    beta2: float = number(0.999, at_least=0, below=1)
+    eps: float = number(1e-8, above=0)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    weight_decay: float = number(0.01, at_least=0)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    lr: float = number(1e-3, at_least=0)
+    alpha: float = number(0.99, at_least=0, below=1)
+    eps: float = number(1e-8, above=0)
+    momentum: float = number(0.0, at_least=0, below=1)
+
+
+OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
+    {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+)
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """scikit-learn's 8x8 digits: 1,797 images, standardized, a fixed split into 1,438 and 359."""
+
+    name: str = "digits"
+
+
+@dataclass(frozen=True)
+class OpenML(Data):
+    """MNIST and Fashion-MNIST from OpenML, kept in `cache` after the first download."""
+
+    cache: str = "~/.cache/gradlab"
+
+
+@dataclass(frozen=True)
+class Spirals(Data):
+    """Interleaved spiral arms in the plane, one class an arm; no linear map separates them."""
+
+    examples: int = number(2000, at_least=20)
+    classes: int = number(3, at_least=2)
+    turns: float = number(1.5, above=0)
+    noise: float = number(0.05, at_least=0)
+    seed: int = number(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class Circles(Data):
+    """Two circles, one inside the other (scikit-learn's make_circles)."""
+
+    examples: int = number(2000, at_least=20)
+    noise: float = number(0.05, at_least=0)
+    factor: float = number(0.5, at_least=0, below=1)
+    seed: int = number(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class GaussianData(Data):
+    """Independent inputs N(0, variance) with random labels: nothing to learn but the examples themselves."""
+
+    examples: int = number(2048, at_least=20)
+    features: int = number(64, at_least=1)
+    classes: int = number(10, at_least=2)
+    variance: float = number(1.0, above=0)
+    seed: int = number(0, at_least=0)
+
+
+@dataclass(frozen=True)
+class Npz(Data):
+    """The user's own arrays: x_train, y_train and, if there, x_test, y_test (else every fifth example is held out)."""
+
+    path: str = ""
+    standardize: bool = True
+
+
+DATA: Mapping[str, type[Data]] = MappingProxyType(
+    {
+        "digits": Data,
+        "mnist": OpenML,
+        "fashion_mnist": OpenML,
+        "spirals": Spirals,
+        "circles": Circles,
+        "gaussian": GaussianData,
+        "npz": Npz,
+    }
+)
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """`depth` hidden layers of `width` units. `expansion` (block ffn only): hidden units of a block over `width`,
+    4 unless given; a gated activation takes two thirds of them, so that the parameters stay as many."""
+
+    depth: int = number(20, at_least=1, at_most=100_000)
+    width: int = number(128, at_least=1, at_most=100_000)
+    block: str = choice("linear", "ffn")
+    bias: bool = True
+    expansion: float | None = number(None, above=0)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A reading is taken at the first and the last step and at every multiple of `every` (0: only those two).
+
+    set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
+    examples: size of the fixed probe set on which dead units are counted.
+    eval_every: held-out loss and accuracy are measured at readings whose step is a multiple of this (0: first and last).
+    """
+
+    every: int = number(20, at_least=0)
+    set: str = choice("full", "norms")
+    examples: int = number(32, at_least=1)
+    eval_every: int = number(100, at_least=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole. `threads=0` leaves the number of CPU threads to torch; `dtype` is the network's precision."""
+
+    activation: Activation = field(default_factory=Activation)
+    init: Init = field(default_factory=Init)
+    norm: Norm = field(default_factory=Norm)
+    residual: Residual = field(default_factory=Residual)
+    clip: Clip = field(default_factory=Clip)
+    optimizer: Optimizer = field(default_factory=SGD)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    probe: Probe = field(default_factory=Probe)
+    steps: int = number(500, at_least=0)
+    batch_size: int = number(128, at_least=1)
+    replicas: int = number(4, at_least=1)
+    first_replica: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0)
+    dtype: str = choice("float32", "float64")
+    device: str = choice("auto", "cpu", "cuda")
+    threads: int = number(0, at_least=0)
+    output_dir: str = "runs"
+    overwrite: bool = False
+
+
+CHOICES: Mapping[str, Mapping[str, type]] = MappingProxyType(
+    {
+        "activation": ACTIVATIONS,
+        "init": INITS,
+        "norm": NORMS,
+        "residual": RESIDUALS,
+        "clip": CLIPS,
+        "optimizer": OPTIMIZERS,
+        "data": DATA,
+    }
+)
+
+NOT_SCIENTIFIC = frozenset({"device", "threads", "output_dir", "overwrite"})
+"""Top-level keys that do not change what is computed, only where and how: no part of a run's fingerprint."""
+
+
+def check(config: Config) -> Config:
+    """Return `config` unchanged if it makes sense.
+
+    Raises:
+        ConfigError: a value out of range, or choices that exclude each other; one sentence with key and remedy.
+    """
+    for group, options in CHOICES.items():
+        chosen = getattr(config, group)
+        if chosen.name not in options:
+            raise ConfigError(f"{group}={chosen.name}: choose one of {', '.join(options)}.")
+        if type(chosen) is not options[chosen.name]:
+            raise ConfigError(f"{group}.name={chosen.name}: choose it with {group}={chosen.name} instead.")
+    for key, value, metadata in _values(config):
+        _check_value(key, value, metadata)
+    _check_combinations(config)
+    return config
+
+
+def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    for part in fields(node):
+        value = getattr(node, part.name)
+        if is_dataclass(value):
+            yield from _values(value, f"{prefix}{part.name}.")
+        else:
+            yield f"{prefix}{part.name}", value, part.metadata
+
+
+def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if "allowed" in metadata and value not in metadata["allowed"]:
+        raise ConfigError(f"{key}={value}: choose one of {', '.join(metadata['allowed'])}.")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: give a finite number.")
+    bounds = metadata.get("bounds", {})
+    inside = {
+        "above": lambda bound: value > bound,
+        "at least": lambda bound: value >= bound,
+        "below": lambda bound: value < bound,
+        "at most": lambda bound: value <= bound,
+    }
+    if not all(inside[word](bound) for word, bound in bounds.items()):
+        wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items())
+        raise ConfigError(f"{key}={value}: give a number {wanted}.")
+
+
+def _check_combinations(config: Config) -> None:
+    model, norm, residual = config.model, config.norm, config.residual
+    if model.block == "linear" and model.expansion is not None:
+        raise ConfigError("model.expansion: only model.block=ffn has hidden units to expand; leave it out or choose ffn.")
+    if config.activation.name in GATED and norm.name != "none" and getattr(norm, "place", "") == "inner":
+        raise ConfigError(
+            f"norm.place=inner: activation={config.activation.name} is two maps multiplied, with no single pre-activation"
+            " to normalize; choose norm.place=pre or norm.place=post."
+        )
+    if norm.name == "batch" and config.batch_size < 2:
+        raise ConfigError("batch_size=1: norm=batch needs at least 2 examples in a batch; choose batch_size=2 or more.")
+    if norm.name == "layer" and model.width < 2:
+        raise ConfigError("model.width=1: norm=layer turns a single unit into 0; choose model.width=2 or more.")
+    if isinstance(config.activation, RReLU) and config.activation.lower > config.activation.upper:
+        raise ConfigError(
+            f"activation.lower={config.activation.lower}: the lower slope is above activation.upper="
+            f"{config.activation.upper}; exchange them."
+        )
+    if isinstance(config.optimizer, SGD) and config.optimizer.nesterov and config.optimizer.momentum == 0:
+        raise ConfigError("optimizer.nesterov=true: it needs momentum; give optimizer.momentum a value above 0.")
+    if isinstance(config.data, Npz) and not config.data.path:
+        raise ConfigError("data.path: data=npz needs the file; give data.path=FILE.npz.")
+    if isinstance(residual, ScaledResidual) and residual.alpha == 0:
+        raise ConfigError("residual.alpha=0: nothing would pass the branch; give another value or choose residual=rezero.")

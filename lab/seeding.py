@@ -1,0 +1,20 @@
+"""Independent random streams for every replica, so that replica r of a large run equals the same replica run alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Streams(NamedTuple):
+    """The generators of one replica; each purpose has its own, so that drawing more of one thing changes no other."""
+
+    weights: np.random.Generator
+    batches: np.random.Generator
+    noise: np.random.Generator
+
+
+def streams(seed: int, replica: int) -> Streams:
+    """The streams of one replica, seeded from the pair (seed, replica)."""
+    return Streams(*(np.random.default_rng(child) for child in np.random.SeedSequence([seed, replica]).spawn(3)))

@@ -1,0 +1,34 @@
+"""The table sink: readings.nc, the truth that figures, claims and collected sweeps read, and the picture drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab.readings import Record, to_dataset
+from lab.sinks.files import whole
+
+READINGS = "readings.nc"
+PICTURE = "gradients.png"
+
+
+class Table:
+    """Keeps the records and at the end writes readings.nc (NetCDF-4) and gradients.png."""
+
+    def __init__(self, folder: Path, first_replica: int, attrs: Mapping[str, str], title: str) -> None:
+        self.folder, self.first_replica, self.attrs, self.title = folder, first_replica, attrs, title
+        self.records: list[Record] = []
+
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+
+    def close(self) -> None:
+        if not self.records:
+            return
+        from lab import figures
+
+        table = to_dataset(self.records, self.first_replica, self.attrs)
+        with whole(self.folder / READINGS) as draft:
+            table.to_netcdf(draft, engine="h5netcdf")
+        with whole(self.folder / PICTURE) as draft:
+            figures.save(figures.gradients(table, self.title), draft)

@@ -1,0 +1,241 @@
+"""TensorBoard: one event file and one TensorBoard run per run.
+
+Every value is one number over the replicas: the mean over those that have not diverged, or over all of them once all
+have. Scales are shown as the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. What does not
+apply (NaN, as the dead share of tanh) has no tag. No failure hides behind the mean: `train/diverged_fraction` says how
+many replicas it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
+
+TensorBoard groups tags by what stands before the first `/`, sorts the groups by name and opens the first two, on its
+Time Series page as on Scalars; an open group shows up to 12 cards. So the first two groups have to be small ones:
+
+    eval      loss, accuracy                                                 open
+    health    one number over all layers                                     open
+    heat_map  layer x step, one image a run
+    layers    one tag for each quantity and layer
+    profile   a quantity against depth: what TensorBoard calls step is the layer
+    train     loss, gradient norms, delta_slope, diverged replicas
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import custom_scalars, hparams, image
+
+from lab.readings import LAYER_QUANTITIES, SCALAR_QUANTITIES, Array, Quantity, Record
+from lab.schema import Config
+from lab.sinks.heat_map import HeatMap
+
+LOG10_FLOOR = -50.0
+"""Stands for log10 of an exact 0: below the smallest float32, 2^-149 = 10^-44.9."""
+
+NOT_THERE = "-"
+"""The value of a hyperparameter that the chosen option does not have."""
+
+HYPERPARAMETERS = (
+    *("activation", "init", "init.gain", "norm", "residual", "clip", "data", "optimizer", "optimizer.lr"),
+    *("optimizer.weight_decay", "model.depth", "model.width", "model.block", "steps", "batch_size", "replicas"),
+    *("first_replica", "seed", "dtype"),
+)
+"""Keys that every configuration has; with `OPTIONS`, the one key set of the HParams table."""
+
+OPTIONS = ("init.weight_var", "norm.place", "residual.alpha", "clip.max_norm", "optimizer.momentum")
+"""Keys that only some choices have: text, `NOT_THERE` where there is none, for a column has one type."""
+
+METRICS = (
+    *("train/loss", "eval/loss", "eval/accuracy", "train/delta_slope"),
+    *("health/log10_delta_rms_first_over_last", "health/dead_fraction", "train/diverged_fraction"),
+)
+"""The tags whose last value stands in the HParams table."""
+
+CHARTED_LAYERS = 5
+"""So many evenly spaced layers, the first and the last among them, share the layer chart of the Custom Scalars page."""
+
+FLUSH_SECONDS = 10
+"""A live TensorBoard lags behind the run by at most this."""
+
+
+class TensorBoard:
+    """The sink that writes TensorBoard's event file into `folder`, which is made if it is not there."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self._config = config
+        self._digits = max(3, len(str(config.model.depth - 1)))  # so that runs of any depth share the tags of a layer
+        self._tags: set[str] = set()
+        self._heat_map = HeatMap(zero=LOG10_FLOOR)
+        self._last: tuple[Record, Mapping[str, Array]] | None = None
+        self._writer = FileWriter(folder, flush_secs=FLUSH_SECONDS)
+        self._add(custom_scalars(layout(config.model.depth, self._digits)))
+        # What add_hparams writes, without the second event file and the second copy of each metric it comes with.
+        experiment, start, _ = hparams(hyperparameters(config), dict.fromkeys(METRICS, 0.0))
+        self._add(experiment)
+        self._add(start)
+
+    def write(self, record: Record) -> None:
+        """Write one reading, as one event whatever the depth."""
+        layers = layers_over_replicas(record)
+        if self._last is None:
+            self._write_profiles("first", layers)
+        self._last = record, layers
+        if "log10_delta_rms" in layers:
+            self._heat_map.add(record.step, layers["log10_delta_rms"])
+        summary = Summary()
+        for tag, value, description in self._scalars(record, layers):
+            # NaN of a living replica means "does not apply"; once all are dead, it is what became of a curve.
+            if value == value or tag == "train/loss" or (_all_diverged(record) and tag in self._tags):
+                self._append(summary, tag, value, description)
+        self._add(summary, record.step)
+
+    def close(self) -> None:
+        """Write what only the end can tell: the last profiles, the heat map, and how the run ended."""
+        status = api_pb2.STATUS_UNKNOWN
+        if self._last is not None:
+            record, layers = self._last
+            self._write_profiles("last", layers)
+            if "log10_delta_rms" in layers:
+                picture = image("heat_map/log10_delta_rms", self._heat_map.draw(), dataformats="HWC")
+                self._add(picture, record.step)
+            if _all_diverged(record):
+                status = api_pb2.STATUS_FAILURE
+            elif record.step == self._config.steps:
+                status = api_pb2.STATUS_SUCCESS
+        end = plugin_data_pb2.HParamsPluginData(
+            session_end_info=plugin_data_pb2.SessionEndInfo(status=status), version=metadata.PLUGIN_DATA_VERSION
+        )
+        about = metadata.create_summary_metadata(end)
+        self._add(Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)]))
+        self._writer.close()
+
+    def _scalars(self, record: Record, layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
+        """(tag, value, description) of a reading; NaN where there is none."""
+        evaluated = any(np.any(~np.isnan(x)) for name, x in record.scalars.items() if name.startswith("eval_"))
+        for name, what in SCALAR_QUANTITIES.items():
+            if name not in record.scalars or (name.startswith("eval_") and not evaluated):
+                continue
+            group, label = ("eval", name.removeprefix("eval_")) if name.startswith("eval_") else ("train", name)
+            value = float(_over_replicas(_shown(record.scalars[name], what), record))
+            yield f"{group}/{_log10_name(label, what)}", value, _describe(what)
+        yield "train/diverged_fraction", float(np.mean(record.diverged_at >= 0)), "share of replicas that have diverged"
+        yield from _health(layers)
+        for name, what in LAYER_QUANTITIES.items():
+            label = _log10_name(name, what)
+            if label in layers:
+                description = _describe(what, over="sum over all replicas" if name == "nonfinite" else None)
+                for layer, value in enumerate(layers[label].tolist()):
+                    yield f"layers/{label}/{layer:0{self._digits}d}", value, description
+
+    def _write_profiles(self, when: str, layers: Mapping[str, Array]) -> None:
+        """Write every scale against depth: an event a layer, whose step is the layer."""
+        scales = {_log10_name(name, what): what for name, what in LAYER_QUANTITIES.items() if what.is_scale}
+        for layer in range(self._config.model.depth):
+            summary = Summary()
+            for label, what in scales.items():
+                if label in layers and not math.isnan(value := float(layers[label][layer])):
+                    about = f"{_describe(what)}. Against depth at the {when} reading: the step is the layer."
+                    self._append(summary, f"profile/{label}/{when}", value, about)
+            self._add(summary, layer)
+
+    def _append(self, summary: Summary, tag: str, value: float, description: str) -> None:
+        """Add a scalar; its description goes with the first value of a tag, the only one TensorBoard reads it from."""
+        if tag in self._tags:
+            summary.value.add(tag=tag, simple_value=value)
+        else:
+            self._tags.add(tag)
+            about = SummaryMetadata(summary_description=description)
+            summary.value.add(tag=tag, simple_value=value, metadata=about)
+
+    def _add(self, summary: Summary, step: int = 0) -> None:
+        self._writer.add_summary(summary, step)
+
+
+def layers_over_replicas(record: Record) -> dict[str, Array]:
+    """Tag name -> (layers,): mean of log10 for scales, sum over all replicas for nonfinite, mean for the rest."""
+    layers = {}
+    for name, what in LAYER_QUANTITIES.items():
+        if name == "nonfinite" and name in record.layers:
+            layers[name] = record.layers[name].sum(-1)
+        elif name in record.layers:
+            layers[_log10_name(name, what)] = _over_replicas(_shown(record.layers[name], what), record)
+    return layers
+
+
+def hyperparameters(config: Config) -> dict[str, float | str]:
+    """One value a key, the same keys for every configuration: a number or a name, or the text of an option."""
+    values: dict[str, float | str] = {}
+    for key in HYPERPARAMETERS + OPTIONS:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part, NOT_THERE)
+        value = getattr(value, "name", value)
+        values[key] = float(value) if isinstance(value, int | float) and key not in OPTIONS else str(value)
+    return values
+
+
+def layout(depth: int, digits: int) -> dict[str, dict[str, list[str | list[str]]]]:
+    """The Custom Scalars page: one category, which TensorBoard merges over runs and pages by 12; tags are patterns."""
+    layers = sorted({round(x) for x in np.linspace(0, depth - 1, CHARTED_LAYERS)})
+    charts = {
+        "log10 delta_rms against layer, at the first and the last reading": [
+            "profile/log10_delta_rms/first",
+            "profile/log10_delta_rms/last",
+        ],
+        "training loss": ["train/loss"],
+        "delta_slope: decades of gradient per layer": ["train/delta_slope"],
+        f"log10 delta_rms at layers {', '.join(map(str, layers))} of {depth}": [
+            f"layers/log10_delta_rms/{layer:0{digits}d}" for layer in layers
+        ],
+        "held-out accuracy": ["eval/accuracy"],
+        "dead share": ["health/dead_fraction"],
+        "diverged share of replicas": ["train/diverged_fraction"],
+    }
+    return {"Gradient health": {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}}
+
+
+def _health(layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
+    if "nonfinite" in layers:
+        total = float(layers["nonfinite"].sum())
+        yield "health/nonfinite", total, "NaN or Inf among the gradients: sum over layers and all replicas"
+    for name in ("dead_fraction", "saturated_fraction"):
+        if name in layers:
+            yield f"health/{name}", float(layers[name].mean()), f"{LAYER_QUANTITIES[name].long_name}; mean over layers"
+    if "log10_delta_rms" in layers:
+        first, last = float(layers["log10_delta_rms"][0]), float(layers["log10_delta_rms"][-1])
+        about = "log10 of delta_rms at layer 0 over delta_rms at the last layer: below 0 where the gradient vanishes"
+        yield "health/log10_delta_rms_first_over_last", first - last, about
+
+
+def _shown(values: Array, what: Quantity) -> Array:
+    if not what.is_scale:
+        return values
+    return np.where(values == 0, LOG10_FLOOR, np.log10(np.where(values == 0, 1.0, values)))
+
+
+def _over_replicas(values: Array, record: Record) -> Array:
+    """Mean over the last axis: over living replicas to which it applies, or over all, NaN and all, once none lives."""
+    if _all_diverged(record):
+        return np.asarray(values.mean(-1))
+    living = values[..., record.diverged_at < 0]
+    applies = ~np.isnan(living)
+    count = applies.sum(-1)
+    total = np.where(applies, living, 0.0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _all_diverged(record: Record) -> bool:
+    return bool(np.all(record.diverged_at >= 0))
+
+
+def _log10_name(name: str, what: Quantity) -> str:
+    return f"log10_{name}" if what.is_scale else name
+
+
+def _describe(what: Quantity, over: str | None = None) -> str:
+    scale = f"log10 of the {what.long_name} ({what.units}; an exact 0 is shown as {LOG10_FLOOR:g})"
+    return f"{scale if what.is_scale else what.long_name}; {over or 'mean over the replicas that have not diverged'}"

@@ -1,0 +1,96 @@
+"""summary.json: what became of a run and of each of its replicas."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab import __version__, schema
+from lab import config as configuration
+from lab.readings import Array, Record
+
+VERSIONS_OF = ("torch", "numpy", "xarray", "hydra-core")
+
+
+class Summary:
+    """A sink that remembers the last reading and the best of each metric, and puts the summary together at the end."""
+
+    def __init__(self, config: schema.Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.last: Record | None = None
+        self.best: dict[str, dict[str, float]] = {}
+
+    def write(self, record: Record) -> None:
+        self.last = record
+        for name, is_better in (("loss", np.less), ("eval_loss", np.less), ("eval_accuracy", np.greater)):
+            value = median(record.scalars[name])
+            if value is not None and (name not in self.best or is_better(value, self.best[name]["value"])):
+                self.best[name] = {"value": value, "step": record.step}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def result(self, status: str, seconds: float, error: str = "") -> dict[str, Any]:
+        """The summary as plain values fit for JSON; metrics are medians over the replicas whose value is finite."""
+        fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica)
+        diverged = [fate for fate in fates if fate["status"] == "diverged"]
+        summary = {
+            "status": status,
+            "steps_done": self.last.step if self.last else 0,
+            "last": metrics(self.last) if self.last else {},
+            "best": self.best,
+            "replicas": fates,
+            "first_nonfinite": min(diverged, key=lambda fate: fate["step"]) if diverged else None,
+            "fingerprint": configuration.fingerprint(self.config),
+            "config": configuration.as_dict(self.config),
+            "versions": versions(),
+            "device": describe_device(self.device),
+            "seconds": round(seconds, 3),
+        }
+        return summary | ({"error": error} if error else {})
+
+
+def metrics(record: Record) -> dict[str, float | None]:
+    """Scalar quantities of a reading, its dead share, and the gradient at the first over that at the last layer."""
+    found = {name: median(values) for name, values in record.scalars.items()}
+    found["dead_fraction"] = median(record.layers["dead_fraction"].mean(0))
+    found["delta_rms_first_over_last"] = median(first_over_last(record))
+    return found
+
+
+def replica_fates(record: Record, first_replica: int) -> list[dict[str, Any]]:
+    """Each replica's number and status; of a diverged one the step, and the layer where the backward pass met it first."""
+    fates: list[dict[str, Any]] = []
+    for r, (step, layer) in enumerate(zip(record.diverged_at.tolist(), record.diverged_layer.tolist(), strict=True)):
+        fates.append({"replica": first_replica + r, "status": "finished"})
+        if step >= 0:
+            fates[-1] |= {"status": "diverged", "step": step, "layer": layer if layer >= 0 else None}
+    return fates
+
+
+def first_over_last(record: Record) -> Array:
+    """delta_rms at the first layer over that at the last, (replicas,)."""
+    delta = record.layers["delta_rms"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(delta[0] / delta[-1])
+
+
+def median(values: Array) -> float | None:
+    """The median of the finite values, None if there is none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and the libraries that can change a number."""
+    found = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
+    return {"gradlab": __version__, "python": platform.python_version(), **found}
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as a person knows it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,259 @@
+"""What an activation does to Gaussian pre-activations: V, D and the two-input kernels.
+
+For z ~ N(0, q) and jointly normal z1, z2 with variances q1, q2 and correlation c:
+
+    V(q) = E phi(z)^2            D(q) = E phi'(z)^2            mean(q) = E phi(z)
+    product(q1, q2, c) = E phi(z1) phi(z2)        slope_product(q1, q2, c) = E phi'(z1) phi'(z2)
+
+A gated activation a = v g(u) has two independent pre-activations of the same law; there V is E a^2, D is the squared
+gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are meant likewise.
+The slopes of rrelu are drawn afresh for every unit and example (training mode), so V and D hold their second moment and
+the two-input kernels, which are about two examples, their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lab import schema
+from lab.readings import Array
+from lab.theory import quadrature
+from lab.theory.functions import ELEMENTWISE, GATES, Elementwise, elu, leaky, swish
+from lab.theory.quadrature import Rule
+
+
+@lru_cache(maxsize=256)
+def kernel(activation: schema.Activation) -> Kernel:
+    """The kernels of a configured activation at initialization (prelu and swish at the values they start from).
+
+    Raises:
+        ConfigError: `activation.name` is none of schema.ACTIVATIONS.
+    """
+    name = activation.name
+    if name in GATES:
+        return Gated(kernel(schema.Activation(GATES[name])))
+    if isinstance(activation, schema.LeakyReLU | schema.PReLU):
+        return Rectifier(activation.negative_slope, activation.negative_slope**2)
+    if isinstance(activation, schema.RReLU):
+        low, high = activation.lower, activation.upper
+        return Rectifier((low + high) / 2, (low**2 + low * high + high**2) / 3)
+    if isinstance(activation, schema.ELU):
+        return Kernel(elu(activation.alpha))
+    if isinstance(activation, schema.Swish):
+        return Kernel(swish(activation.beta))
+    if name == "relu":
+        return Rectifier(0.0, 0.0)
+    if name == "identity":
+        return Rectifier(1.0, 1.0)
+    if name == "erf":
+        return ErrorFunction()
+    if name == "gelu":
+        return GELU()
+    if name not in ELEMENTWISE:
+        raise schema.ConfigError(f"activation={name}: choose one of {', '.join(schema.ACTIVATIONS)}.")
+    return Kernel(ELEMENTWISE[name])
+
+
+class Kernel:
+    """Kernels by quadrature; subclasses put closed forms in their place.
+
+    Methods of one variance take and return arrays of any one shape. With `rule` they take the expectation over another
+    law than the normal (see `quadrature.sphere`).
+    """
+
+    is_gated = False
+
+    def __init__(self, elementwise: Elementwise) -> None:
+        self.elementwise = elementwise
+
+    def V(self, q: ArrayLike) -> Array:
+        """E phi(z)^2."""
+        return self.moment(2, 0, 0, q)
+
+    def D(self, q: ArrayLike) -> Array:
+        """E phi'(z)^2."""
+        return self.moment(0, 2, 0, q)
+
+    def mean(self, q: ArrayLike) -> Array:
+        """E phi(z)."""
+        return self.moment(1, 0, 0, q)
+
+    def V_slope(self, q: ArrayLike) -> Array:
+        """dV/dq = E phi(z) phi'(z) z / q, from differentiating V under the integral; at q = 0 its limit D(0)."""
+        q = np.asarray(q, dtype=np.float64)
+        positive = np.maximum(q, 1e-14)  # below this phi(0) <> 0 drowns the difference of both signs in rounding
+        return np.where(q > 0, self.moment(1, 1, 1, positive) / positive, self.D(q))
+
+    def moment(self, phi: int, slope: int, z: int, q: ArrayLike, rule: Rule | None = None) -> Array:
+        """E phi(z)^phi phi'(z)^slope z^z with small whole exponents, in the shape of q."""
+
+        def integrand(x: Array) -> Array:
+            parts = [self.elementwise.function(x) ** phi if phi else None]
+            parts += [self.elementwise.derivative(x) ** slope if slope else None, x**z if z else None]
+            present = [part for part in parts if part is not None]
+            return np.asarray(math.prod(present[1:], start=present[0]))
+
+        return quadrature.expectation(integrand, np.asarray(q, dtype=np.float64), rule)
+
+    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        """E phi(z1) phi(z2), in the common shape of the arguments."""
+        return self._pairs(self.elementwise.function, q1, q2, c)
+
+    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        """E phi'(z1) phi'(z2), in the common shape of the arguments."""
+        return self._pairs(self.elementwise.derivative, q1, q2, c)
+
+    def _pairs(self, f: quadrature.Function, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        everywhere = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (q1, q2, c)))
+        values = [quadrature.pair_expectation(f, f, *map(float, point)) for point in zip(*map(np.ravel, everywhere))]
+        return np.reshape(values, everywhere[0].shape)
+
+
+class Rectifier(Kernel):
+    """1 above 0 and a slope below that is fixed or random; the identity is slope 1.
+
+    Cho and Saul 2009, "Kernel Methods for Deep Learning", section 2 (arc-cosine kernels of order 1 and 0), here for the
+    odd and the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2.
+    """
+
+    def __init__(self, mean_slope: float, mean_square_slope: float) -> None:
+        super().__init__(leaky(mean_slope))
+        self.slope_moments = (1.0, mean_slope, mean_square_slope)
+
+    def moment(self, phi: int, slope: int, z: int, q: ArrayLike, rule: Rule | None = None) -> Array:
+        """E phi^phi phi'^slope z^z: the half-moments of z, weighted by the moment of the slope below 0."""
+        power, q = phi + z, np.asarray(q, dtype=np.float64)
+        if rule is None:
+            half = 2 ** (power / 2 - 1) * math.gamma((power + 1) / 2) / math.sqrt(math.pi)  # E u^power over u > 0
+        else:
+            half = float(rule.nodes**power @ rule.weights)
+        return np.asarray(half * (1 + (-1) ** power * self.slope_moments[phi + slope]) * q ** (power / 2))
+
+    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        """E phi(z1) phi(z2), of order 1."""
+        scale, c = np.sqrt(np.multiply(q1, q2)), np.clip(c, -1.0, 1.0)
+        even = 2 / math.pi * (np.sqrt((1 - c) * (1 + c)) + c * np.arcsin(c))  # E |u1 u2|
+        return np.asarray(scale * (self._odd**2 * c + self._even**2 * even))
+
+    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        """E phi'(z1) phi'(z2), of order 0."""
+        c = np.broadcast_arrays(q1, q2, np.clip(c, -1.0, 1.0))[2]
+        return np.asarray(self._odd**2 + self._even**2 * 2 / math.pi * np.arcsin(c))  # E sign(u1 u2)
+
+    @property
+    def _odd(self) -> float:
+        return (1 + self.slope_moments[1]) / 2
+
+    @property
+    def _even(self) -> float:
+        return (1 - self.slope_moments[1]) / 2
+
+
+class ErrorFunction(Kernel):
+    """Williams 1997, "Computing with Infinite Networks", section 3.1, for erf(x) itself (the paper has erf(x / sqrt 2))."""
+
+    def __init__(self) -> None:
+        super().__init__(ELEMENTWISE["erf"])
+
+    def V(self, q: ArrayLike) -> Array:
+        return self.product(q, q, 1.0)
+
+    def D(self, q: ArrayLike) -> Array:
+        return self.slope_product(q, q, 1.0)
+
+    def mean(self, q: ArrayLike) -> Array:
+        return np.zeros_like(q, dtype=np.float64)
+
+    def V_slope(self, q: ArrayLike) -> Array:
+        q = np.asarray(q, dtype=np.float64)
+        return np.asarray(4 / math.pi / ((1 + 2 * q) * np.sqrt(1 + 4 * q)))
+
+    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        scale = np.sqrt(np.divide(2 * np.asarray(q1), 1 + 2 * np.asarray(q1)))
+        scale = scale * np.sqrt(np.divide(2 * np.asarray(q2), 1 + 2 * np.asarray(q2)))
+        return np.asarray(2 / math.pi * np.arcsin(scale * c))
+
+    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
+        determinant = 1 + 2 * (q1 + q2) + 4 * q1 * q2 * (1 - np.square(c))
+        return np.asarray(4 / math.pi / np.sqrt(determinant))
+
+
+class GELU(Kernel):
+    """Closed forms, from differentiating E Phi(z1) Phi(z2) = 1/4 + asin(r) / (2 pi) with Stein's lemma.
+
+    r = k / sqrt((1 + q1)(1 + q2)) with k = E z1 z2. Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points: Computing
+    with ELU and GELU Infinite Networks", proposition 3.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ELEMENTWISE["gelu"])
+
+    def V(self, q: ArrayLike) -> Array:
+        return self.product(q, q, 1.0)
+
+    def D(self, q: ArrayLike) -> Array:
+        return self.slope_product(q, q, 1.0)
+
+    def mean(self, q: ArrayLike) -> Array:
+        q = np.asarray(q, dtype=np.float64)
+        return np.asarray(q / np.sqrt(2 * math.pi * (1 + q)))
+
+    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        k, overlap, density, rest = self._parts(q1, q2, c)
+        return np.asarray(k * overlap + density * rest)
+
+    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        """The derivative of the product with respect to k (Price's theorem)."""
+        k, overlap, density, rest = self._parts(q1, q2, c)
+        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
+        rest_slope = 2 * k * (1 / (1 + q1) + 1 / (1 + q2) - 1)
+        determinant = 1 / (2 * math.pi * density) ** 2
+        return np.asarray(overlap + density * (k + k * rest / determinant + rest_slope))
+
+    @staticmethod
+    def _parts(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> tuple[Array, Array, Array, Array]:
+        """k, E Phi Phi, E phi phi of the standard normal's distribution and density, and what multiplies the latter."""
+        q1, q2, c = (np.asarray(x, dtype=np.float64) for x in (q1, q2, c))
+        c = np.clip(c, -1.0, 1.0)
+        k = np.sqrt(q1 * q2) * c
+        free = q1 * q2 * (1 - c) * (1 + c)
+        overlap = 0.25 + np.arcsin(k / np.sqrt((1 + q1) * (1 + q2))) / (2 * math.pi)
+        density = 1 / (2 * math.pi * np.sqrt(1 + q1 + q2 + free))
+        return k, overlap, density, free + k**2 * (1 / (1 + q1) + 1 / (1 + q2))
+
+
+class Gated(Kernel):
+    """a = v g(u) with v and u independent and of the same law; nothing is assumed of the gate's own kernels."""
+
+    is_gated = True
+
+    def __init__(self, gate: Kernel) -> None:
+        super().__init__(gate.elementwise)
+        self.gate = gate
+
+    def V(self, q: ArrayLike) -> Array:
+        return np.asarray(q * self.gate.V(q))
+
+    def D(self, q: ArrayLike) -> Array:
+        return np.asarray(self.gate.V(q) + q * self.gate.D(q))
+
+    def mean(self, q: ArrayLike) -> Array:
+        return np.zeros_like(q, dtype=np.float64)
+
+    def V_slope(self, q: ArrayLike) -> Array:
+        return np.asarray(self.gate.V(q) + q * self.gate.V_slope(q))
+
+    def moment(self, phi: int, slope: int, z: int, q: ArrayLike, rule: Rule | None = None) -> Array:
+        raise TypeError("A gated activation has no moments of one pre-activation; ask its gate.")
+
+    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        return np.asarray(c * np.sqrt(np.multiply(q1, q2)) * self.gate.product(q1, q2, c))
+
+    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+        values = self.gate.product(q1, q2, c)
+        return np.asarray(values + c * np.sqrt(np.multiply(q1, q2)) * self.gate.slope_product(q1, q2, c))

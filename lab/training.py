@@ -1,0 +1,180 @@
+"""The training loop: forward, backward, clip, step, for all replicas at once; it yields records and knows no sink.
+
+A step asks the device for nothing. Only at a reading is everything measured fetched, in one transfer. (On the CPU, where
+memory is the host's own, looking at a number costs nothing, and the loop looks where that saves a pass.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lab import clipping, optimizers, schema
+from lab.data import Batches, Dataset
+from lab.instrument import Instrument
+from lab.network import Network
+from lab.parameters import Parameters
+from lab.readings import NORMS, Record, delta_slope
+from lab.seeding import streams
+
+EVAL_ROWS = 2048
+"""Held-out examples evaluated at once: bounds the memory of a large test set."""
+
+
+def train(config: schema.Config, dataset: Dataset, device: torch.device) -> Iterator[Record]:
+    """Train and yield a record at every reading; the run ends early when every replica has diverged.
+
+    A reading at step s is taken on the batch of step s before its update. The last one, at s = steps, makes no update.
+
+    Args:
+        config: the run.
+        dataset: tensors on `device`.
+        device: where to compute.
+    """
+    started = time.perf_counter()
+    replicas = [streams(config.seed, config.first_replica + r) for r in range(config.replicas)]
+    network = Network(config, dataset.features, dataset.classes, replicas, device)
+    parameters = Parameters(network.sections())
+    optimizer = optimizers.build(config.optimizer, [run.values for run in parameters.runs])
+    batches = Batches(dataset, config.batch_size, [stream.batches for stream in replicas])
+    probe_set = dataset.train_x[: config.probe.examples].expand(config.replicas, -1, -1)  # (R, P, features)
+    instrument = Instrument(network, parameters, probe_set, is_full=config.probe.set == "full")
+    watch = Watch(parameters, instrument, config.replicas, device)
+
+    for step in range(config.steps + 1):
+        x, y = batches.next()  # (R, B, features), (R, B)
+        is_reading, is_last = is_due(step, config.probe.every, config.steps), step == config.steps
+        if is_reading and instrument.is_full:
+            x.requires_grad_()  # layer 0's gain needs the gradient of its input
+        with instrument.watching(config.batch_size) if is_reading else nullcontext({}) as measured:
+            loss = cross_entropy(network(x), y)  # (R,)
+            wanted = [*parameters.tensors, *([x] if x.requires_grad else [])]
+            gradients = torch.autograd.grad(loss.sum(), wanted)
+        with torch.no_grad():
+            parameters.take(gradients[: len(parameters.tensors)])
+            alive = watch.look(loss.detach())
+            if is_reading:
+                measured |= instrument.gradients() | instrument.weights()
+                measured["dead_fraction"] = instrument.dead_fraction()
+            clipping.clip(config.clip, parameters, measured.get("grad_norm"))
+            if is_reading:
+                has_clip = config.clip.name != "none"
+                measured["clipped_grad_norm"] = clipping.total_norm(parameters) if has_clip else measured["grad_norm"]
+                if is_due(step, config.probe.eval_every, config.steps):
+                    measured |= evaluate(network, dataset)
+                before = [] if is_last else [run.values.clone() for run in parameters.runs]
+            if not is_last:
+                optimizer.step([run.gradients for run in parameters.runs], alive)
+        if is_reading:
+            if not is_last:
+                measured["update_ratio"] = instrument.change_since(before) / measured["parameter_norm"]
+            record = fetch(step, loss.detach(), measured, watch, time.perf_counter() - started, config)
+            yield record
+            if (record.diverged_at >= 0).all():
+                return
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something at a cadence happens at this step: the first, the last, and every multiple."""
+    return step in (0, last) or (every > 0 and step % every == 0)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Each replica's mean cross-entropy in nats: logits (R, B, C), labels (R, B) -> (R,)."""
+    losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")  # (R B,)
+    return losses.view(y.shape).mean(1)
+
+
+@torch.no_grad()
+def evaluate(network: Network, dataset: Dataset) -> dict[str, Tensor]:
+    """Loss and accuracy of every replica on the held-out data: (R,) each, float64."""
+    replicas = network.readout.weight.shape[0]
+    loss = torch.zeros(replicas, dtype=torch.float64, device=dataset.test_x.device)
+    hits = torch.zeros_like(loss)
+    with network.evaluating():
+        for x, y in zip(dataset.test_x.split(EVAL_ROWS), dataset.test_y.split(EVAL_ROWS), strict=True):
+            logits = network(x.expand(replicas, -1, -1))  # (R, rows, C)
+            labels = y.expand(replicas, -1)
+            loss += cross_entropy(logits, labels).double() * len(y)
+            hits += (logits.argmax(-1) == labels).sum(1)
+    examples = len(dataset.test_y)
+    return {"eval_loss": loss / examples, "eval_accuracy": hits / examples}
+
+
+class Watch:
+    """Notices which replicas have diverged, on the device, without asking it.
+
+    Attributes:
+        alive: (R,) bool; a replica whose loss or gradient became non-finite never comes back.
+        survived: (R,) steps taken alive, so for a diverged replica the step at which it diverged.
+        is_finite: (sections, R) bool; a diverged replica's column stays as it was at that step.
+    """
+
+    def __init__(self, parameters: Parameters, instrument: Instrument, replicas: int, device: torch.device) -> None:
+        self.parameters = parameters
+        self.blocks = slice(instrument.first_block, instrument.first_block + len(instrument.blocks))
+        self.alive = torch.ones(replicas, dtype=torch.bool, device=device)
+        self.survived = torch.zeros(replicas, dtype=torch.int64, device=device)
+        sections = sum(len(run.values) for run in parameters.runs)
+        self.is_finite = torch.ones(sections, replicas, dtype=torch.bool, device=device)
+
+    def look(self, loss: Tensor) -> Tensor | None:
+        """Judge this step's losses (R,) and the gradients in the runs; the mask for the optimizer, None if all live."""
+        is_finite = self._finite_sections()
+        self.is_finite = torch.where(self.alive, is_finite, self.is_finite)
+        self.alive = self.alive & loss.isfinite() & is_finite.all(0)
+        self.survived += self.alive
+        if self.alive.device.type == "cpu" and bool(self.alive.all()):
+            return None
+        return self.alive
+
+    def _finite_sections(self) -> Tensor:
+        """Whether every gradient entry is finite, (sections, R)."""
+        if self.alive.device.type == "cpu":
+            # NaN and Inf survive a sum, which is many times faster there; finite entries that overflow one are rare.
+            sums = torch.cat([run.gradients.sum(-1) for run in self.parameters.runs])
+            if bool(sums.isfinite().all()):
+                return torch.ones_like(self.is_finite)
+        return torch.cat([run.gradients.isfinite().all(-1) for run in self.parameters.runs])
+
+    def state(self) -> dict[str, Tensor]:
+        """What a record says of it: (R,) each; the layer nearest the loss whose gradient was not finite, or -1."""
+        blocks = self.is_finite[self.blocks]  # (layers, R)
+        layer = torch.arange(len(blocks), device=blocks.device)[:, None]
+        nearest = torch.where(blocks, -1, layer).amax(0)
+        return {
+            "diverged_at": torch.where(self.alive, -1, self.survived),
+            "diverged_layer": torch.where(self.alive, -1, nearest),
+        }
+
+
+def fetch(
+    step: int, loss: Tensor, measured: dict[str, Tensor], watch: Watch, seconds: float, config: schema.Config
+) -> Record:
+    """Bring everything measured to the host, in one transfer, as a record."""
+    everything = {**measured, "loss": loss, **watch.state()}
+    packed = torch.cat([value.double().flatten() for value in everything.values()]).cpu().numpy()
+    ends = np.cumsum([value.numel() for value in everything.values()])[:-1]
+    values = {
+        name: part.reshape(value.shape)
+        for (name, value), part in zip(everything.items(), np.split(packed, ends), strict=True)
+    }
+    diverged_at = values.pop("diverged_at").astype(np.int64)
+    diverged_layer = values.pop("diverged_layer").astype(np.int64)
+    depth, replicas = config.model.depth, config.replicas
+    layers = {name: value for name, value in values.items() if value.ndim == 2 and name != "parameter_norm"}
+    if config.probe.set == "norms":
+        layers = {name: layers[name] for name in NORMS}
+    else:
+        layers.setdefault("update_ratio", np.full((depth, replicas), np.nan))
+    scalars = {name: value for name, value in values.items() if value.ndim == 1}
+    for name in ("eval_loss", "eval_accuracy"):
+        scalars.setdefault(name, np.full(replicas, np.nan))
+    scalars["delta_slope"] = delta_slope(layers["delta_rms"])
+    return Record(step, layers, scalars, diverged_at, diverged_layer, seconds)
