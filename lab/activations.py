@@ -1,7 +1,7 @@
 """Activations: the function, its slope, what saturates and what dies.
 
-An activation layer maps pre-activations z (R, B, N) to activations a (R, B, N); a gated one takes z (R, B, 2N), the value
-in the first half and the gate in the second. Probes ask it for `slope` and `saturated`.
+An activation layer maps pre-activations z (R, B, N) to activations a (R, B, N); a gated one takes z (R, B, 2N), the
+value in the first half and the gate in the second. Probes ask it for `slope` and `saturated`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ActivationLayer(nn.Module):
 
 
 def indicator(compare: Callable[..., Tensor], x: Tensor, threshold: float | Tensor) -> Tensor:
-    """1 where the comparison holds, else 0, in the dtype of x. Writing a float is many times faster than a bool on CPUs."""
+    """1 where the comparison holds, else 0, in the dtype of x: on a CPU many times faster to write than a bool."""
     return compare(x, threshold, out=torch.empty_like(x))
 
 
@@ -160,7 +160,7 @@ class PReLU(ActivationLayer):
 
 
 class RReLU(ActivationLayer):
-    """A slope drawn for each negative pre-activation in training, the mean in evaluation. Xu et al. 2015, section 2.4."""
+    """A slope drawn for each negative z in training, the mean slope in evaluation. Xu et al. 2015, section 2.4."""
 
     def __init__(self, lower: float, upper: float, generators: Sequence[torch.Generator]) -> None:
         super().__init__()

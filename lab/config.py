@@ -1,4 +1,4 @@
-"""From files and overrides to one frozen `Config`. Hydra and OmegaConf end here: nothing else in the library imports them."""
+"""From files and overrides to one frozen `Config`. Hydra and OmegaConf end here: no module below imports them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConf
         for override in parse(overrides):
             if override.is_delete() and not override.get_key_element().startswith("~hydra"):
                 key = override.get_key_element().removeprefix("~")
-                raise ConfigError(f"~{key}: nothing can be taken out of a configuration; choose another value for {key}.")
+                raise ConfigError(
+                    f"~{key}: nothing can be taken out of a configuration; choose another value for {key}."
+                )
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra_compose("config", overrides=overrides, return_hydra_config=with_hydra)
     except ConfigError:
@@ -87,7 +89,7 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def fingerprint(config: Config) -> str:
-    """A hash of everything that decides the result: equal for two runs that must agree, whatever their folder or device."""
+    """A hash of all that decides the result: equal for two runs that must agree, whatever their folder or device."""
     scientific = {key: value for key, value in asdict(config).items() if key not in schema.NOT_SCIENTIFIC}
     return hashlib.sha256(json.dumps(scientific, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -116,7 +118,9 @@ def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
     for override in parse(overrides):
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
-                raise ConfigError(f"{override.input_line}: only choices and ranges can be swept; list the values instead.")
+                raise ConfigError(
+                    f"{override.input_line}: only choices and ranges can be swept; list the values instead."
+                )
             key = override.get_key_element()
             alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
@@ -138,7 +142,9 @@ def conf_dir() -> Path:
 def register() -> None:
     """Make the schema classes known to Hydra under schema/; calling it again changes nothing."""
     store = ConfigStore.instance()
-    store.store(group="schema", name="config", node=_writable(Config))
+    root = _writable(Config)
+    root.optimizer = _writable(schema.Optimizer)  # not its default SGD, whose place no other optimizer could take
+    store.store(group="schema", name="config", node=root)
     for group, options in schema.CHOICES.items():
         for name, node in options.items():
             store.store(group=f"schema/{group}", name=name, node=_writable(node))
@@ -175,7 +181,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"{group_error}: there is no such group; {_advice(group_error, list(schema.CHOICES))}.")
     if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
         return ConfigError(f"{group_error}: several values are a sweep; add -m, or give one value.")
-    return ConfigError(f"{_culprit(overrides)}: this cannot be used ({_first_line(error).rstrip('.')}); give another value.")
+    return ConfigError(
+        f"{_culprit(overrides)}: this cannot be used ({_first_line(error).rstrip('.')}); give another value."
+    )
 
 
 def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
@@ -188,7 +196,12 @@ def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str
         if not keys or keys == [f"{parent}.name"]:
             return f"{key}: the chosen {parent} has no options; leave {name} out or choose another {parent}."
         return f"{key}: there is no such key; {_advice(key, keys)}."
-    wanted = {"to Integer": "a whole number", "to Float": "a number", "valid bool": "true or false", "to String": "a text"}
+    wanted = {
+        "to Integer": "a whole number",
+        "to Float": "a number",
+        "valid bool": "true or false",
+        "to String": "a text",
+    }
     for words, meaning in wanted.items():
         if words in message:
             return f"{given}: give {meaning}."
@@ -225,7 +238,9 @@ def _advice(name: str, options: Sequence[str]) -> str:
         return "leave it out"
     near = get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}choose one of {', '.join(options)}" if len(options) > 1 else f"{hint}there is only {', '.join(options)}"
+    return (
+        f"{hint}choose one of {', '.join(options)}" if len(options) > 1 else f"{hint}there is only {', '.join(options)}"
+    )
 
 
 def _culprit(overrides: Sequence[str]) -> str:

@@ -50,7 +50,14 @@ def comparison(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[
     styles = ("-", "--", ":", "-.")
     for number, group in enumerate(groups):
         for style, name in enumerate(group):
-            curve(ax, curves[name], name, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], styles[style % 4])
+            curve(
+                ax,
+                curves[name],
+                name,
+                COLOURS[number % len(COLOURS)],
+                MARKERS[number % len(MARKERS)],
+                styles[style % 4],
+            )
     ax.set_xlabel("layer (0 is nearest the input)")
     ax.set_ylabel("delta_rms: gradient of the loss by a pre-activation, rms over batch and units")
     ax.set_title(title, loc="left", fontsize="medium")
@@ -59,7 +66,7 @@ def comparison(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[
 
 
 def curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str, style: str = "-") -> None:
-    """Median over replicas against layer on a logarithmic axis, with a band from the smallest to the largest replica."""
+    """Median over replicas against layer, logarithmic, with a band from the smallest to the largest replica."""
     layer = values["layer"].to_numpy()
     data = values.transpose("layer", "replica").to_numpy()
     positive = np.where(np.isfinite(data) & (data > 0), data, np.nan)  # a logarithmic axis has no place for the rest
@@ -74,7 +81,9 @@ def curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str, 
         return
     middle = np.nanmedian(positive, axis=1)
     ax.plot(layer, middle, style, color=colour, marker=marker, markevery=every, markersize=5, label=label)
-    ax.fill_between(layer, np.nanmin(positive, axis=1), np.nanmax(positive, axis=1), color=colour, alpha=0.2, linewidth=0)
+    ax.fill_between(
+        layer, np.nanmin(positive, axis=1), np.nanmax(positive, axis=1), color=colour, alpha=0.2, linewidth=0
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

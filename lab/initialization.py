@@ -57,7 +57,7 @@ def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> 
 
 
 def _orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Orthonormal columns, or rows if there are fewer of them, uniform over all such matrices (Mezzadri 2007, section 5)."""
+    """Orthonormal columns, or rows if those are fewer, uniform over all such matrices (Mezzadri 2007, section 5)."""
     rows, columns = max(shape), min(shape)
     q, r = np.linalg.qr(rng.normal(size=(rows, columns)))
     q = q * np.sign(np.diag(r))

@@ -1,8 +1,8 @@
 """Reading a network's layers while it takes a step: ordinary hooks, put on for one step and taken off after it.
 
 The hooks hand tensors to gatherers. A gatherer stacks the tensors of several layers up to about half a megabyte, which
-still lies in a core's cache, and runs the probes on the stack: one call measures many small layers, and a large layer is
-measured while it is warm. Nothing here waits for the device; the numbers stay there until `training` fetches them all.
+still lies in a core's cache, and runs the probes on the stack: one call measures many small layers, and a large layer
+is measured while it is warm. Nothing here waits for the device; the numbers stay there until `training` fetches them.
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ class Instrument:
         }
 
     def change_since(self, before: list[Tensor]) -> Tensor:
-        """Norm of the change of the hidden layers' parameters since `before`, copies of the runs' values: (layers, R)."""
+        """Norm of the hidden layers' parameter change since `before`, copies of the runs' values: (layers, R)."""
         change = []
         for run, old in zip(self.parameters.runs, before, strict=True):
-            for part in chunks(run, GROUP_BYTES):
-                change.append(probes.norm((run.values[part] - old[part])[..., None, :]))
+            parts = chunks(run, GROUP_BYTES)
+            change += [probes.norm((run.values[part] - old[part])[..., None, :]) for part in parts]
         return torch.cat(change)[self.first_block : self.first_block + len(self.blocks)]
 
 
@@ -206,7 +206,7 @@ def _segment_norm(run: Run, chunk: Tensor, kind: str) -> Tensor:
 
 
 def _count_nonfinite(chunk: Tensor, norms: Tensor) -> Tensor:
-    """Non-finite entries of (layers, R, P). On the CPU, where a look at the norms costs nothing, usually none need counting."""
+    """Non-finite entries of (layers, R, P); on the CPU, where a look costs nothing, counted only if a norm shows one."""
     if norms.device.type == "cpu" and bool(norms.isfinite().all()):
         return torch.zeros_like(norms)
     return probes.nonfinite(chunk)

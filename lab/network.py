@@ -3,9 +3,9 @@
 depth 1, width N, block=linear:     x -> layer 0 -> readout
 depth 3, residual or block=ffn:     x -> embedding -> layer 0 -> layer 1 -> layer 2 -> (final norm) -> readout
 
-The embedding is one linear map that brings the data to the width, so that all layers of a residual or feed-forward stack
-are alike; a plain stack needs none, its layer 0 takes the data. The final norm ends a residual stack with norm.place=pre,
-whose sum nothing has normalized yet.
+The embedding is one linear map that brings the data to the width, so that all layers of a residual or feed-forward
+stack are alike; a plain stack needs none, its layer 0 takes the data. The final norm ends a residual stack with
+norm.place=pre, whose sum nothing has normalized yet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lab import activations, initialization, normalization, schema
 from lab.seeding import Streams
 
 GATED_SHARE = 2 / 3
-"""Hidden units of a gated ffn block over those of a plain one: three matrices of 2/3 the size (Shazeer 2020, section 3)."""
+"""Hidden units of a gated ffn block over a plain one's: three matrices of 2/3 the size (Shazeer 2020, section 3)."""
 
 
 class Network(nn.Module):
@@ -74,7 +74,7 @@ class Network(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Running statistics and mean slopes within the block, as `eval()` does, without a walk through every module."""
+        """Running statistics and mean slopes, as with `eval()` but without a walk through every module."""
         for part in self._with_modes:
             part.training = False
         try:

@@ -30,7 +30,7 @@ class Affine(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Over the units of each example (Ba et al. 2016, eq. 4); not centred it is RMS norm (Zhang and Sennrich 2019, eq. 4)."""
+    """Over the units of an example (Ba et al. 2016, eq. 4); not centred, RMS norm (Zhang, Sennrich 2019, eq. 4)."""
 
     def __init__(self, replicas: int, units: int, eps: float, is_affine: bool, is_centred: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class LayerNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Over the batch, each unit of each replica (Ioffe and Szegedy 2015, algorithm 1); running statistics in evaluation.
+    """Over the batch, each unit of each replica (Ioffe, Szegedy 2015, algorithm 1); running statistics in evaluation.
 
     With `is_tracking` off, a training pass leaves the running statistics alone.
     """

@@ -1,8 +1,8 @@
 """All parameters of a network in a few large tensors, and their gradients in as many.
 
 Neighbouring sections with the same shapes form a run: one tensor (layers, R, P), whose rows are the parameters of one
-section of one replica, end to end. Module parameters become views into it, so that an optimizer, a norm or a finite check
-is a handful of operations however deep the network is, and always knows which replica and layer it looks at.
+section of one replica, end to end. Module parameters become views into it, so that an optimizer, a norm or a finite
+check is a handful of operations however deep the network is, and always knows which replica and layer it looks at.
 """
 
 from __future__ import annotations

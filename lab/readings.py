@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 class Quantity(NamedTuple):
-    """How a quantity is named, and how it is looked at: `is_scale` ones on a logarithmic axis, fractions on a linear."""
+    """How a quantity is named and looked at: one that `is_scale` on a logarithmic axis, a fraction on a linear one."""
 
     long_name: str
     units: str
@@ -34,7 +34,9 @@ LAYER_QUANTITIES: Mapping[str, Quantity] = {
     "zero_fraction": Quantity("share of activations that are exactly 0", "1"),
     "dead_fraction": Quantity("share of units that are 0 for every example of the fixed probe set", "1"),
     "saturated_fraction": Quantity("share of pre-activations whose slope is below 1% of the largest slope", "1"),
-    "delta_rms": Quantity("rms over batch and units of the per-example gradient dL/dz", "loss per pre-activation", True),
+    "delta_rms": Quantity(
+        "rms over batch and units of the per-example gradient dL/dz", "loss per pre-activation", True
+    ),
     "weight_grad_norm": Quantity("L2 norm of dL/dW before clipping", "loss per weight", True),
     "bias_grad_norm": Quantity("L2 norm of dL/db before clipping", "loss per bias", True),
     "weight_norm": Quantity("L2 norm of the weights", "1", True),
@@ -101,7 +103,7 @@ def delta_slope(delta_rms: Array) -> Array:
 
 
 def to_dataset(records: Sequence[Record], first_replica: int = 0, attrs: Mapping[str, str] | None = None) -> xr.Dataset:
-    """The records as one table with dimensions (step, layer, replica), float64, each variable with long_name and units."""
+    """The records as one table: dimensions (step, layer, replica), float64, each variable with long_name and units."""
     import xarray as xr
 
     if not records:
@@ -120,5 +122,9 @@ def to_dataset(records: Sequence[Record], first_replica: int = 0, attrs: Mapping
     replicas = len(first.diverged_at)
     table.coords["replica"] = ("replica", first_replica + np.arange(replicas), {"long_name": "replica of the seed"})
     if "layer" in table.dims:
-        table.coords["layer"] = ("layer", np.arange(table.sizes["layer"]), {"long_name": "hidden layer, 0 at the input"})
+        table.coords["layer"] = (
+            "layer",
+            np.arange(table.sizes["layer"]),
+            {"long_name": "hidden layer, 0 at the input"},
+        )
     return table

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from lab.schema import NOT_SCIENTIFIC, ConfigError
-from lab.sinks.files import whole
-from lab.sinks.table import READINGS
+from lab.files import READINGS, SUMMARY, whole
+from lab.schema import NOT_SCIENTIFIC
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUMMARY = "summary.json"
 COLLECTED = "collected.nc"
 SUMMARIES = "summaries.csv"
 
@@ -31,7 +29,7 @@ def load(path: str | Path) -> xr.Dataset:
             collected yet is read run by run, and nothing is written.
 
     Returns:
-        A run's dataset has dimensions (step, layer, replica); a sweep's also has `run`, whose index holds the swept
+        A run's dataset has dimensions (step, layer, replica); a sweep's also `run`, whose index holds the swept
         keys, so that `dataset.sel(activation="relu")` picks runs and `dataset.unstack("run")` gives one dimension a key.
 
     Raises:
@@ -93,7 +91,9 @@ def collect(folder: Path) -> Collected:
     if not tables:
         raise FileNotFoundError(f"{folder}: no run below this folder left readings ({', '.join(failed.values())}).")
     dataset = xr.concat(tables, dim="run", join="outer", coords="minimal", compat="override", combine_attrs="drop")
-    dataset = dataset.assign_coords({key: ("run", _column([row[key] for row in rows if _is_in(dataset, row)])) for key in keys})
+    dataset = dataset.assign_coords(
+        {key: ("run", _column([row[key] for row in rows if _is_in(dataset, row)])) for key in keys}
+    )
     dataset.attrs = {"swept_keys": json.dumps(keys)}
     return Collected(dataset, pd.DataFrame(rows), failed)
 
@@ -135,7 +135,9 @@ def _column(values: Sequence[Any]) -> np.ndarray[Any, Any]:
         if all(isinstance(value, int) for value in values):
             return np.array(values, dtype=np.int64)
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return np.array(["" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for value in values])
+    return np.array(
+        ["" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    )
 
 
 def _coordinates(name: str, status: str, values: Mapping[str, Any]) -> dict[str, Any]:

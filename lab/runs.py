@@ -14,9 +14,9 @@ import torch
 
 from lab import config as configuration
 from lab import data, schema
+from lab.files import SUMMARY, clear, refuse_to_overwrite, whole
 from lab.readings import to_dataset
 from lab.schema import ConfigError
-from lab.sinks.files import whole
 from lab.summary import Summary, describe_device, versions
 from lab.training import train
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from lab.sinks import Sink
-
-SUMMARY = "summary.json"
-PRODUCTS = ("summary.json", "readings.nc", "gradients.png", "events.out.tfevents.*")
-"""What a run leaves in its folder besides .hydra/."""
 
 
 def simulate(*overrides: str) -> xr.Dataset:
@@ -60,12 +56,12 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
     from lab.sinks.table import Table
     from lab.sinks.tensorboard import TensorBoard
 
-    refuse_to_overwrite(folder, config)
+    refuse_to_overwrite(folder, config.overwrite)
     device = choose_device(config.device)
     with thread_budget(config.threads):
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
         folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
+        clear(folder)
         title = title or folder.name
         summary = Summary(config, device)
         sinks: list[Sink] = [
@@ -95,12 +91,6 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-def refuse_to_overwrite(folder: Path, config: schema.Config) -> None:
-    """Raise a ConfigError if the folder holds a run and `overwrite` is false."""
-    if not config.overwrite and any(any(folder.glob(pattern)) for pattern in PRODUCTS):
-        raise ConfigError(f"output_dir={folder}: this folder holds a run already; choose another, or add overwrite=true.")
 
 
 def choose_device(name: str) -> torch.device:
@@ -136,9 +126,3 @@ def attributes(config: schema.Config, device: torch.device) -> Mapping[str, str]
         "versions": json.dumps(versions()),
         "device": describe_device(device),
     }
-
-
-def _clear(folder: Path) -> None:
-    for pattern in PRODUCTS:
-        for old in folder.glob(pattern):
-            old.unlink()

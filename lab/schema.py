@@ -1,7 +1,7 @@
 """The shape of a configuration: frozen dataclasses, the range of every value, and the choices that exclude each other.
 
-Nothing here knows Hydra, torch or NumPy. `lab.config` composes these classes from files and overrides; `check` refuses a
-configuration that makes no sense, with one sentence that names the key and says what to choose.
+Nothing here knows Hydra, torch or NumPy. `lab.config` composes these classes from files and overrides; `check` refuses
+a configuration that makes no sense, with one sentence that names the key and says what to choose.
 """
 
 from __future__ import annotations
@@ -361,7 +361,7 @@ class Probe:
 
     set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
     examples: size of the fixed probe set on which dead units are counted.
-    eval_every: held-out loss and accuracy are measured at readings whose step is a multiple of this (0: first and last).
+    eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
     """
 
     every: int = number(20, at_least=0)
@@ -460,14 +460,24 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
 def _check_combinations(config: Config) -> None:
     model, norm, residual = config.model, config.norm, config.residual
     if model.block == "linear" and model.expansion is not None:
-        raise ConfigError("model.expansion: only model.block=ffn has hidden units to expand; leave it out or choose ffn.")
+        raise ConfigError(
+            "model.expansion: only model.block=ffn has hidden units to expand; leave it out or choose ffn."
+        )
     if config.activation.name in GATED and norm.name != "none" and getattr(norm, "place", "") == "inner":
         raise ConfigError(
-            f"norm.place=inner: activation={config.activation.name} is two maps multiplied, with no single pre-activation"
-            " to normalize; choose norm.place=pre or norm.place=post."
+            f"norm.place=inner: activation={config.activation.name} multiplies two maps and has no single"
+            " pre-activation to normalize; choose norm.place=pre or norm.place=post."
         )
-    if norm.name == "batch" and config.batch_size < 2:
-        raise ConfigError("batch_size=1: norm=batch needs at least 2 examples in a batch; choose batch_size=2 or more.")
+    if config.init.name == "critical":
+        is_plain = norm.name == "none" and residual.name == "none" and model.block == "linear"
+        if not is_plain or config.activation.name in GATED:
+            raise ConfigError(
+                "init=critical: the critical point is known for plain stacks of one map and one ungated activation;"
+                " choose norm=none residual=none model.block=linear, or another init."
+            )
+    for key, examples in (("batch_size", config.batch_size), ("probe.examples", config.probe.examples)):
+        if norm.name == "batch" and examples < 2:
+            raise ConfigError(f"{key}={examples}: norm=batch needs at least 2 examples; choose {key}=2 or more.")
     if norm.name == "layer" and model.width < 2:
         raise ConfigError("model.width=1: norm=layer turns a single unit into 0; choose model.width=2 or more.")
     if isinstance(config.activation, RReLU) and config.activation.lower > config.activation.upper:
@@ -480,4 +490,6 @@ def _check_combinations(config: Config) -> None:
     if isinstance(config.data, Npz) and not config.data.path:
         raise ConfigError("data.path: data=npz needs the file; give data.path=FILE.npz.")
     if isinstance(residual, ScaledResidual) and residual.alpha == 0:
-        raise ConfigError("residual.alpha=0: nothing would pass the branch; give another value or choose residual=rezero.")
+        raise ConfigError(
+            "residual.alpha=0: nothing would pass the branch; give another value or choose residual=rezero."
+        )

@@ -63,7 +63,7 @@ def metrics(record: Record) -> dict[str, float | None]:
 
 
 def replica_fates(record: Record, first_replica: int) -> list[dict[str, Any]]:
-    """Each replica's number and status; of a diverged one the step, and the layer where the backward pass met it first."""
+    """Each replica's number and status; of a diverged one the step, and the layer the backward pass met it at."""
     fates: list[dict[str, Any]] = []
     for r, (step, layer) in enumerate(zip(record.diverged_at.tolist(), record.diverged_layer.tolist(), strict=True)):
         fates.append({"replica": first_replica + r, "status": "finished"})

@@ -1,14 +1,14 @@
 """The training loop: forward, backward, clip, step, for all replicas at once; it yields records and knows no sink.
 
-A step asks the device for nothing. Only at a reading is everything measured fetched, in one transfer. (On the CPU, where
-memory is the host's own, looking at a number costs nothing, and the loop looks where that saves a pass.)
+A step asks the device for nothing. Only at a reading is everything measured fetched, in one transfer. (On the CPU,
+where memory is the host's own, looking at a number costs nothing, and the loop looks where that saves a pass.)
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -52,7 +52,10 @@ def train(config: schema.Config, dataset: Dataset, device: torch.device) -> Iter
         is_reading, is_last = is_due(step, config.probe.every, config.steps), step == config.steps
         if is_reading and instrument.is_full:
             x.requires_grad_()  # layer 0's gain needs the gradient of its input
-        with instrument.watching(config.batch_size) if is_reading else nullcontext({}) as measured:
+        watching: AbstractContextManager[dict[str, Tensor]] = (
+            instrument.watching(config.batch_size) if is_reading else nullcontext({})
+        )
+        with watching as measured:
             loss = cross_entropy(network(x), y)  # (R,)
             wanted = [*parameters.tensors, *([x] if x.requires_grad else [])]
             gradients = torch.autograd.grad(loss.sum(), wanted)

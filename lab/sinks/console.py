@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 import numpy as np
 from rich.console import Console as RichConsole
@@ -12,6 +12,8 @@ from rich.table import Table as RichTable
 from lab.readings import Array, Record
 from lab.summary import first_over_last, median
 
+WIDTH = 110
+"""Columns where there is no terminal to ask."""
 PLAIN_LINES = 10
 """About how many lines a run prints where there is no terminal to keep one line alive in."""
 
@@ -27,11 +29,10 @@ class Console:
 
     def __init__(self, title: str, steps: int, console: RichConsole | None = None) -> None:
         self.title, self.steps = title, steps
-        self.console = console or RichConsole(stderr=True)
+        self.console = console or RichConsole(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
         self.first: Record | None = None
         self.last: Record | None = None
         self.last_printed = -np.inf
-        self.resumed_at = time.perf_counter()
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
@@ -55,7 +56,9 @@ class Console:
         is_wanted = record.step - self.last_printed >= self.steps / PLAIN_LINES or record.step == self.steps
         if not self.console.is_terminal and is_wanted:
             self.last_printed = record.step
-            self.console.print(f"{self.title}  step {record.step}/{self.steps}  {state}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self.title}  step {record.step}/{self.steps}  {state}", highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         self.progress.stop()

@@ -1,15 +1,12 @@
-"""The table sink: readings.nc, the truth that figures, claims and collected sweeps read, and the picture drawn from it."""
+"""The table sink: readings.nc, the truth that figures and collected sweeps read, and the picture drawn from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from lab.files import PICTURE, READINGS, whole
 from lab.readings import Record, to_dataset
-from lab.sinks.files import whole
-
-READINGS = "readings.nc"
-PICTURE = "gradients.png"
 
 
 class Table:

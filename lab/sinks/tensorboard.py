@@ -1,7 +1,8 @@
 """TensorBoard: one event file and one TensorBoard run per run.
 
 Every value is one number over the replicas: the mean over those that have not diverged, or over all of them once all
-have. Scales are shown as the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. What does not
+have. Scales are shown as the mean of log10, where an exact 0 counts as
+`LOG10_FLOOR` and Inf stays Inf. What does not
 apply (NaN, as the dead share of tanh) has no tag. No failure hides behind the mean: `train/diverged_fraction` says how
 many replicas it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
 
@@ -19,22 +20,24 @@ Time Series page as on Scalars; an open group shows up to 12 cards. So the first
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.scalar import metadata as scalar_metadata
 from torch.utils.tensorboard import FileWriter
-from torch.utils.tensorboard.summary import custom_scalars, hparams, image
+from torch.utils.tensorboard.summary import custom_scalars, image
 
 from lab.readings import LAYER_QUANTITIES, SCALAR_QUANTITIES, Array, Quantity, Record
-from lab.schema import Config
+from lab.schema import CHOICES, Config
 from lab.sinks.heat_map import HeatMap
 
-LOG10_FLOOR = -50.0
-"""Stands for log10 of an exact 0: below the smallest float32, 2^-149 = 10^-44.9."""
+LOG10_FLOOR = {"float32": -50.0, "float64": -350.0}
+"""By dtype, what stands for log10 of an exact 0: below the smallest number there is, 10^-44.8 and 10^-323.3."""
 
 NOT_THERE = "-"
 """The value of a hyperparameter that the chosen option does not have."""
@@ -49,11 +52,14 @@ HYPERPARAMETERS = (
 OPTIONS = ("init.weight_var", "norm.place", "residual.alpha", "clip.max_norm", "optimizer.momentum")
 """Keys that only some choices have: text, `NOT_THERE` where there is none, for a column has one type."""
 
+SHOWN_FIRST = ("activation", "init", "model.depth", "norm", "residual")
+"""The table opens with the five hyperparameters that are said to differ between runs; the rest are a click away."""
+
 METRICS = (
-    *("train/loss", "eval/loss", "eval/accuracy", "train/delta_slope"),
-    *("health/log10_delta_rms_first_over_last", "health/dead_fraction", "train/diverged_fraction"),
+    *("train/loss", "eval/accuracy", "train/delta_slope", "health/dead_fraction", "train/diverged_fraction"),
+    *("eval/loss", "health/log10_delta_rms_first_over_last"),
 )
-"""The tags whose last value stands in the HParams table."""
+"""The tags whose last value stands in the HParams table, which opens with the first five."""
 
 CHARTED_LAYERS = 5
 """So many evenly spaced layers, the first and the last among them, share the layer chart of the Custom Scalars page."""
@@ -68,24 +74,26 @@ class TensorBoard:
     def __init__(self, folder: Path, config: Config) -> None:
         self._config = config
         self._digits = max(3, len(str(config.model.depth - 1)))  # so that runs of any depth share the tags of a layer
+        self._floor = LOG10_FLOOR[config.dtype]
         self._tags: set[str] = set()
-        self._heat_map = HeatMap(zero=LOG10_FLOOR)
-        self._last: tuple[Record, Mapping[str, Array]] | None = None
+        self._heat_map = HeatMap(zero=self._floor)
+        self._last: Record | None = None
+        self._profiles: dict[str, Array] = {}
         self._writer = FileWriter(folder, flush_secs=FLUSH_SECONDS)
         self._add(custom_scalars(layout(config.model.depth, self._digits)))
-        # What add_hparams writes, without the second event file and the second copy of each metric it comes with.
-        experiment, start, _ = hparams(hyperparameters(config), dict.fromkeys(METRICS, 0.0))
-        self._add(experiment)
-        self._add(start)
+        # Not add_hparams: it opens a second event file and writes a scalar of its own for each metric.
+        self._add(_hparams(metadata.EXPERIMENT_TAG, experiment=_experiment(hyperparameters(config))))
+        self._add(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=_start(hyperparameters(config))))
 
     def write(self, record: Record) -> None:
         """Write one reading, as one event whatever the depth."""
-        layers = layers_over_replicas(record)
+        layers = layers_over_replicas(record, self._floor)
+        # The last reading makes no update and a dead run no gradient: the last profile is the last there is.
+        self._profiles |= {label: values for label, values in layers.items() if not np.all(np.isnan(values))}
         if self._last is None:
-            self._write_profiles("first", layers)
-        self._last = record, layers
-        if "log10_delta_rms" in layers:
-            self._heat_map.add(record.step, layers["log10_delta_rms"])
+            self._write_profiles("first")
+        self._last = record
+        self._heat_map.add(record.step, layers["log10_delta_rms"])
         summary = Summary()
         for tag, value, description in self._scalars(record, layers):
             # NaN of a living replica means "does not apply"; once all are dead, it is what became of a curve.
@@ -97,20 +105,14 @@ class TensorBoard:
         """Write what only the end can tell: the last profiles, the heat map, and how the run ended."""
         status = api_pb2.STATUS_UNKNOWN
         if self._last is not None:
-            record, layers = self._last
-            self._write_profiles("last", layers)
-            if "log10_delta_rms" in layers:
-                picture = image("heat_map/log10_delta_rms", self._heat_map.draw(), dataformats="HWC")
-                self._add(picture, record.step)
-            if _all_diverged(record):
+            self._write_profiles("last")
+            self._add(image("heat_map/log10_delta_rms", self._heat_map.draw(), dataformats="HWC"), self._last.step)
+            if _all_diverged(self._last):
                 status = api_pb2.STATUS_FAILURE
-            elif record.step == self._config.steps:
+            elif self._last.step == self._config.steps:
                 status = api_pb2.STATUS_SUCCESS
-        end = plugin_data_pb2.HParamsPluginData(
-            session_end_info=plugin_data_pb2.SessionEndInfo(status=status), version=metadata.PLUGIN_DATA_VERSION
-        )
-        about = metadata.create_summary_metadata(end)
-        self._add(Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)]))
+        end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+        self._add(_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end))
         self._writer.close()
 
     def _scalars(self, record: Record, layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
@@ -120,25 +122,25 @@ class TensorBoard:
             if name not in record.scalars or (name.startswith("eval_") and not evaluated):
                 continue
             group, label = ("eval", name.removeprefix("eval_")) if name.startswith("eval_") else ("train", name)
-            value = float(_over_replicas(_shown(record.scalars[name], what), record))
-            yield f"{group}/{_log10_name(label, what)}", value, _describe(what)
+            value = float(_over_replicas(_shown(record.scalars[name], what, self._floor), record))
+            yield f"{group}/{_log10_name(label, what)}", value, self._describe(what)
         yield "train/diverged_fraction", float(np.mean(record.diverged_at >= 0)), "share of replicas that have diverged"
         yield from _health(layers)
         for name, what in LAYER_QUANTITIES.items():
             label = _log10_name(name, what)
             if label in layers:
-                description = _describe(what, over="sum over all replicas" if name == "nonfinite" else None)
+                description = self._describe(what, over="sum over all replicas" if name == "nonfinite" else None)
                 for layer, value in enumerate(layers[label].tolist()):
                     yield f"layers/{label}/{layer:0{self._digits}d}", value, description
 
-    def _write_profiles(self, when: str, layers: Mapping[str, Array]) -> None:
-        """Write every scale against depth: an event a layer, whose step is the layer."""
+    def _write_profiles(self, when: str) -> None:
+        """Write every scale against depth, as it last was: an event a layer, whose step is the layer."""
         scales = {_log10_name(name, what): what for name, what in LAYER_QUANTITIES.items() if what.is_scale}
         for layer in range(self._config.model.depth):
             summary = Summary()
             for label, what in scales.items():
-                if label in layers and not math.isnan(value := float(layers[label][layer])):
-                    about = f"{_describe(what)}. Against depth at the {when} reading: the step is the layer."
+                if label in self._profiles and not math.isnan(value := float(self._profiles[label][layer])):
+                    about = f"{self._describe(what)}. Against depth at the {when} reading: the step is the layer."
                     self._append(summary, f"profile/{label}/{when}", value, about)
             self._add(summary, layer)
 
@@ -148,21 +150,29 @@ class TensorBoard:
             summary.value.add(tag=tag, simple_value=value)
         else:
             self._tags.add(tag)
-            about = SummaryMetadata(summary_description=description)
+            about = scalar_metadata.create_summary_metadata(display_name="", description=description)
             summary.value.add(tag=tag, simple_value=value, metadata=about)
+
+    def _describe(self, what: Quantity, over: str | None = None) -> str:
+        name, over = what.long_name, over or "mean over the replicas that have not diverged"
+        if what.is_scale:
+            name = f"log10 of the {name} ({what.units}; an exact 0 is shown as {self._floor:g})"
+        return f"{name}; {over}"
 
     def _add(self, summary: Summary, step: int = 0) -> None:
         self._writer.add_summary(summary, step)
 
 
-def layers_over_replicas(record: Record) -> dict[str, Array]:
+def layers_over_replicas(record: Record, log10_floor: float) -> dict[str, Array]:
     """Tag name -> (layers,): mean of log10 for scales, sum over all replicas for nonfinite, mean for the rest."""
     layers = {}
     for name, what in LAYER_QUANTITIES.items():
-        if name == "nonfinite" and name in record.layers:
+        if name not in record.layers:
+            continue
+        if name == "nonfinite":
             layers[name] = record.layers[name].sum(-1)
-        elif name in record.layers:
-            layers[_log10_name(name, what)] = _over_replicas(_shown(record.layers[name], what), record)
+        else:
+            layers[_log10_name(name, what)] = _over_replicas(_shown(record.layers[name], what, log10_floor), record)
     return layers
 
 
@@ -188,7 +198,7 @@ def layout(depth: int, digits: int) -> dict[str, dict[str, list[str | list[str]]
         ],
         "training loss": ["train/loss"],
         "delta_slope: decades of gradient per layer": ["train/delta_slope"],
-        f"log10 delta_rms at layers {', '.join(map(str, layers))} of {depth}": [
+        f"log10 delta_rms at layers {', '.join(map(str, layers))}": [
             f"layers/log10_delta_rms/{layer:0{digits}d}" for layer in layers
         ],
         "held-out accuracy": ["eval/accuracy"],
@@ -198,29 +208,55 @@ def layout(depth: int, digits: int) -> dict[str, dict[str, list[str | list[str]]
     return {"Gradient health": {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}}
 
 
+def _experiment(values: Mapping[str, float | str]) -> api_pb2.Experiment:
+    infos = []
+    for key, value in values.items():
+        kind = api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
+        info = api_pb2.HParamInfo(name=key, type=kind, differs=key in SHOWN_FIRST)
+        if key in CHOICES:
+            info.domain_discrete.extend(list(CHOICES[key]))
+        infos.append(info)
+    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in METRICS]
+    return api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
+
+
+def _start(values: Mapping[str, float | str]) -> plugin_data_pb2.SessionStartInfo:
+    info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    for key, value in values.items():
+        if isinstance(value, str):
+            info.hparams[key].string_value = value
+        else:
+            info.hparams[key].number_value = value
+    return info
+
+
+def _hparams(tag: str, **content: Any) -> Summary:
+    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+
+
 def _health(layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
-    if "nonfinite" in layers:
-        total = float(layers["nonfinite"].sum())
-        yield "health/nonfinite", total, "NaN or Inf among the gradients: sum over layers and all replicas"
+    total = float(layers["nonfinite"].sum())
+    yield "health/nonfinite", total, "NaN or Inf among the gradients: sum over layers and all replicas"
     for name in ("dead_fraction", "saturated_fraction"):
         if name in layers:
             yield f"health/{name}", float(layers[name].mean()), f"{LAYER_QUANTITIES[name].long_name}; mean over layers"
-    if "log10_delta_rms" in layers:
-        first, last = float(layers["log10_delta_rms"][0]), float(layers["log10_delta_rms"][-1])
-        about = "log10 of delta_rms at layer 0 over delta_rms at the last layer: below 0 where the gradient vanishes"
-        yield "health/log10_delta_rms_first_over_last", first - last, about
+    first, last = float(layers["log10_delta_rms"][0]), float(layers["log10_delta_rms"][-1])
+    about = "log10 of delta_rms at layer 0 over delta_rms at the last layer: below 0 where the gradient vanishes"
+    yield "health/log10_delta_rms_first_over_last", first - last, about
 
 
-def _shown(values: Array, what: Quantity) -> Array:
+def _shown(values: Array, what: Quantity, log10_floor: float) -> Array:
     if not what.is_scale:
         return values
-    return np.where(values == 0, LOG10_FLOOR, np.log10(np.where(values == 0, 1.0, values)))
+    return np.where(values == 0, log10_floor, np.log10(np.where(values == 0, 1.0, values)))
 
 
 def _over_replicas(values: Array, record: Record) -> Array:
     """Mean over the last axis: over living replicas to which it applies, or over all, NaN and all, once none lives."""
     if _all_diverged(record):
-        return np.asarray(values.mean(-1))
+        with np.errstate(invalid="ignore"):  # Inf and -Inf have no mean
+            return np.asarray(values.mean(-1))
     living = values[..., record.diverged_at < 0]
     applies = ~np.isnan(living)
     count = applies.sum(-1)
@@ -234,8 +270,3 @@ def _all_diverged(record: Record) -> bool:
 
 def _log10_name(name: str, what: Quantity) -> str:
     return f"log10_{name}" if what.is_scale else name
-
-
-def _describe(what: Quantity, over: str | None = None) -> str:
-    scale = f"log10 of the {what.long_name} ({what.units}; an exact 0 is shown as {LOG10_FLOOR:g})"
-    return f"{scale if what.is_scale else what.long_name}; {over or 'mean over the replicas that have not diverged'}"

@@ -1,0 +1,40 @@
+"""`gradlab board`: TensorBoard with the flags this lab wants."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SAMPLES_KEPT = "scalars=0,images=0"
+"""TensorBoard thins long curves out unless told to keep every sample; a run has few readings, and each counts."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Replace this process by TensorBoard.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no run.
+    """
+    parser = argparse.ArgumentParser("gradlab board", description="Open TensorBoard on a folder of runs.")
+    parser.add_argument(
+        "folder", nargs="?", default="runs", help="a run's folder, or any folder above runs (default: runs)"
+    )
+    parser.add_argument("--port", type=int, default=6006, help="port to serve on (default: 6006)")
+    parser.add_argument(
+        "--host", default="localhost", help="address to listen on (default: localhost, this machine only)"
+    )
+    options = parser.parse_args(list(arguments))
+    folder = Path(options.folder)
+    if not any(folder.rglob("events.out.tfevents.*")):
+        raise FileNotFoundError(f"{folder}: no run lies at or below this folder; train one first, with gradlab run.")
+    command = [sys.executable, "-m", "tensorboard.main", *flags(folder, options.host, options.port)]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def flags(folder: Path, host: str, port: int) -> list[str]:
+    """TensorBoard's command line for a folder of runs."""
+    return [f"--logdir={folder}", f"--host={host}", f"--port={port}", f"--samples_per_plugin={SAMPLES_KEPT}"]

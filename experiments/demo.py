@@ -1,0 +1,114 @@
+"""`make demo`: ten networks of 30 layers on handwritten digits, and where each one's gradient goes.
+
+Prints a table, draws one picture, and leaves a folder a run for TensorBoard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
+INITS = ("xavier_normal", "he_normal")
+COMMON = ("model.depth=30", "model.width=128", "replicas=4", "steps=400", "optimizer=adam", "optimizer.lr=0.0003")
+ARMS: Mapping[str, Sequence[str]] = {
+    **{
+        f"{activation}, {init}": (f"activation={activation}", f"init={init}")
+        for activation in ACTIVATIONS
+        for init in INITS
+    },
+    "relu, he_normal, batch norm": ("activation=relu", "init=he_normal", "norm=batch"),
+    "relu, he_normal, pre-norm residual": (
+        "activation=relu",
+        "init=he_normal",
+        "norm=layer",
+        "norm.place=pre",
+        "residual=identity",
+    ),
+}
+PICTURE = "demo.png"
+TITLE = "Where gradients vanish: 30 layers at initialization, handwritten digits (median and range of 4 replicas)"
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run every arm, then tell the story; arms whose runs are finished already are not run again with --keep."""
+    parser = argparse.ArgumentParser("python -m experiments.demo", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where to (default: runs/demo)")
+    parser.add_argument("overrides", nargs="*", help="changes to every arm, for example steps=50 replicas=2")
+    options = parser.parse_args(list(arguments))
+    console = Console()
+    started = time.perf_counter()
+    rows = []
+    for name, overrides in track(ARMS.items(), "Training 10 networks of 30 layers", console=console, transient=True):
+        folder = options.folder / name.replace(", ", "-").replace(" ", "_")
+        summary = _train(folder, [*COMMON, *overrides, *options.overrides])
+        rows.append((name, folder, summary))
+    console.print(_table(rows))
+    picture = options.folder / PICTURE
+    _draw(rows, picture)
+    console.print(f"\n{len(rows)} runs in {time.perf_counter() - started:.0f} s. The picture: [bold]{picture}[/bold]")
+    console.print(
+        f"Look closer: [bold]{Path(sys.executable).parent / 'gradlab'} board {options.folder}[/bold]"
+        " opens TensorBoard on http://localhost:6006",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    from lab import config, runs
+
+    return runs.run(config.compose([*overrides, "overwrite=true"]), folder, is_quiet=True)
+
+
+def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
+    from lab import results
+
+    table = Table(title="Gradient at initialization, and what 400 steps of Adam made of it", title_justify="left")
+    table.add_column("arm")
+    for heading in (
+        "delta_slope\n(decades/layer)",
+        "gradient, first\nover last layer",
+        "dead units",
+        "held-out\naccuracy",
+    ):
+        table.add_column(heading, justify="right")
+    for name, folder, summary in rows:
+        first = results.load(folder).isel(step=0)
+        slope = first["delta_slope"].to_numpy()
+        ratio = (first["delta_rms"].isel(layer=0) / first["delta_rms"].isel(layer=-1)).median().item()
+        dead = summary["last"]["dead_fraction"]
+        table.add_row(
+            name,
+            f"{np.mean(slope):+.3f} ± {np.std(slope, ddof=min(1, len(slope) - 1)):.3f}",
+            f"{ratio:.1e}",
+            "n/a" if dead is None else f"{dead:.1%}",
+            f"{summary['last']['eval_accuracy']:.1%}",
+        )
+    table.caption = "delta_slope: mean ± standard deviation over replicas; dead units and accuracy after the last step"
+    return table
+
+
+def _draw(rows: Sequence[tuple[str, Path, Mapping[str, Any]]], path: Path) -> None:
+    from lab import figures, results
+    from lab.files import whole
+
+    curves = {name: results.load(folder).isel(step=0)["delta_rms"] for name, folder, _ in rows}
+    groups = [[f"{activation}, {init}" for init in INITS] for activation in ACTIVATIONS]
+    groups += [[name] for name in ARMS if not any(name in group for group in groups)]
+    with whole(path) as draft:
+        figures.save(figures.comparison(curves, TITLE, groups), draft)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""The `gradlab` command: it finds the entry point that a command names, and imports nothing heavy before that."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "run": "train one configuration, or a sweep of them with -m, and measure every layer's gradient",
+    "board": "open TensorBoard on a folder of runs",
+    "collect": "gather all runs below a folder into one dataset and one table",
+}
+"""Command -> what it does; the entry point is `main(arguments)` of the module of that name in experiments/."""
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells have it: 128 + SIGINT."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 1 (it failed), 2 (bad input) or 130 (interrupted)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from lab import __version__
+
+        print(f"gradlab {__version__}")
+        return 0
+    if words[0].startswith(("-sc", "--shell-completion")):  # what Hydra's completion script calls
+        words.insert(0, "run")
+    if words[0] not in COMMANDS:
+        print(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    entry = importlib.import_module(f"experiments.{words[0]}")
+    from lab.schema import ConfigError
+
+    try:
+        return int(entry.main(words[1:]))
+    except (ConfigError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; what was measured until now is kept.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def usage() -> str:
+    """One line a command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  gradlab {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        ["gradlab: why does a deep network not train?", "", *lines, "", "gradlab COMMAND --help says more."]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
