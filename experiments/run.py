@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -14,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lab import config as configuration
-from lab.schema import Config, ConfigError
+from lab.schema import Config, ConfigError, Npz
 
 LONGEST_NAME = 200
 """Bytes of a run folder's name; most file systems stop at 255."""
@@ -24,26 +27,27 @@ def main(arguments: Sequence[str]) -> int:
     """Check everything that can be checked, then let Hydra run it.
 
     Raises:
-        ConfigError: an override, a combination or a folder that cannot be used; nothing has been written then.
+        ConfigError: an override, a combination, a file or a folder that cannot be used; nothing has been written then.
     """
     _strip_command_from_completion()
-    flags = get_args_parser().parse_args(list(arguments))
-    words = list(arguments)
+    flags, unknown = get_args_parser().parse_known_args(list(arguments))
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: there is no such flag; write key=value, or see gradlab run --hydra-help.")
+    searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
+    names: list[str] = []
     if _is_run(flags):
         jobs = configuration.jobs_of_sweep(flags.overrides) if flags.multirun else [flags.overrides]
-        configs = [configuration.compose(job) for job in jobs]
-        if flags.multirun:
-            words += _folder_names(flags.overrides, jobs)
-        else:
-            _check_folder(flags.overrides, configs[0])
+        names = _folder_names(flags.overrides, jobs) if flags.multirun else []
+        _check([[*searched, *job, *names] for job in jobs], is_sweep=flags.multirun)
     elif flags.cfg == "job":
-        configuration.compose(flags.overrides)
+        configuration.compose([*searched, *flags.overrides])
     configuration.register()
-    sys.argv = ["gradlab run", *words]
+    sys.argv = ["gradlab" if flags.shell_completion else "gradlab run", *arguments, *names]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us as they are instead of being printed and swallowed
     entry = hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")(_job)
     try:
-        entry()
+        with _without_schema(flags):
+            entry()
     except configuration.HYDRA_ERRORS as error:
         if isinstance(error, ConfigError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
             raise
@@ -65,23 +69,46 @@ def _is_run(flags: Namespace) -> bool:
     return not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion)
 
 
-def _check_folder(overrides: Sequence[str], config: Config) -> None:
+def _check(jobs: Sequence[Sequence[str]], is_sweep: bool) -> None:
+    """Refuse before anything is written: every configuration first, then every folder, then what needs torch."""
     from lab.files import refuse_to_overwrite
 
-    tree = configuration.compose_tree(overrides, with_hydra=True)
-    refuse_to_overwrite(Path(tree.hydra.run.dir), config.overwrite)
+    found = [configuration.compose_job(job, number if is_sweep else None) for number, job in enumerate(jobs)]
+    taken: set[Path] = set()
+    for config, folder in found:
+        refuse_to_overwrite(folder, config.overwrite)
+        if folder in taken:
+            raise ConfigError(f"output_dir={folder}: two runs of this sweep would share this folder; name a value once.")
+        taken.add(folder)
+    for config, _ in found:
+        _check_machine(config)
+
+
+def _check_machine(config: Config) -> None:
+    """Refuse a device or a file of the user's that is not there."""
+    import torch
+
+    from lab import data, runs
+
+    device = runs.choose_device(config.device)
+    if isinstance(config.data, Npz):
+        data.load(config.data, getattr(torch, config.dtype), device)
 
 
 def _folder_names(overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Hydra overrides that name each run's folder after its swept values; by number where that would be too long."""
+    """Hydra overrides that name each run's folder after its swept values; by number where those make no good name."""
     if any(text.startswith("hydra.sweep.subdir=") for text in overrides):
         return []
     swept = configuration.swept_keys(overrides)
-    fixed = sorted({text.lstrip("+~").partition("=")[0] for text in overrides} - set(swept))
-    longest = max(sum(len(text.encode()) + 1 for text in job if text.partition("=")[0] in swept) for job in jobs)
-    if not swept or longest > LONGEST_NAME:
+    fixed = sorted({_key(text) for text in overrides} - set(swept))
+    names = [",".join(text for text in job if _key(text) in swept) for job in jobs]
+    if not swept or any(len(name.encode()) > LONGEST_NAME or "/" in name for name in names):
         return ["hydra.sweep.subdir=${hydra.job.num}"]
     return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _strip_command_from_completion() -> None:
@@ -90,3 +117,18 @@ def _strip_command_from_completion() -> None:
     program, _, rest = line.partition(" ")
     if rest.split(" ", 1)[0] == "run":
         os.environ["COMP_LINE"] = f"{program} {rest.partition(' ')[2]}"
+
+
+@contextmanager
+def _without_schema(flags: Namespace) -> Iterator[None]:
+    """Keep the group schema/, which is there for conf/ and not for people, out of help and completion."""
+    if not (flags.help or flags.shell_completion):
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        lines = re.sub(r"^schema\S*: .*\n", "", printed.getvalue(), flags=re.MULTILINE)
+        print(re.sub(r"(?<!\S)schema\S*\s?", "", lines), end="")

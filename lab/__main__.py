@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gradlab {__version__}")
         return 0
     if words[0].startswith(("-sc", "--shell-completion")):  # what Hydra's completion script calls
+        if "query" in " ".join(words) and (known := complete(os.environ.get("COMP_LINE", ""))) is not None:
+            print("\n".join(known))
+            return 0
         words.insert(0, "run")
     if words[0] not in COMMANDS:
         print(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
@@ -44,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; what was measured until now is kept.", file=sys.stderr)
         return INTERRUPTED
+
+
+def complete(line: str) -> list[str] | None:
+    """What can stand at the end of a command line; None where that is Hydra's to say, after `gradlab run`."""
+    words = line.split() + ([""] if line.endswith(" ") else [])
+    if len(words) <= 2:
+        return [command for command in COMMANDS if command.startswith("".join(words[1:]))]
+    return None if words[1] == "run" else []  # nothing: the shell goes on with file names
 
 
 def usage() -> str:

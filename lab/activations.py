@@ -43,10 +43,12 @@ class ActivationLayer(nn.Module):
     Attributes:
         is_gated: z has two halves, value and gate.
         zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
+        is_alike: the function is the same in every layer and pass, so that layers can be looked at together.
     """
 
     is_gated = False
     zero_stops_gradient = False
+    is_alike = True
 
     def slope(self, z: Tensor) -> Tensor:
         """The derivative at each pre-activation; of a gated layer, the gate function's at each gate."""
@@ -136,7 +138,7 @@ class LeakyReLU(ActivationLayer):
         return F.leaky_relu(z, self.negative_slope)
 
     def slope(self, z: Tensor) -> Tensor:
-        return torch.where(z > 0, 1.0, self.negative_slope).to(z.dtype)
+        return torch.where(z > 0, 1.0, z.new_full((), self.negative_slope))
 
     def largest_slope(self) -> float:
         return max(1.0, self.negative_slope)
@@ -144,6 +146,8 @@ class LeakyReLU(ActivationLayer):
 
 class PReLU(ActivationLayer):
     """Leaky ReLU with a learnt slope, one a layer and replica. He et al. 2015, section 2.1."""
+
+    is_alike = False
 
     def __init__(self, replicas: int, negative_slope: float) -> None:
         super().__init__()
@@ -162,6 +166,8 @@ class PReLU(ActivationLayer):
 class RReLU(ActivationLayer):
     """A slope drawn for each negative z in training, the mean slope in evaluation. Xu et al. 2015, section 2.4."""
 
+    is_alike = False
+
     def __init__(self, lower: float, upper: float, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         self.lower, self.upper, self.generators = lower, upper, generators
@@ -174,11 +180,11 @@ class RReLU(ActivationLayer):
         for replica, generator in enumerate(self.generators):
             drawn[replica].uniform_(self.lower, self.upper, generator=generator)
         self.drawn = drawn
-        return torch.where(z >= 0, z, drawn * z)
+        return torch.where(z > 0, z, drawn * z)
 
     def slope(self, z: Tensor) -> Tensor:
-        drawn = self.drawn if self.drawn is not None and self.training else torch.tensor((self.lower + self.upper) / 2)
-        return torch.where(z >= 0, 1.0, drawn.to(z))
+        mean = z.new_full((), (self.lower + self.upper) / 2)
+        return torch.where(z > 0, 1.0, self.drawn if self.training and self.drawn is not None else mean)
 
     def largest_slope(self) -> float:
         return max(1.0, self.upper)
@@ -186,6 +192,8 @@ class RReLU(ActivationLayer):
 
 class Swish(ActivationLayer):
     """z * sigmoid(beta * z), beta fixed or learnt, one a layer and replica. Ramachandran et al. 2017, section 4."""
+
+    is_alike = False
 
     def __init__(self, replicas: int, beta: float, is_learnable: bool) -> None:
         super().__init__()
@@ -204,7 +212,8 @@ class Swish(ActivationLayer):
 
     def largest_slope(self) -> Tensor:
         # The slope depends on beta * z alone, so its supremum is SiLU's for every beta but 0, where it is 1/2.
-        return torch.where(self.beta.detach() == 0, 0.5, SILU_LARGEST_SLOPE)  # (R, 1, 1)
+        beta = self.beta.detach()
+        return torch.where(beta == 0, 0.5, beta.new_full((), SILU_LARGEST_SLOPE))  # (R, 1, 1)
 
 
 # --- the elementwise functions --------------------------------------------------------------------------------------

@@ -11,10 +11,8 @@ from lab.parameters import Parameters, Run
 
 def total_norm(parameters: Parameters) -> Tensor:
     """L2 norm of each replica's whole gradient, (R,) in float64."""
-    return torch.linalg.vector_norm(
-        torch.cat([probes.norm(run.gradients[..., None, :]) for run in parameters.runs]),  # (sections, R)
-        dim=0,
-    )
+    norms = torch.cat([probes.norm(run.gradients[..., None, :]) for run in parameters.runs])  # (sections, R)
+    return probes.joint_norm(norms)
 
 
 @torch.no_grad()
@@ -50,6 +48,10 @@ def _clip_units(config: schema.ClipAdaptive, run: Run) -> None:
         shape = (layers, *part.shape)  # (layers, R, fan_in, fan_out), or (layers, R, 1, N)
         values = run.values[..., part.start : part.stop].view(shape)
         gradients = run.gradients[..., part.start : part.stop].view(shape)
-        allowed = config.factor * torch.linalg.vector_norm(values, dim=2, keepdim=True).clamp_(min=config.eps)
-        norms = torch.linalg.vector_norm(gradients, dim=2, keepdim=True)
-        gradients.mul_(torch.clamp(allowed / norms, max=1.0))
+        allowed = config.factor * _unit_norms(values).clamp(min=config.eps)
+        gradients.mul_(torch.clamp(allowed / _unit_norms(gradients), max=1.0).to(gradients.dtype))
+
+
+def _unit_norms(x: Tensor) -> Tensor:
+    """L2 norms over the incoming weights: (layers, R, fan_in, fan_out) -> (layers, R, 1, fan_out), float64."""
+    return probes.norm(x.transpose(2, 3)[..., None, :]).unsqueeze(2)

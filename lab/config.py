@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra import version as hydra_version
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import schema
@@ -36,6 +39,23 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     return to_config(compose_tree(overrides))
 
 
+def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Config, Path]:
+    """The configuration of a run and the folder that Hydra will make for it; `number` is its place in a sweep.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    is_swept = number is not None
+    tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides, with_hydra=True)
+    try:
+        folder = Path(tree.hydra.sweep.dir, tree.hydra.sweep.subdir) if is_swept else Path(tree.hydra.run.dir)
+    except HYDRA_ERRORS as error:
+        raise explain(error, overrides) from error
+    with open_dict(tree):
+        del tree["hydra"]
+    return to_config(tree), folder
+
+
 def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """The composed tree before it becomes a `Config`; `with_hydra` keeps Hydra's own part (folders, job name)."""
     register()
@@ -47,7 +67,7 @@ def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConf
                 raise ConfigError(
                     f"~{key}: nothing can be taken out of a configuration; choose another value for {key}."
                 )
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with _hydra():
             return hydra_compose("config", overrides=overrides, return_hydra_config=with_hydra)
     except ConfigError:
         raise
@@ -59,15 +79,19 @@ def to_config(tree: DictConfig) -> Config:
     """The frozen dataclasses of a composed tree, checked."""
     try:
         for key in _unknown_keys(tree, Config):
-            keys = _keys(key.rpartition(".")[0], _owner(tree, key))
-            raise ConfigError(f"{key}: there is no such key; {_advice(key, keys)}.")
+            raise ConfigError(_no_such_key(key, _owner(tree, key)))
         config = OmegaConf.to_object(tree)
     except ConfigError:
         raise
     except HYDRA_ERRORS as error:
         raise explain(error, ()) from error
     assert isinstance(config, Config)
-    return schema.check(config)
+    schema.check(config)
+    if isinstance(config.init, schema.Critical):
+        from lab.theory import critical_weight_var  # NumPy is imported only where there is something to solve
+
+        critical_weight_var(config.activation, config.init.bias_var)  # refuses where there is no critical point
+    return config
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -103,12 +127,15 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parsed = []
     for text in overrides:
         try:
-            parsed += OverridesParser.create().parse_overrides([text])
+            [override] = OverridesParser.create().parse_overrides([text])
+            if not override.key_or_group:
+                raise ValueError("It has no key.")
         except HYDRA_ERRORS as error:
             raise ConfigError(
-                f"{text}: this override cannot be read ({_first_line(error)}); write key=value, quoted if it holds"
-                " spaces or brackets."
+                f"{text}: this override cannot be read; write key=value, with quotes around a value that holds spaces,"
+                " brackets or an equals sign."
             ) from error
+        parsed.append(override)
     return parsed
 
 
@@ -139,9 +166,23 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra, looking into conf/; afterwards it is as it was for the application that we may be called from."""
+    base, runtime = hydra_version.VersionBase.instance(), JobRuntime.instance()
+    version, names = base.getbase(), runtime.conf.copy()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        base.version_base, runtime.conf = version, names
+
+
 def register() -> None:
     """Make the schema classes known to Hydra under schema/; calling it again changes nothing."""
     store = ConfigStore.instance()
+    if "schema" in store.repo:
+        return
     root = _writable(Config)
     root.optimizer = _writable(schema.Optimizer)  # not its default SGD, whose place no other optimizer could take
     store.store(group="schema", name="config", node=root)
@@ -176,31 +217,36 @@ def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"{group}={name}: there is no such option; {_advice(name, options)}.")
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return ConfigError(_explain_key(cause, overrides))
-    group_error = str(error).partition("'")[2].partition("'")[0]
-    if "No match in the defaults list" in str(error):
-        return ConfigError(f"{group_error}: there is no such group; {_advice(group_error, list(schema.CHOICES))}.")
-    if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
-        return ConfigError(f"{group_error}: several values are a sweep; add -m, or give one value.")
-    return ConfigError(
-        f"{_culprit(overrides)}: this cannot be used ({_first_line(error).rstrip('.')}); give another value."
-    )
+    return ConfigError(_explain_override(str(error), overrides))
+
+
+def _explain_override(message: str, overrides: Sequence[str]) -> str:
+    quoted = message.partition("'")[2].partition("'")[0]
+    if "Ambiguous value" in message or "requires --multirun" in message:
+        return f"{quoted}: several values are a sweep; add -m, or give one value."
+    if "No match in the defaults list" in message:
+        if quoted == "experiment":
+            return "experiment: no experiment is chosen yet that could be exchanged; write +experiment=NAME."
+        return f"{quoted}: there is no such group; {_advice(quoted, list(schema.CHOICES))}."
+    culprit = _culprit(overrides)
+    key = culprit.lstrip("+").partition("=")[0]
+    if "Config group override must be" in message:
+        return f"{culprit}: choose one of {', '.join(schema.CHOICES.get(key, ['the names of its files']))}."
+    if any(words in message for words in ("already at", "Multiple values for", "force-add")):
+        return f"{culprit}: {key} has a value already; leave out the plus sign."
+    return f"{culprit}: this cannot be used ({_first_line(message).rstrip('.')}); give another value."
 
 
 def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
-    key, message = str(cause.full_key), _first_line(cause)
+    key, message = str(cause.full_key), _first_line(str(cause))
     given = next((text for text in overrides if text.lstrip("+").partition("=")[0] == key), key)
     if "not in" in message and message.startswith("Key"):
-        parent, _, name = key.rpartition(".")
-        owner = cause.object_type if is_dataclass(cause.object_type) else Config
-        keys = _keys(parent, owner)
-        if not keys or keys == [f"{parent}.name"]:
-            return f"{key}: the chosen {parent} has no options; leave {name} out or choose another {parent}."
-        return f"{key}: there is no such key; {_advice(key, keys)}."
+        return _no_such_key(key, cause.object_type if is_dataclass(cause.object_type) else Config)
     wanted = {
         "to Integer": "a whole number",
         "to Float": "a number",
         "valid bool": "true or false",
-        "to String": "a text",
+        "to string": "a text",
     }
     for words, meaning in wanted.items():
         if words in message:
@@ -214,12 +260,28 @@ def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str
     return f"{given}: {message.rstrip('.')}; give a plain value."
 
 
+def _no_such_key(key: str, owner: type | Any) -> str:
+    """The sentence on a key that `owner`, the class of what stands before its last dot, does not have."""
+    parent, _, name = key.rpartition(".")
+    keys = [f"{parent}.{part.name}".lstrip(".") for part in fields(owner) if not (parent and part.name == "name")]
+    having = [option for option, node in schema.CHOICES.get(parent, {}).items() if name in _names(node)]
+    if having:
+        choices = " or ".join(f"{parent}={option}" for option in having)
+        return f"{key}: the chosen {parent} has no {name}; choose {choices}, or leave {name} out."
+    if not keys:
+        return f"{key}: the chosen {parent} has no options; leave {name} out or choose another {parent}."
+    return f"{key}: there is no such key; {_advice(key, keys)}."
+
+
+def _names(node: type | Any) -> set[str]:
+    return {part.name for part in fields(node)}
+
+
 def _unknown_keys(tree: DictConfig, owner: type, prefix: str = "") -> Iterator[str]:
     """Keys that were added to a tree (with + or ++) and that its dataclass does not have."""
-    known = {part.name for part in fields(owner)}
     for key in tree:
-        if key not in known:
-            yield f"{prefix}{key}"
+        if key not in _names(owner):
+            yield f"{prefix}{key!s}"
         elif isinstance(tree[key], DictConfig):
             yield from _unknown_keys(tree[key], OmegaConf.get_type(tree[key]) or Config, f"{prefix}{key}.")
 
@@ -227,10 +289,6 @@ def _unknown_keys(tree: DictConfig, owner: type, prefix: str = "") -> Iterator[s
 def _owner(tree: DictConfig, key: str) -> type:
     parent = key.rpartition(".")[0]
     return (OmegaConf.get_type(OmegaConf.select(tree, parent)) if parent else None) or Config
-
-
-def _keys(parent: str, owner: type | Any) -> list[str]:
-    return [f"{parent}.{part.name}".lstrip(".") for part in fields(owner) if not (parent and part.name == "name")]
 
 
 def _advice(name: str, options: Sequence[str]) -> str:
@@ -247,13 +305,12 @@ def _culprit(overrides: Sequence[str]) -> str:
     """The override that fails on its own, if one does."""
     for text in overrides:
         try:
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            with _hydra():
                 hydra_compose("config", overrides=[text])
         except HYDRA_ERRORS:
             return text
     return " ".join(overrides) or "conf/config.yaml"
 
 
-def _first_line(error: BaseException) -> str:
-    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+def _first_line(message: str) -> str:
+    return next((line.strip() for line in message.splitlines() if line.strip()), "no reason given")

@@ -84,7 +84,7 @@ class Batches:
         indices = self._block[self._position]  # (R, B)
         self._position += 1
         rows = self._dataset.train_x.index_select(0, indices.flatten())  # four times faster on the CPU than x[indices]
-        return rows.unflatten(0, indices.shape), self._dataset.train_y.take(indices)
+        return rows.view(*indices.shape, -1), self._dataset.train_y.take(indices)
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on with the same batches, in Python's own numbers, strings, lists and dicts.
@@ -184,8 +184,8 @@ def _digits(config: schema.Data) -> tuple[Split, int]:
 def _openml(config: schema.OpenML) -> tuple[Split, int]:
     """MNIST (LeCun et al. 1998) or Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 images of 28x28 pixels.
 
-    Pixels are scaled to [0, 1] and standardized with one mean and deviation for all: some pixels of the rim are hardly
-    ever set, and a deviation of their own would make those few values hundreds of times larger than the rest.
+    Standardized with one mean and deviation for all pixels, which takes their scale of 0 to 255 out too: some at the
+    rim are hardly ever set, and a deviation of their own would make those few values a hundred times the others.
     """
     from sklearn.datasets import fetch_openml
 
@@ -206,7 +206,6 @@ def _openml(config: schema.OpenML) -> tuple[Split, int]:
             " data.path=FILE.npz."
         ) from error
     x, y = found.data.astype(np.float64), found.target.astype(np.int64)
-    x /= 255
     split = Split(x[:MNIST_TRAIN], y[:MNIST_TRAIN], x[MNIST_TRAIN:], y[MNIST_TRAIN:])
     mean, deviation = split.train_x.mean(), split.train_x.std()
     x -= mean  # in place, and seen through both parts: the images are large
@@ -277,11 +276,14 @@ def _read(path: str) -> dict[str, Any]:
     remedy = "write it with numpy.savez(FILE, x_train=..., y_train=...), all of them plain arrays of numbers"
     name = ""
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as archive:
+        # Opened here, because np.load leaves a file that it cannot read open.
+        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {}
             for name in archive.files:
                 if name in ("x_train", "y_train", "x_test", "y_test"):
-                    arrays[name] = np.asarray(archive[name])
+                    arrays[name] = archive[name]
+                    if not isinstance(arrays[name], np.ndarray):
+                        raise TypeError(f"{name} is a file of another kind.")
             return arrays
     except FileNotFoundError as error:
         raise _fault(path, "there is no such file", "give the path of an npz file") from error

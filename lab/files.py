@@ -29,7 +29,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def refuse_to_overwrite(folder: Path, is_allowed: bool) -> None:
-    """Raise a ConfigError if the folder holds a run and nobody allowed to overwrite it."""
+    """Raise a ConfigError if the folder cannot be written, or holds a run and nobody allowed to overwrite it."""
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir={folder}: {above} is no folder that can be written in; choose another.")
     if not is_allowed and any(any(folder.glob(pattern)) for pattern in PRODUCTS):
         raise ConfigError(
             f"output_dir={folder}: this folder holds a run already; choose another, or add overwrite=true."

@@ -7,17 +7,18 @@ is measured while it is warm. Nothing here waits for the device; the numbers sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lab import probes
 from lab.activations import ActivationLayer
 from lab.network import Block, Network
-from lab.parameters import Parameters, Run, chunks
+from lab.parameters import Parameters, chunks
 
 GROUP_BYTES = 2**19
 """How much is stacked before it is measured."""
@@ -40,58 +41,83 @@ class Instrument:
         self.blocks = [block for block in network.blocks if isinstance(block, Block)]
         self.activation: ActivationLayer = self.blocks[0].activation
         sections = network.sections()
-        self.first_block = sections.index(self.blocks[0])
+        first = sections.index(self.blocks[0])
+        self.layers = slice(first, first + len(self.blocks))  # where the hidden layers stand among the sections
         self.readout = sections.index(network.readout)
+        self.kept: list[Tensor] = []
 
     @contextmanager
     def watching(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """Within the block, one forward and backward pass fills the yielded dictionary: quantity -> (layers, R)."""
         found: dict[str, Tensor] = {}
-        gatherers = {"delta": Gatherer({"delta_rms": lambda g: batch * probes.rms(g)})}
-        if self.is_full:
-            gatherers["z"] = Gatherer({"pre_rms": probes.rms, "pre_mean": probes.mean})
-            gatherers["a"] = Gatherer(
-                {"act_rms": probes.rms, "act_mean": probes.mean, "zero_fraction": probes.zero_fraction}
-            )
-            gatherers["boundary"] = Gatherer({"boundary": probes.rms})
-            gatherers["saturated"] = Gatherer({"saturated_fraction": probes.mean})
+        delta = Gatherer({"delta_rms": lambda g: batch * probes.rms(g)})
+        gatherers = [delta]
         handles = []
         for layer, block in enumerate(self.blocks):
-            handles.append(block.activation.register_forward_hook(partial(_on_activation, layer, gatherers)))
-            if self.is_full:
-                handles.append(block.register_forward_pre_hook(partial(_on_input, layer, gatherers["boundary"])))
+            handles.append(block.activation.register_forward_hook(partial(_on_delta, layer, delta)))
         if self.is_full:
-            handles.append(self.blocks[-1].register_forward_hook(partial(_on_output, len(self.blocks), gatherers)))
+            boundary = Gatherer({"boundary": probes.rms})
+            gatherers += [boundary, *self._watch_forward(handles)]
+            handles += self._watch_boundaries(boundary)
         try:
             yield found
-            for gatherer in gatherers.values():
-                found |= gatherer.results()
         finally:
             for handle in handles:
                 handle.remove()
+        for gatherer in gatherers:
+            found |= gatherer.results()
         if self.is_full:
-            boundary = found.pop("boundary")  # (layers + 1, R)
-            found["layer_gain"] = boundary[:-1] / boundary[1:]
+            rms = found.pop("boundary")  # (layers + 1, R)
+            found["layer_gain"] = rms[:-1] / rms[1:]
+
+    def _watch_forward(self, handles: list[RemovableHandle]) -> list[Gatherer]:
+        """Look at pre-activations and activations; the hooks go to `handles`."""
+        on_z: dict[str, Probe] = {"pre_rms": probes.rms, "pre_mean": probes.mean}
+        on_a: dict[str, Probe] = {
+            "act_rms": probes.rms,
+            "act_mean": probes.mean,
+            "zero_fraction": probes.zero_fraction,
+        }
+        saturated = Gatherer({"saturated_fraction": probes.mean})
+        if self.activation.is_alike:
+            on_z["saturated_fraction"] = lambda z: probes.mean(self.activation.saturated(z))
+        z, a = Gatherer(on_z), Gatherer(on_a)
+
+        def hook(layer: int, module: ActivationLayer, args: tuple[Tensor, ...], output: Tensor) -> None:
+            z.add(layer, args[0])
+            a.add(layer, output)
+            if not module.is_alike:
+                saturated.add(layer, module.saturated(args[0].detach()))
+
+        for layer, block in enumerate(self.blocks):
+            handles.append(block.activation.register_forward_hook(partial(hook, layer)))
+        return [z, a] if self.activation.is_alike else [z, a, saturated]
+
+    def _watch_boundaries(self, gatherer: Gatherer) -> list[RemovableHandle]:
+        """Look at the gradient where one layer hands over to the next: boundary l is the input of layer l."""
+
+        def on_input(layer: int, module: Block, args: tuple[Tensor, ...]) -> None:
+            args[0].register_hook(partial(gatherer.add, layer))
+
+        def on_output(layer: int, module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            output.register_hook(partial(gatherer.add, layer + 1))
+
+        handles = [self.blocks[0].register_forward_pre_hook(partial(on_input, 0))]
+        for layer, block in enumerate(self.blocks):
+            source = block.activation if block.passes_activations_on else block
+            handles.append(source.register_forward_hook(partial(on_output, layer)))
+        return handles
 
     @torch.no_grad()
     def dead_fraction(self) -> Tensor:
         """Share of dead units on the probe set, (layers, R); NaN where an exact 0 does not stop the gradient."""
         if not self.activation.zero_stops_gradient:
-            return torch.full((len(self.blocks), len(self.probe_set)), torch.nan, dtype=torch.float64)
+            nan = torch.full((len(self.blocks), len(self.probe_set)), torch.nan, dtype=torch.float64)
+            return nan.to(self.probe_set.device)
         gatherer = Gatherer({"dead_fraction": probes.dead_fraction})
-
-        def keep(layer: int, module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            gatherer.add(layer, output)
-
-        handles = [
-            block.activation.register_forward_hook(partial(keep, layer)) for layer, block in enumerate(self.blocks)
-        ]
-        try:
-            with self.network.untouched():
-                self.network(self.probe_set)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self.network.untouched():
+            for layer, activations in enumerate(self.network.activations(self.probe_set)):
+                gatherer.add(layer, activations)
         return gatherer.results()["dead_fraction"]
 
     def gradients(self) -> dict[str, Tensor]:
@@ -100,49 +126,53 @@ class Instrument:
         Besides the hidden layers' quantities it holds `grad_norm` (R,) over all parameters and, for the readout,
         `readout_weight_grad_norm` (R,).
         """
-        weight, bias, total, bad = [], [], [], []
-        for run in self.parameters.runs:
-            for part in chunks(run, GROUP_BYTES):
-                chunk = run.gradients[part]  # (layers, R, P)
-                weight.append(_segment_norm(run, chunk, "weight"))
-                bias.append(_segment_norm(run, chunk, "bias"))
-                total.append(probes.norm(chunk[..., None, :]))
-                bad.append(_count_nonfinite(chunk, total[-1]))
-        weights, totals = torch.cat(weight), torch.cat(total)
-        here = slice(self.first_block, self.first_block + len(self.blocks))
-        found = {"weight_grad_norm": weights[here], "nonfinite": torch.cat(bad)[here]}
+        norms = self._norms([run.gradients for run in self.parameters.runs])
+        bad = [_count_nonfinite(run.gradients, norms["total"]) for run in self.parameters.runs]
+        found = {"weight_grad_norm": norms["weight"][self.layers], "nonfinite": torch.cat(bad)[self.layers]}
         if self.is_full:
-            found["bias_grad_norm"] = torch.cat(bias)[here]
-        found["grad_norm"] = torch.linalg.vector_norm(totals, dim=0)
-        found["readout_weight_grad_norm"] = weights[self.readout]
+            found["bias_grad_norm"] = norms["bias"][self.layers]
+        found["grad_norm"] = probes.joint_norm(norms["total"])
+        found["readout_weight_grad_norm"] = norms["weight"][self.readout]
         return found
 
     def weights(self) -> dict[str, Tensor]:
         """`weight_norm` and `parameter_norm` (layers, R) of the hidden layers, `readout_weight_norm` (R,)."""
-        weight, total = [], []
-        for run in self.parameters.runs:
-            for part in chunks(run, GROUP_BYTES):
-                chunk = run.values[part]  # (layers, R, P)
-                weight.append(_segment_norm(run, chunk, "weight"))
-                total.append(probes.norm(chunk[..., None, :]))
-        weights, here = torch.cat(weight), slice(self.first_block, self.first_block + len(self.blocks))
+        norms = self._norms([run.values for run in self.parameters.runs])
         return {
-            "weight_norm": weights[here],
-            "parameter_norm": torch.cat(total)[here],
-            "readout_weight_norm": weights[self.readout],
+            "weight_norm": norms["weight"][self.layers],
+            "parameter_norm": norms["total"][self.layers],
+            "readout_weight_norm": norms["weight"][self.readout],
         }
 
-    def change_since(self, before: list[Tensor]) -> Tensor:
-        """Norm of the hidden layers' parameter change since `before`, copies of the runs' values: (layers, R)."""
-        change = []
-        for run, old in zip(self.parameters.runs, before, strict=True):
+    def remember(self) -> None:
+        """Keep the parameters as they are now, for `change`."""
+        if not self.kept:
+            self.kept = [torch.empty_like(run.values) for run in self.parameters.runs]
+        for kept, run in zip(self.kept, self.parameters.runs, strict=True):
+            kept.copy_(run.values)
+
+    def change(self) -> Tensor:
+        """Norm of the hidden layers' parameter change since `remember`, which it forgets: (layers, R)."""
+        norms = []
+        for kept, run in zip(self.kept, self.parameters.runs, strict=True):
             parts = chunks(run, GROUP_BYTES)
-            change += [probes.norm((run.values[part] - old[part])[..., None, :]) for part in parts]
-        return torch.cat(change)[self.first_block : self.first_block + len(self.blocks)]
+            norms += [probes.norm(kept[part].sub_(run.values[part])[:, :, None]) for part in parts]
+        return torch.cat(norms)[self.layers]
+
+    def _norms(self, sources: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Norms of tensors shaped like the runs, by kind of parameter and in total: (sections, R) each."""
+        found: dict[str, list[Tensor]] = {"weight": [], "bias": [], "total": []}
+        for run, source in zip(self.parameters.runs, sources, strict=True):
+            for part in chunks(run, GROUP_BYTES):
+                norms = {s: probes.norm(source[part, :, None, s.start : s.stop]) for s in run.segments}  # (layers, R)
+                for kind in ("weight", "bias"):
+                    found[kind].append(_join([norm for s, norm in norms.items() if s.kind == kind], source[part]))
+                found["total"].append(_join(list(norms.values()), source[part]))
+        return {kind: torch.cat(parts) for kind, parts in found.items()}
 
 
 class Gatherer:
-    """Collects one tensor (R, B, N) a layer, in any order of layers, and runs probes on stacks of them."""
+    """Collects one tensor (R, B, N) a layer, up or down the layers, and runs probes on stacks of them."""
 
     def __init__(self, wanted: Mapping[str, Probe]) -> None:
         self.wanted = wanted
@@ -162,10 +192,9 @@ class Gatherer:
         """Quantity -> (layers, R), in the order of the layers."""
         if self.pending:
             self._measure()
-        order = sorted(range(len(self.layers)), key=self.layers.__getitem__)
-        is_sorted = order == list(range(len(order)))
         joined = {name: torch.cat(values) for name, values in self.measured.items()}
-        return joined if is_sorted else {name: values[order] for name, values in joined.items()}
+        is_backward = self.layers[0] > self.layers[-1]  # an index list would be sent to the device, and be waited for
+        return {name: values.flip(0) for name, values in joined.items()} if is_backward else joined
 
     def _measure(self) -> None:
         stacked = self.pending[0][None] if len(self.pending) == 1 else torch.stack(self.pending)  # (k, R, B, N)
@@ -174,39 +203,21 @@ class Gatherer:
             self.measured[name].append(probe(stacked))
 
 
-def _on_activation(
-    layer: int,
-    gatherers: Mapping[str, Gatherer],
-    module: ActivationLayer,
-    args: tuple[Tensor, ...],
-    output: Tensor,
+def _on_delta(
+    layer: int, gatherer: Gatherer, module: ActivationLayer, args: tuple[Tensor, ...], output: Tensor
 ) -> None:
-    z = args[0]
-    z.register_hook(partial(gatherers["delta"].add, layer))
-    if "z" in gatherers:
-        gatherers["z"].add(layer, z)
-        gatherers["a"].add(layer, output)
-        gatherers["saturated"].add(layer, module.saturated(z.detach()))
-
-
-def _on_input(layer: int, gatherer: Gatherer, module: Block, args: tuple[Tensor, ...]) -> None:
     args[0].register_hook(partial(gatherer.add, layer))
 
 
-def _on_output(layer: int, gatherers: Mapping[str, Gatherer], module: Block, args: object, output: Tensor) -> None:
-    output.register_hook(partial(gatherers["boundary"].add, layer))
+def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The norm of parts together, (layers, R); 0 where there is none."""
+    if not norms:
+        return torch.zeros(like.shape[:2], dtype=torch.float64, device=like.device)
+    return norms[0] if len(norms) == 1 else probes.joint_norm(torch.stack(list(norms)))
 
 
-def _segment_norm(run: Run, chunk: Tensor, kind: str) -> Tensor:
-    """Norm of all segments of a kind together, (layers, R, P) -> (layers, R); 0 where the section has none."""
-    parts = [probes.norm(view[..., None, :]) for view in run.select(chunk, kind)]
-    if not parts:
-        return torch.zeros(chunk.shape[:2], dtype=torch.float64, device=chunk.device)
-    return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
-
-
-def _count_nonfinite(chunk: Tensor, norms: Tensor) -> Tensor:
-    """Non-finite entries of (layers, R, P); on the CPU, where a look costs nothing, counted only if a norm shows one."""
+def _count_nonfinite(gradients: Tensor, norms: Tensor) -> Tensor:
+    """Non-finite entries of (layers, R, P); on the CPU, where a look is free, only if a norm shows one."""
     if norms.device.type == "cpu" and bool(norms.isfinite().all()):
-        return torch.zeros_like(norms)
-    return probes.nonfinite(chunk)
+        return torch.zeros(gradients.shape[:2], dtype=torch.float64)
+    return probes.nonfinite(gradients)

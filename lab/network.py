@@ -65,7 +65,17 @@ class Network(nn.Module):
             x = block(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        return self.readout(x)  # type: ignore[no-any-return]  # nn.Module.__call__ is typed Any
+        return self.readout(x)
+
+    def activations(self, x: Tensor) -> Iterator[Tensor]:
+        """The activations (R, B, N) of each hidden layer in turn, for inputs (R, B, features)."""
+        if self.embedding is not None:
+            x = self.embedding(x)  # (R, B, N)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            a = block.hidden(x)
+            yield a
+            x = block.output(x, a)
 
     def sections(self) -> list[nn.Module]:
         """The parts that hold parameters, from input to output."""
@@ -130,15 +140,24 @@ class Block(nn.Module):
         self.post_norm = normalization.build(config.norm, replicas, width) if place == "post" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.output(x, self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The layer's activations (R, B, N), or (R, B, hidden units) of an ffn block."""
         z = self.up(x if self.pre_norm is None else self.pre_norm(x))  # (R, B, N), or (R, B, 2N) if gated
-        if self.inner_norm is not None:
-            z = self.inner_norm(z)
-        y = self.activation(z)  # (R, B, N)
-        if self.down is not None:
-            y = self.down(y)
+        return self.activation(z if self.inner_norm is None else self.inner_norm(z))
+
+    def output(self, x: Tensor, a: Tensor) -> Tensor:
+        """What the layer passes on, (R, B, N), given its input and its activations."""
+        y = a if self.down is None else self.down(a)
         if self.skip is not None:
             y = self.skip(x, y)
-        return y if self.post_norm is None else self.post_norm(y)  # type: ignore[no-any-return]  # as above
+        return y if self.post_norm is None else self.post_norm(y)
+
+    @property
+    def passes_activations_on(self) -> bool:
+        """Whether the layer's output is its activations, with nothing done to them."""
+        return self.down is None and self.skip is None and self.post_norm is None
 
 
 class Linear(nn.Module):

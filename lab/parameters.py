@@ -39,10 +39,6 @@ class Run:
     values: Tensor
     gradients: Tensor
 
-    def select(self, source: Tensor, kind: str) -> list[Tensor]:
-        """Views (layers, R, size) of every segment of one kind in `source` (layers, R, P)."""
-        return [source[..., part.start : part.stop] for part in self.segments if part.kind == kind]
-
 
 class Parameters:
     """Moves the parameters of `sections` into runs; afterwards each `parameter.grad` is a view of its run's gradients.
@@ -86,10 +82,6 @@ class Parameters:
         """Copy freshly computed gradients, in the order of `tensors`, into the runs."""
         # One call for all: torch's own optimizers rely on the same family of functions, which has no public name.
         torch._foreach_copy_(self._gradient_views, list(gradients))
-
-    def layers(self, results: Sequence[Tensor]) -> Tensor:
-        """Put per-run results (layers, R) behind one another: (sections, R)."""
-        return results[0] if len(results) == 1 else torch.cat(list(results))
 
 
 def chunks(run: Run, most_bytes: int) -> Iterator[slice]:

@@ -30,7 +30,7 @@ def load(path: str | Path) -> xr.Dataset:
 
     Returns:
         A run's dataset has dimensions (step, layer, replica); a sweep's also `run`, whose index holds the swept
-        keys, so that `dataset.sel(activation="relu")` picks runs and `dataset.unstack("run")` gives one dimension a key.
+        keys, so that `dataset.sel(activation="relu")` picks runs and `dataset.unstack("run")` makes each key a dimension.
 
     Raises:
         FileNotFoundError: there is no readings.nc at or below the path.
@@ -90,7 +90,7 @@ def collect(folder: Path) -> Collected:
             tables.append(table.expand_dims("run").assign_coords(_coordinates(name, summary["status"], values)))
     if not tables:
         raise FileNotFoundError(f"{folder}: no run below this folder left readings ({', '.join(failed.values())}).")
-    dataset = xr.concat(tables, dim="run", join="outer", coords="minimal", compat="override", combine_attrs="drop")
+    dataset = xr.concat(tables, dim="run", join="outer", coords="minimal", compat="override", combine_attrs="override")
     dataset = dataset.assign_coords(
         {key: ("run", _column([row[key] for row in rows if _is_in(dataset, row)])) for key in keys}
     )
@@ -109,10 +109,10 @@ def write(collected: Collected, folder: Path) -> tuple[Path, Path]:
 
 
 def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted keys in which these configurations differ; a group's name stands for the group."""
+    """The dotted keys in which those configurations differ that have them; a group's name stands for the group."""
     flat = [dict(_flat(config)) for config in configs]
     every = dict.fromkeys(key for config in flat for key in config)
-    return [key for key in every if len({json.dumps(config.get(key)) for config in flat}) > 1]
+    return [key for key in every if len({json.dumps(config[key]) for config in flat if key in config}) > 1]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,7 +150,10 @@ def _is_in(dataset: xr.Dataset, row: Mapping[str, Any]) -> bool:
 
 def _indexed(table: xr.Dataset) -> xr.Dataset:
     keys = json.loads(table.attrs.get("swept_keys", "[]"))
-    return table.set_index(run=keys) if keys else table
+    if not keys:
+        return table
+    index = pd.MultiIndex.from_arrays([table[key].to_numpy() for key in keys], names=keys)  # also for a single key
+    return table.drop_vars(keys).assign_coords(xr.Coordinates.from_pandas_multiindex(index, "run"))
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:

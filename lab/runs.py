@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def simulate(*overrides: str) -> xr.Dataset:
     with thread_budget(config.threads):
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
         records = list(train(config, dataset, device))
-    return to_dataset(records, config.first_replica, attributes(config, device))
+        return to_dataset(records, config.first_replica, attributes(config, device))
 
 
 def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = False) -> dict[str, Any]:
@@ -74,9 +74,10 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
         started = time.perf_counter()
         status, error = "failed", ""
         try:
-            for record in train(config, dataset, device):
-                for sink in sinks:
-                    sink.write(record)
+            with _closing(sinks):
+                for record in train(config, dataset, device):
+                    for sink in sinks:
+                        sink.write(record)
             status = "diverged" if (record.diverged_at >= 0).all() else "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -85,12 +86,19 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             error = traceback.format_exc()
             raise
         finally:
-            for sink in sinks:
-                sink.close()
             result = summary.result(status, time.perf_counter() - started, error)
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+@contextmanager
+def _closing(sinks: Sequence[Sink]) -> Iterator[None]:
+    """Close every sink at the end, each even if another one cannot be, the first to fail having its say."""
+    with ExitStack() as stack:
+        for sink in reversed(sinks):
+            stack.callback(sink.close)
+        yield
 
 
 def choose_device(name: str) -> torch.device:

@@ -37,50 +37,73 @@ def train(config: schema.Config, dataset: Dataset, device: torch.device) -> Iter
         dataset: tensors on `device`.
         device: where to compute.
     """
-    started = time.perf_counter()
-    replicas = [streams(config.seed, config.first_replica + r) for r in range(config.replicas)]
-    network = Network(config, dataset.features, dataset.classes, replicas, device)
-    parameters = Parameters(network.sections())
-    optimizer = optimizers.build(config.optimizer, [run.values for run in parameters.runs])
-    batches = Batches(dataset, config.batch_size, [stream.batches for stream in replicas])
-    probe_set = dataset.train_x[: config.probe.examples].expand(config.replicas, -1, -1)  # (R, P, features)
-    instrument = Instrument(network, parameters, probe_set, is_full=config.probe.set == "full")
-    watch = Watch(parameters, instrument, config.replicas, device)
-
+    trainer = Trainer(config, dataset, device)
     for step in range(config.steps + 1):
-        x, y = batches.next()  # (R, B, features), (R, B)
-        is_reading, is_last = is_due(step, config.probe.every, config.steps), step == config.steps
+        is_reading = is_due(step, config.probe.every, config.steps)
+        is_evaluated = is_reading and is_due(step, config.probe.eval_every, config.steps)
+        record = trainer.step(is_reading, is_evaluated, has_update=step < config.steps)
+        if record is not None:
+            yield record
+            if (record.diverged_at >= 0).all():
+                return
+
+
+class Trainer:
+    """A network with its data, optimizer and instrument, and the step that joins them."""
+
+    def __init__(self, config: schema.Config, dataset: Dataset, device: torch.device) -> None:
+        replicas = [streams(config.seed, config.first_replica + r) for r in range(config.replicas)]
+        self.config, self.dataset = config, dataset
+        self.network = Network(config, dataset.features, dataset.classes, replicas, device)
+        self.parameters = Parameters(self.network.sections())
+        self.optimizer = optimizers.build(config.optimizer, [run.values for run in self.parameters.runs])
+        self.batches = Batches(dataset, config.batch_size, [stream.batches for stream in replicas])
+        probe_set = dataset.train_x[: config.probe.examples].expand(config.replicas, -1, -1)  # (R, P, features)
+        self.instrument = Instrument(self.network, self.parameters, probe_set, is_full=config.probe.set == "full")
+        self.watch = Watch(self.parameters, self.instrument, config.replicas, device)
+        self.steps = 0
+        self.started = time.perf_counter()
+
+    def step(self, is_reading: bool, is_evaluated: bool = False, has_update: bool = True) -> Record | None:
+        """One batch: forward, backward, and with `has_update` clip and update; a record if `is_reading`."""
+        config, instrument, parameters = self.config, self.instrument, self.parameters
+        x, y = self.batches.next()  # (R, B, features), (R, B)
         if is_reading and instrument.is_full:
             x.requires_grad_()  # layer 0's gain needs the gradient of its input
         watching: AbstractContextManager[dict[str, Tensor]] = (
             instrument.watching(config.batch_size) if is_reading else nullcontext({})
         )
         with watching as measured:
-            loss = cross_entropy(network(x), y)  # (R,)
+            loss = cross_entropy(self.network(x), y)  # (R,)
             wanted = [*parameters.tensors, *([x] if x.requires_grad else [])]
             gradients = torch.autograd.grad(loss.sum(), wanted)
+        loss = loss.detach()
         with torch.no_grad():
             parameters.take(gradients[: len(parameters.tensors)])
-            alive = watch.look(loss.detach())
+            alive = self.watch.look(loss)
             if is_reading:
-                measured |= instrument.gradients() | instrument.weights()
+                measured |= instrument.gradients()
+                if instrument.is_full:
+                    measured |= instrument.weights()
                 measured["dead_fraction"] = instrument.dead_fraction()
+                if is_evaluated:
+                    measured |= evaluate(self.network, self.dataset)
             clipping.clip(config.clip, parameters, measured.get("grad_norm"))
             if is_reading:
                 has_clip = config.clip.name != "none"
                 measured["clipped_grad_norm"] = clipping.total_norm(parameters) if has_clip else measured["grad_norm"]
-                if is_due(step, config.probe.eval_every, config.steps):
-                    measured |= evaluate(network, dataset)
-                before = [] if is_last else [run.values.clone() for run in parameters.runs]
-            if not is_last:
-                optimizer.step([run.gradients for run in parameters.runs], alive)
-        if is_reading:
-            if not is_last:
-                measured["update_ratio"] = instrument.change_since(before) / measured["parameter_norm"]
-            record = fetch(step, loss.detach(), measured, watch, time.perf_counter() - started, config)
-            yield record
-            if (record.diverged_at >= 0).all():
-                return
+            if has_update:
+                is_compared = is_reading and instrument.is_full
+                if is_compared:
+                    instrument.remember()
+                self.optimizer.step([run.gradients for run in parameters.runs], alive)
+                if is_compared:
+                    measured["update_ratio"] = instrument.change() / measured["parameter_norm"]
+        self.steps += has_update
+        if not is_reading:
+            return None
+        step = self.steps - has_update
+        return fetch(step, loss, measured, self.watch, time.perf_counter() - self.started, config)
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -121,7 +144,7 @@ class Watch:
 
     def __init__(self, parameters: Parameters, instrument: Instrument, replicas: int, device: torch.device) -> None:
         self.parameters = parameters
-        self.blocks = slice(instrument.first_block, instrument.first_block + len(instrument.blocks))
+        self.blocks = instrument.layers
         self.alive = torch.ones(replicas, dtype=torch.bool, device=device)
         self.survived = torch.zeros(replicas, dtype=torch.int64, device=device)
         sections = sum(len(run.values) for run in parameters.runs)

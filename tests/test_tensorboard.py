@@ -129,13 +129,18 @@ def test_evaluation_appears_only_where_it_was_done(tmp_path: Path):
     skipped: dict[str, Any] = {"eval_loss": np.nan, "eval_accuracy": np.nan}
     events = write(tmp_path, [reading(0), reading(10, **skipped), reading(20)])
     assert list(curve(events, "eval/accuracy")) == list(curve(events, "eval/loss")) == [0, 20]
+    dead = write(tmp_path / "dead", [reading(0), reading(10, diverged=[0, 1], **skipped)])
+    assert list(curve(dead, "eval/loss")) == [0]
 
 
 def test_a_diverged_replica_leaves_the_means_and_is_counted(tmp_path: Path):
     broken: dict[str, Any] = {"loss": [2.0, np.nan], "delta_rms": [0.1, np.nan], "nonfinite": [[0, 7], [0, 5], [0, 0]]}
+    broken |= {"grad_norm": [0.1, np.inf], "weight_norm": [1, 1e4]}
     events = write(tmp_path, [reading(0), reading(20, diverged=[1], **broken)])
     assert curve(events, "train/loss")[20] == 2.0
     assert curve(events, "layers/log10_delta_rms/000")[20] == pytest.approx(-1)
+    assert curve(events, "train/log10_grad_norm")[20] == pytest.approx(-1)
+    assert curve(events, "layers/log10_weight_norm/000")[20] == 0
     assert curve(events, "train/diverged_fraction") == {0: 0, 20: 0.5}
     assert curve(events, "layers/nonfinite/000") == {0: 0, 20: 7}
     assert curve(events, "health/nonfinite") == {0: 0, 20: 12}
@@ -204,32 +209,34 @@ def test_a_last_profile_that_the_last_reading_lacks_is_the_one_before(tmp_path: 
 def test_the_two_groups_that_tensorboard_opens_hold_at_most_12_cards(tmp_path: Path, depth: int):
     tags = write(tmp_path, [reading(20, depth=depth)], configuration(depth)).Tags()
     groups = sorted({tag.split("/")[0] for tag in tags["scalars"] + tags["images"]})
-    assert groups == ["eval", "health", "heat_map", "layers", "profile", "train"]
+    assert groups == ["eval", "health", "heat_map", "layers", "profile", "quarters", "train"]
     assert len([tag for tag in tags["scalars"] if tag.split("/")[0] in groups[:2]]) == 6
 
 
-def test_the_layout_charts_existing_tags_in_at_most_12_cards_for_all_depths_of_a_sweep_together(tmp_path: Path):
+def test_the_layout_charts_existing_tags_in_at_most_12_cards_for_a_sweep_of_depths_together(tmp_path: Path):
     charts = {}
-    for depth in (5, 20, 100):
+    for depth in (1, 5, 100):
         events = write(tmp_path / str(depth), [reading(20, depth=depth)], configuration(depth))
         (packed,) = events.Tensors("custom_scalars__config__")
         layout = layout_pb2.Layout.FromString(packed.tensor_proto.string_val[0])
         (category,) = layout.category
         for chart in category.chart:
-            charts[chart.SerializeToString()] = chart  # TensorBoard merges equal charts of equal categories
+            charts[chart.SerializeToString()] = (
+                chart  # TensorBoard shows equal charts once, however many runs have them
+            )
             matches = [[t for t in events.Tags()["scalars"] if re.match(p, t)] for p in chart.multiline.tag]
             assert all(len(tags) == 1 for tags in matches), chart
-    assert len(charts) == 6 + 3  # the chart of evenly spaced layers depends on the depth
+    assert len(charts) == 7
     first = next(iter(charts.values()))
     assert first.multiline.tag == ["^profile/log10_delta_rms/first$", "^profile/log10_delta_rms/last$"]
 
 
-def test_the_layer_chart_has_five_evenly_spaced_layers_with_both_ends(tmp_path: Path):
-    events = write(tmp_path, [reading(20, depth=101)], configuration(101))
-    packed = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    charts = layout_pb2.Layout.FromString(packed).category[0].chart
-    (tags,) = [list(chart.multiline.tag) for chart in charts if len(chart.multiline.tag) > 2]
-    assert tags == [f"^layers/log10_delta_rms/{layer:03d}$" for layer in (0, 25, 50, 75, 100)]
+@pytest.mark.parametrize(("depth", "layers"), [(101, [0, 25, 50, 75, 100]), (4, [0, 1, 2, 2, 3]), (1, [0, 0, 0, 0, 0])])
+def test_the_quarters_are_evenly_spaced_layers_with_both_ends(tmp_path: Path, depth: int, layers: list[int]):
+    by_layer = 10.0 ** -np.arange(depth)[:, None]
+    events = write(tmp_path, [reading(20, depth, delta_rms=by_layer)], configuration(depth, dtype="float64"))
+    shown = [curve(events, f"quarters/log10_delta_rms/{k}")[20] for k in range(5)]
+    assert shown == pytest.approx([-layer for layer in layers])
 
 
 def every_choice() -> Iterable[schema.Config]:
@@ -262,6 +269,13 @@ def test_the_hparams_table_reads_its_metrics_from_tags_that_are_there(tmp_path: 
     metrics = [info.name.tag for info in hparams(events, "experiment").metric_infos]
     assert {"train/loss", "eval/accuracy", "train/delta_slope", "health/dead_fraction"} <= set(metrics)
     assert set(metrics) <= set(events.Tags()["scalars"])
+
+
+def test_the_hparams_table_filters_by_the_options_of_a_choice_and_opens_with_what_is_compared_most(tmp_path: Path):
+    infos = {info.name: info for info in hparams(write(tmp_path, [reading(20)]), "experiment").hparam_infos}
+    assert list(infos["norm"].domain_discrete) == ["none", "batch", "layer", "rms"]
+    first = {name for name, info in infos.items() if info.differs}  # TensorBoard shows those first, five in all
+    assert first == {"activation", "init", "norm", "residual", "model.depth"}
 
 
 def picture_of(log10_delta_rms: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ Time Series page as on Scalars; an open group shows up to 12 cards. So the first
     heat_map  layer x step, one image a run
     layers    one tag for each quantity and layer
     profile   a quantity against depth: what TensorBoard calls step is the layer
+    quarters  log10 delta_rms at 0, 1/4, 1/2, 3/4 and all of the depth: the same five tags at any depth, so that the
+              Custom Scalars page, whose charts TensorBoard collects from all runs, does not grow with a sweep of depths
     train     loss, gradient norms, delta_slope, diverged replicas
 """
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,19 @@ METRICS = (
 )
 """The tags whose last value stands in the HParams table, which opens with the first five."""
 
-CHARTED_LAYERS = 5
-"""So many evenly spaced layers, the first and the last among them, share the layer chart of the Custom Scalars page."""
+CHARTS = {
+    "log10 delta_rms against layer, at the first and the last reading": [
+        "profile/log10_delta_rms/first",
+        "profile/log10_delta_rms/last",
+    ],
+    "training loss": ["train/loss"],
+    "delta_slope: decades of gradient per layer": ["train/delta_slope"],
+    "log10 delta_rms at 0, 1/4, 2/4, 3/4 and 4/4 of the depth": [f"quarters/log10_delta_rms/{k}" for k in range(5)],
+    "held-out accuracy": ["eval/accuracy"],
+    "dead share": ["health/dead_fraction"],
+    "diverged share of replicas": ["train/diverged_fraction"],
+}
+"""Title -> tags of the Custom Scalars page."""
 
 FLUSH_SECONDS = 10
 """A live TensorBoard lags behind the run by at most this."""
@@ -80,7 +93,7 @@ class TensorBoard:
         self._last: Record | None = None
         self._profiles: dict[str, Array] = {}
         self._writer = FileWriter(folder, flush_secs=FLUSH_SECONDS)
-        self._add(custom_scalars(layout(config.model.depth, self._digits)))
+        self._add(custom_scalars(_layout(CHARTS)))
         # Not add_hparams: it opens a second event file and writes a scalar of its own for each metric.
         self._add(_hparams(metadata.EXPERIMENT_TAG, experiment=_experiment(hyperparameters(config))))
         self._add(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=_start(hyperparameters(config))))
@@ -126,6 +139,7 @@ class TensorBoard:
             yield f"{group}/{_log10_name(label, what)}", value, self._describe(what)
         yield "train/diverged_fraction", float(np.mean(record.diverged_at >= 0)), "share of replicas that have diverged"
         yield from _health(layers)
+        yield from _quarters(layers["log10_delta_rms"])
         for name, what in LAYER_QUANTITIES.items():
             label = _log10_name(name, what)
             if label in layers:
@@ -188,23 +202,8 @@ def hyperparameters(config: Config) -> dict[str, float | str]:
     return values
 
 
-def layout(depth: int, digits: int) -> dict[str, dict[str, list[str | list[str]]]]:
-    """The Custom Scalars page: one category, which TensorBoard merges over runs and pages by 12; tags are patterns."""
-    layers = sorted({round(x) for x in np.linspace(0, depth - 1, CHARTED_LAYERS)})
-    charts = {
-        "log10 delta_rms against layer, at the first and the last reading": [
-            "profile/log10_delta_rms/first",
-            "profile/log10_delta_rms/last",
-        ],
-        "training loss": ["train/loss"],
-        "delta_slope: decades of gradient per layer": ["train/delta_slope"],
-        f"log10 delta_rms at layers {', '.join(map(str, layers))}": [
-            f"layers/log10_delta_rms/{layer:0{digits}d}" for layer in layers
-        ],
-        "held-out accuracy": ["eval/accuracy"],
-        "dead share": ["health/dead_fraction"],
-        "diverged share of replicas": ["train/diverged_fraction"],
-    }
+def _layout(charts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str | list[str]]]]:
+    """What torch calls a layout; its tags are patterns."""
     return {"Gradient health": {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}}
 
 
@@ -244,6 +243,14 @@ def _health(layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
     first, last = float(layers["log10_delta_rms"][0]), float(layers["log10_delta_rms"][-1])
     about = "log10 of delta_rms at layer 0 over delta_rms at the last layer: below 0 where the gradient vanishes"
     yield "health/log10_delta_rms_first_over_last", first - last, about
+
+
+def _quarters(log10_delta_rms: Array) -> Iterator[tuple[str, float, str]]:
+    top = len(log10_delta_rms) - 1
+    for k in range(5):
+        layer = round(k * top / 4)
+        about = f"log10 of delta_rms at layer {layer}, {k}/4 of the way from the input to the loss"
+        yield f"quarters/log10_delta_rms/{k}", float(log10_delta_rms[layer]), about
 
 
 def _shown(values: Array, what: Quantity, log10_floor: float) -> Array:

@@ -123,9 +123,12 @@ class CriticalLine:
 
 
 def bisect(f: Callable[[float], float], low: float, high: float) -> float:
-    """The root of f between two points where it has different signs, to rounding."""
+    """The root of f between two points where it has different signs; if rounding makes them the same, the better point."""
     from scipy.optimize import brentq
 
+    at_low, at_high = f(low), f(high)
+    if at_low * at_high >= 0:
+        return low if abs(at_low) <= abs(at_high) else high
     return float(brentq(f, low, high, xtol=1e-300, rtol=1e-14))
 
 

@@ -222,7 +222,7 @@ class GELU(Kernel):
         c = np.clip(c, -1.0, 1.0)
         k = np.sqrt(q1 * q2) * c
         free = q1 * q2 * (1 - c) * (1 + c)
-        overlap = 0.25 + np.arcsin(k / np.sqrt((1 + q1) * (1 + q2))) / (2 * math.pi)
+        overlap = 0.25 + np.arctan2(k, np.sqrt(1 + q1 + q2 + free)) / (2 * math.pi)  # the arcsine, without cancellation
         density = 1 / (2 * math.pi * np.sqrt(1 + q1 + q2 + free))
         return k, overlap, density, free + k**2 * (1 / (1 + q1) + 1 / (1 + q2))
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lab import schema
 from lab.readings import Array
@@ -37,9 +38,9 @@ LEAST_VARIANCE = 1e-200
 ROUNDING = 1e-9
 """Rates and correlations closer than this are equal."""
 
-STANDSTILL = 1e-5
-"""Where a layer changes q by less than this share, over a stretch on which q neither grows nor shrinks faster and faster,
-two fixed points are as good as one that is reached from one side and left on the other."""
+STANDSTILL, WIDE = 1e-5, 4
+"""Where a layer changes q by less than this share, over a stretch of as many grid points (12% of q), fixed points in it
+are as good as one, half-stable: rounding its weight_var and bias_var to six digits splits it or wipes it out."""
 
 TRAINABLE = 6.0
 """Networks train up to a depth of about 6 xi_c (Schoenholz et al. 2017, section 5 and figure 5)."""
@@ -56,7 +57,8 @@ class DepthScales:
         xi_q, xi_c, xi_grad: depth over which variance and correlation approach their limits and the gradient's square
             changes, each by a factor of e (Schoenholz et al. 2017, eqs. 7, 9 and 15); infinity for slower than any.
         phase: vanishing, critical or exploding gradients; critical where chi is within `critical.TOLERANCE` of 1.
-        variance: what q does: settles, vanishes, grows (without bound) or stays (every q is a fixed point).
+        variance: what q does: settles, vanishes, grows (without bound), stays (every q is a fixed point) or balances (it
+            starts on an unstable one).
         trainable_depth: 6 xi_c, or 6 xi_grad if that is less.
     """
 
@@ -80,7 +82,8 @@ def depth_scales(
     point = limit(activation, weight_var, bias_var, first)
     c_star, c_slope = _correlation_limit(phi, weight_var, bias_var, point.q)
     xi_c, xi_grad = _length(c_slope), _length(point.chi)
-    variance = {0.0: "vanishes", math.inf: "grows"}.get(point.q, "stays" if point.stability == "marginal" else "settles")
+    fates = {"marginal": "stays", "unstable": "balances"}
+    variance = {0.0: "vanishes", math.inf: "grows"}.get(point.q, fates.get(point.stability, "settles"))
     return DepthScales(
         q_star=point.q,
         c_star=c_star,
@@ -162,9 +165,9 @@ class FixedPoint(NamedTuple):
 
 
 def fixed_points(activation: schema.Activation, weight_var: float, bias_var: float) -> tuple[FixedPoint, ...]:
-    """All fixed points of the variance map from 1e-10 to 1e10, and q = 0 if it is one, in ascending order."""
+    """All fixed points of the variance map from 1e-10 to 1e8, and q = 0 if it is one, in ascending order."""
     phi = kernel(activation)
-    grid = np.geomspace(1e-10, 1e10, 1601)
+    grid = np.geomspace(1e-10, 1e8, 1441)
     step = weight_var * phi.V(grid) + bias_var - grid  # what a layer adds to q
     if np.all(np.abs(step) <= 1e-10 * grid):
         return (FixedPoint(math.nan, 1.0, float(weight_var * phi.D(1.0)), "marginal"),)
@@ -172,11 +175,10 @@ def fixed_points(activation: schema.Activation, weight_var: float, bias_var: flo
     def added(q: float) -> float:
         return float(weight_var * phi.V(q)) + bias_var - q
 
-    crossings = np.flatnonzero(step[:-1] * step[1:] < 0)
-    touched = _touching(phi, weight_var, grid, np.abs(step) <= STANDSTILL * grid)
-    points = [FixedPoint(q, 1.0, float(weight_var * phi.D(q)), "half-stable") for _, _, q in touched]
-    for i in crossings:
-        if not any(first <= i + 1 and i <= last for first, last, _ in touched):
+    still = _standstills(phi, weight_var, grid, np.abs(step) <= STANDSTILL * grid)
+    points = [FixedPoint(q, 1.0, float(weight_var * phi.D(q)), "half-stable") for _, _, q in still]
+    for i in np.flatnonzero((step[:-1] * step[1:] < 0) | (step[:-1] == 0)):
+        if not any(first <= grid[i] <= last for first, last, _ in still):
             points.append(_classify(phi, weight_var, bisect(added, float(grid[i]), float(grid[i + 1]))))
     if bias_var == 0 and float(phi.V(0.0)) < LEAST_VARIANCE:
         points.append(_at_zero(phi, weight_var, float(step[0])))
@@ -200,16 +202,18 @@ def limit(activation: schema.Activation, weight_var: float, bias_var: float, fir
     return FixedPoint(math.inf, math.nan, chi, "none")
 
 
-def _touching(phi: Kernel, weight_var: float, grid: Array, is_still: np.ndarray) -> list[tuple[int, int, float]]:
-    """Stretches (first, last) of grid points where q stands still, with the q between at which dq'/dq is 1."""
-    bends = weight_var * phi.V_slope(grid) - 1
+def _standstills(
+    phi: Kernel, weight_var: float, grid: Array, is_still: NDArray[np.bool_]
+) -> list[tuple[float, float, float]]:
+    """Wide stretches of q, inside the grid, where q stands still: both ends, and where dq'/dq is closest to 1."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_still, [False]]).astype(int)))
     found = []
-    for first, last in zip(edges[::2], edges[1::2] - 1, strict=True):
-        low, high = max(int(first) - 1, 0), min(int(last) + 1, len(grid) - 1)
-        if bends[low] * bends[high] < 0:
-            q = bisect(lambda x: float(weight_var * phi.V_slope(x)) - 1, float(grid[low]), float(grid[high]))
-            found.append((low, high, q))
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if start == 0 or stop == len(grid) or stop - start < WIDE:
+            continue
+        q = np.linspace(grid[start], grid[stop - 1], 201)
+        closest = np.argmin(np.abs(weight_var * phi.V_slope(q) - 1))
+        found.append((float(grid[start - 1]), float(grid[stop]), float(q[closest])))
     return found
 
 

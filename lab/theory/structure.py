@@ -1,0 +1,157 @@
+"""The prediction for a configuration: per layer, or one sentence on why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lab import schema
+from lab.readings import Array
+from lab.theory import batch
+from lab.theory.initialization import critical_weight_var_of
+from lab.theory.propagation import Layer, NoTheory, propagate
+from lab.theory.variances import Maps, data_features, maps
+
+LEAST_BATCH = 64
+"""Batch norm where theory is for large batches only: what is left out is of order 1/batch in each layer."""
+
+LARGEST_BIAS_SHARE = 0.02
+"""Biases before an activation make units differ in their variance over the batch. Up to this share of the pre-activations'
+variance batch norm after the activation is treated as if they did not: an error of that order, 1 / (50 or more units)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What mean-field theory expects of a network at initialization; arrays (depth,), layer 0 nearest the input.
+
+    Attributes:
+        q: E z^2 of the pre-activations, the argument of the activation.
+        act_second_moment: E a^2 of the activations.
+        log_delta: ln of delta_rms over the last layer's; NaN everywhere where no gradient enters the branches.
+        log_weight_grad_norm: ln of weight_grad_norm (of the map before the activation) over the last layer's, for
+            gradients of different examples that are independent.
+        layer_gain: rms of dL/d(layer input) over rms of dL/d(layer output).
+        branch_share: the part of dL/d(layer input)^2 that came through the branch; 1 without a skip.
+        assumptions: what this prediction rests on beyond `lab.theory.propagation`, in words.
+    """
+
+    q: Array
+    act_second_moment: Array
+    log_delta: Array
+    log_weight_grad_norm: Array
+    layer_gain: Array
+    branch_share: Array
+    assumptions: tuple[str, ...]
+
+    @property
+    def pre_rms(self) -> Array:
+        """rms of the pre-activations."""
+        return np.sqrt(self.q)
+
+    @property
+    def act_rms(self) -> Array:
+        """rms of the activations."""
+        return np.sqrt(self.act_second_moment)
+
+    @property
+    def delta_rms(self) -> Array:
+        """delta_rms over the last layer's; 0 where it is below the smallest float64."""
+        return np.exp(self.log_delta)
+
+
+def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | None = None) -> Prediction:
+    """Predict a network at initialization, in training mode, with an independent gradient entering at its end.
+
+    Args:
+        config: the run, as the network takes it.
+        input_q: mean square of the inputs over their features. An array gives each example's own, to be averaged over
+            (with batch norm the mean is all that is used).
+        features: size of an input, where the configuration does not tell (data=npz).
+
+    Raises:
+        NoTheory: a choice that no theory covers, named.
+        ConfigError: init=critical without a critical point.
+    """
+    known = data_features(config) if features is None else features
+    if known is None:
+        raise NoTheory(f"data={config.data.name}: only the file tells the number of features; give it to `predict`.")
+    sizes = maps(config, known, critical_weight_var_of(config) if isinstance(config.init, schema.Critical) else None)
+    moments, assumptions = _batch_theory(config, sizes, known)
+    squares = np.atleast_1d(np.asarray(input_q, dtype=np.float64)).ravel()
+    if config.norm.name == "batch":
+        squares = np.mean(squares, keepdims=True)
+    return _combine(config, sizes, propagate(config, sizes, squares, moments), assumptions)
+
+
+def _combine(config: schema.Config, sizes: Maps, layers: list[Layer], assumptions: tuple[str, ...]) -> Prediction:
+    """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
+    skip, branch, delta, map_input = (
+        np.stack([getattr(layer, name) for layer in layers]) for name in ("skip", "branch", "delta", "map_input")
+    )  # (L, E)
+    with np.errstate(divide="ignore"):
+        passed = np.log(skip + branch)
+        above = np.concatenate([np.cumsum(passed[:0:-1], axis=0)[::-1], np.zeros_like(passed[:1])])  # G of the output
+        below = passed + above  # G of the input
+        log_delta = above + np.log(delta)
+        fan_in = np.array([(sizes.first_up if index == 0 else sizes.up).fan_in for index in range(len(layers))])
+        log_weight_grad = _log_mean(log_delta + np.log(map_input)) + np.log(fan_in)
+    log_delta = _log_mean(log_delta)
+    is_off = config.residual.name != "none" and getattr(config.residual, "alpha", 1.0) == 0
+    if is_off:
+        assumptions += ("residual.alpha=0 closes the branches: delta and the weights' gradients are exactly 0.",)
+    nothing = np.full(len(layers), np.nan)
+    return Prediction(
+        q=np.array([float(np.mean(layer.q)) for layer in layers]),
+        act_second_moment=np.array([float(np.mean(layer.act_second_moment)) for layer in layers]),
+        log_delta=nothing if is_off else (log_delta - log_delta[-1]) / 2,
+        log_weight_grad_norm=nothing if is_off else (log_weight_grad - log_weight_grad[-1]) / 2,
+        layer_gain=np.exp((_log_mean(below) - _log_mean(above)) / 2),
+        branch_share=np.mean(branch / (skip + branch), axis=1),
+        assumptions=assumptions,
+    )
+
+
+def _log_mean(logs: Array) -> Array:
+    """ln of the mean of exp over the last axis: (L, E) -> (L,)."""
+    largest = np.max(logs, axis=-1, keepdims=True)
+    shift = np.where(np.isfinite(largest), largest, 0.0)
+    return np.asarray(np.log(np.mean(np.exp(logs - shift), axis=-1)) + shift[:, 0])
+
+
+def _batch_theory(
+    config: schema.Config, sizes: Maps, features: int
+) -> tuple[batch.BatchMoments | None, tuple[str, ...]]:
+    """The exact moments where there are any, and the assumptions.
+
+    Raises:
+        NoTheory: batch norm without either.
+    """
+    norm, size = config.norm, config.batch_size
+    if not isinstance(norm, schema.BatchNorm):
+        return None, ()
+    alike = "Batch norm: every example has the same variance and every pair of examples the same correlation."
+    has_skip = config.residual.name != "none"
+    if not has_skip and config.activation.name == "identity":
+        rank = min(size - 1, features, config.model.width)  # a linear network never leaves the span of its data
+        if rank + 1 < batch.LEAST:
+            raise NoTheory(
+                f"norm=batch: with batch_size={size} and {features} features the normalized data span fewer than"
+                f" {batch.LEAST - 1} dimensions, and the mean gradient is infinite; choose larger ones."
+            )
+        return batch.batch_moments(config.activation, rank + 1), (alike,)
+    if not has_skip and norm.place == "inner" and size >= batch.LEAST:
+        return batch.batch_moments(config.activation, size), (alike,)
+    if size < LEAST_BATCH:
+        raise NoTheory(
+            f"batch_size={size}: norm=batch with norm.place={norm.place} and residual={config.residual.name} has a theory"
+            f" for large batches only; choose batch_size={LEAST_BATCH} or more."
+        )
+    share = sizes.up.bias_var / (sizes.up.weight_var + sizes.up.bias_var)
+    if norm.place != "inner" and config.model.block == "linear" and share > LARGEST_BIAS_SHARE:
+        raise NoTheory(
+            f"init.bias_var={sizes.up.bias_var:g}: norm=batch after the activation has no theory for biases that make units"
+            " differ in their variance; choose init.bias_var=0, norm.place=inner or model.block=ffn."
+        )
+    return None, (alike, f"Batch norm: a large batch; batch_size={size} changes rates by something like 1/{size}.")
