@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SAMPLES_KEPT = "scalars=0,images=0"
-"""TensorBoard thins long curves out unless told to keep every sample; a run has few readings, and each counts."""
+SAMPLES_KEPT = "scalars=100000,images=100"
+"""TensorBoard thins curves out to 1,000 points unless told to keep more, and here each reading counts. Not 0, which is
+said to mean all: the data server of TensorBoard 2.21 then keeps none of the points."""
+START = "?smoothing=0#custom_scalars&_smoothingWeight=0"
+"""The page to begin with: the important charts, without the smoothing that would smear a profile over its layers."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.folder)
     if not any(folder.rglob("events.out.tfevents.*")):
         raise FileNotFoundError(f"{folder}: no run lies at or below this folder; train one first, with gradlab run.")
+    print(f"Open http://{options.host}:{options.port}/{START}", flush=True)
     command = [sys.executable, "-m", "tensorboard.main", *flags(folder, options.host, options.port)]
-    sys.stdout.flush()
     os.execv(sys.executable, command)
 
 

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
-INITS = ("xavier_normal", "he_normal")
+INITS = ("xavier", "he")
 COMMON = ("model.depth=30", "model.width=128", "replicas=4", "steps=400", "optimizer=adam", "optimizer.lr=0.0003")
 ARMS: Mapping[str, Sequence[str]] = {
     **{
-        f"{activation}, {init}": (f"activation={activation}", f"init={init}")
+        f"{activation}, {init}": (f"activation={activation}", f"init={init}_normal")
         for activation in ACTIVATIONS
         for init in INITS
     },
-    "relu, he_normal, batch norm": ("activation=relu", "init=he_normal", "norm=batch"),
-    "relu, he_normal, pre-norm residual": (
+    "relu, he, batch norm": ("activation=relu", "init=he_normal", "norm=batch"),
+    "relu, he, pre-norm residual": (
         "activation=relu",
         "init=he_normal",
         "norm=layer",
@@ -40,7 +41,7 @@ TITLE = "Where gradients vanish: 30 layers at initialization, handwritten digits
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Run every arm, then tell the story; arms whose runs are finished already are not run again with --keep."""
+    """Run every arm, then tell the story."""
     parser = argparse.ArgumentParser("python -m experiments.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where to (default: runs/demo)")
     parser.add_argument("overrides", nargs="*", help="changes to every arm, for example steps=50 replicas=2")
@@ -74,8 +75,9 @@ def _train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
 def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
     from lab import results
 
-    table = Table(title="Gradient at initialization, and what 400 steps of Adam made of it", title_justify="left")
-    table.add_column("arm")
+    steps = rows[0][2]["steps_done"]
+    table = Table(title=f"Gradient at initialization, and what {steps} steps made of it", box=SIMPLE_HEAD)
+    table.add_column("arm", no_wrap=True)
     for heading in (
         "delta_slope\n(decades/layer)",
         "gradient, first\nover last layer",
@@ -95,7 +97,7 @@ def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
             "n/a" if dead is None else f"{dead:.1%}",
             f"{summary['last']['eval_accuracy']:.1%}",
         )
-    table.caption = "delta_slope: mean ± standard deviation over replicas; dead units and accuracy after the last step"
+    table.caption = "delta_slope: mean ± standard deviation over replicas; dead units, accuracy: after the last step"
     return table
 
 
@@ -111,4 +113,7 @@ def _draw(rows: Sequence[tuple[str, Path, Mapping[str, Any]]], path: Path) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the runs that are finished lie in their folders.")

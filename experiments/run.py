@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: an override, a combination, a file or a folder that cannot be used; nothing has been written then.
     """
     _strip_command_from_completion()
-    flags, unknown = get_args_parser().parse_known_args(list(arguments))
+    flags, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
     if unknown:
         raise ConfigError(f"{unknown[0]}: there is no such flag; write key=value, or see gradlab run --hydra-help.")
     searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
@@ -42,7 +42,9 @@ def main(arguments: Sequence[str]) -> int:
     elif flags.cfg == "job":
         configuration.compose([*searched, *flags.overrides])
     configuration.register()
-    sys.argv = ["gradlab" if flags.shell_completion else "gradlab run", *arguments, *names]
+    given = [word for word in arguments if word not in flags.overrides]  # Hydra wants the flags first
+    program = "gradlab" if flags.shell_completion else "gradlab run"
+    sys.argv = [program, *given, *flags.overrides, *names]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us as they are instead of being printed and swallowed
     entry = hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")(_job)
     try:
@@ -78,7 +80,9 @@ def _check(jobs: Sequence[Sequence[str]], is_sweep: bool) -> None:
     for config, folder in found:
         refuse_to_overwrite(folder, config.overwrite)
         if folder in taken:
-            raise ConfigError(f"output_dir={folder}: two runs of this sweep would share this folder; name a value once.")
+            raise ConfigError(
+                f"output_dir={folder}: two runs of this sweep would share this folder; list each value once."
+            )
         taken.add(folder)
     for config, _ in found:
         _check_machine(config)

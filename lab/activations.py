@@ -218,12 +218,12 @@ class Swish(ActivationLayer):
 
 # --- the elementwise functions --------------------------------------------------------------------------------------
 
-SILU_LARGEST_SLOPE = 1.0998393194
+SILU_LARGEST_SLOPE = 1.0998393201288669
 """max of s(x) + x s(x) (1 - s(x)), at x = 2.3994, the root of x tanh(x / 2) = 2."""
 GELU_LARGEST_SLOPE = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)
 """Phi(x) + x phi(x) at x = sqrt(2), where its derivative (2 - x^2) phi(x) is 0."""
-GELU_TANH_LARGEST_SLOPE = 1.1291146440
-"""max of the derivative of the tanh form, at x = 1.4297."""
+GELU_TANH_LARGEST_SLOPE = 1.1289930686587718
+"""max of the derivative of the tanh form, at x = 1.4185."""
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 """Klambauer et al. 2017, section 2."""
 

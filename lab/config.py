@@ -210,13 +210,16 @@ def _writable(node: type) -> DictConfig:
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Turn what Hydra or OmegaConf raised into one sentence that names the key and says what to do."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    causes = [x for x in (error, error.__cause__, error.__context__) if isinstance(x, OmegaConfBaseException)]
+    cause = next((cause for cause in causes if cause.full_key), None)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = [option for option in error.options or [] if not option.startswith("schema")]
         return ConfigError(f"{group}={name}: there is no such option; {_advice(name, options)}.")
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return ConfigError(_explain_key(cause, overrides))
+    if cause:
+        file = str(error).partition("In 'experiment/")[2].partition("'")[0]
+        where = f"experiment={file}, " if file else ""
+        return ConfigError(where + _explain_key(cause, overrides))
     return ConfigError(_explain_override(str(error), overrides))
 
 

@@ -59,7 +59,7 @@ def comparison(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[
                 styles[style % 4],
             )
     ax.set_xlabel("layer (0 is nearest the input)")
-    ax.set_ylabel("delta_rms: gradient of the loss by a pre-activation, rms over batch and units")
+    ax.set_ylabel("delta_rms: gradient dL/dz, rms over batch and units")
     ax.set_title(title, loc="left", fontsize="medium")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", title="arm", handlelength=3.5)
     return figure

@@ -19,14 +19,21 @@ under 1e-19 in float32, and a million of those add up to less than 1e-16), above
 def norm(x: Tensor) -> Tensor:
     """L2 norm over the last two dimensions: (..., B, N) -> (...), float64.
 
-    On the CPU, where a look at the result costs nothing, it is first summed in the precision of x, three times faster, and
-    carefully only if the result is not safe; a GPU, which a look would stall, always sums carefully.
+    On the CPU, where a look at the result costs nothing, it is first summed in the precision of x, three times faster,
+    and carefully only where the result is not safe; a GPU, which a look would stall, always sums carefully. Each norm
+    depends on its own entries alone, to the last bit: a neighbour's NaN does not change how it is summed.
     """
-    if x.device.type == "cpu":
-        quick = torch.linalg.vector_norm(x, dim=(-2, -1))
-        low, high = SAFE[x.dtype]
-        if all(low < value < high for value in quick.flatten().tolist()):
-            return quick.double()
+    if x.device.type != "cpu":
+        return _careful_norm(x)
+    quick = torch.linalg.vector_norm(x, dim=(-2, -1))
+    low, high = SAFE[x.dtype]
+    smallest, largest = torch.aminmax(quick)
+    if low < smallest.item() and largest.item() < high:  # false for a NaN
+        return quick.double()
+    return torch.where((quick > low) & (quick < high), quick.double(), _careful_norm(x))
+
+
+def _careful_norm(x: Tensor) -> Tensor:
     if x.dtype == torch.float32:
         return torch.linalg.vector_norm(x, dim=(-2, -1), dtype=torch.float64)
     # Exact powers of two lose nothing; a largest entry of 0, Inf or NaN needs no scaling and gets none.
@@ -47,8 +54,8 @@ def rms(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """Mean over batch and units; summed in two stages, each unit's over the batch in the precision of x."""
-    return x.sum(-2).sum(-1, dtype=torch.float64) / (x.shape[-2] * x.shape[-1])
+    """Mean over batch and units; torch sums in a cascade, whose rounding grows with the logarithm of their number."""
+    return x.sum((-2, -1)).double() / (x.shape[-2] * x.shape[-1])
 
 
 def zero_fraction(a: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def load(path: str | Path) -> xr.Dataset:
 
     Returns:
         A run's dataset has dimensions (step, layer, replica); a sweep's also `run`, whose index holds the swept
-        keys, so that `dataset.sel(activation="relu")` picks runs and `dataset.unstack("run")` makes each key a dimension.
+        keys: `dataset.sel(activation="relu")` picks runs, `dataset.unstack("run")` makes each key a dimension.
 
     Raises:
         FileNotFoundError: there is no readings.nc at or below the path.
@@ -152,6 +152,8 @@ def _indexed(table: xr.Dataset) -> xr.Dataset:
     keys = json.loads(table.attrs.get("swept_keys", "[]"))
     if not keys:
         return table
+    import pandas as pd
+
     index = pd.MultiIndex.from_arrays([table[key].to_numpy() for key in keys], names=keys)  # also for a single key
     return table.drop_vars(keys).assign_coords(xr.Coordinates.from_pandas_multiindex(index, "run"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,9 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
         started = time.perf_counter()
         status, error = "failed", ""
         try:
-            with _closing(sinks):
+            with ExitStack() as stack:
+                for sink in reversed(sinks):
+                    stack.callback(sink.close)  # each is closed, even if another cannot be
                 for record in train(config, dataset, device):
                     for sink in sinks:
                         sink.write(record)
@@ -90,15 +92,6 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-@contextmanager
-def _closing(sinks: Sequence[Sink]) -> Iterator[None]:
-    """Close every sink at the end, each even if another one cannot be, the first to fail having its say."""
-    with ExitStack() as stack:
-        for sink in reversed(sinks):
-            stack.callback(sink.close)
-        yield
 
 
 def choose_device(name: str) -> torch.device:

@@ -88,7 +88,7 @@ class Trainer:
                 measured["dead_fraction"] = instrument.dead_fraction()
                 if is_evaluated:
                     measured |= evaluate(self.network, self.dataset)
-            clipping.clip(config.clip, parameters, measured.get("grad_norm"))
+            clipping.clip(config.clip, parameters)
             if is_reading:
                 has_clip = config.clip.name != "none"
                 measured["clipped_grad_norm"] = clipping.total_norm(parameters) if has_clip else measured["grad_norm"]

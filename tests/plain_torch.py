@@ -1,6 +1,8 @@
 """The lab's networks once more, one replica at a time and from torch.nn's own modules: what the tests compare with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,9 @@ from lab.network import Network
 from lab.seeding import streams
 
 CPU = torch.device("cpu")
-PLAIN = {
+TINY = 1e-300
+"""For an eps of 0, which torch's batch norm refuses."""
+PLAIN: Mapping[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -23,7 +27,7 @@ PLAIN = {
     "erf": lambda: torch.erf,
     "identity": nn.Identity,
 }
-GATES = {
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "glu": lambda z: F.glu(z, -1),
     "bilinear": lambda z: z.chunk(2, -1)[0] * z.chunk(2, -1)[1],
     "reglu": lambda z: z.chunk(2, -1)[0] * F.relu(z.chunk(2, -1)[1]),
@@ -34,7 +38,7 @@ GATES = {
 
 def configure(**choices) -> schema.Config:
     """A checked configuration; a group takes a name or a dict of its options, model and probe take dicts."""
-    parts: dict = {}
+    parts: dict[str, Any] = {}
     for key, value in choices.items():
         if key in schema.CHOICES:
             options = {"name": value} if isinstance(value, str) else value
@@ -50,6 +54,11 @@ def build(config: schema.Config, features: int, classes: int) -> Network:
     """The lab's network of a configuration."""
     replicas = range(config.first_replica, config.first_replica + config.replicas)
     return Network(config, features, classes, [streams(config.seed, r) for r in replicas], CPU)
+
+
+def blocks(network: Network) -> list[Any]:
+    """Its hidden layers, without torch's narrow idea of what a ModuleList holds."""
+    return list(network.blocks)
 
 
 @torch.no_grad()
@@ -96,7 +105,7 @@ class TorchNetwork(nn.Module):
 
     def take_slopes(self, network: Network, replica: int) -> None:
         """In training, use the random slopes of the network's last training pass (rrelu)."""
-        for block, theirs in zip(self.blocks, network.blocks, strict=True):
+        for block, theirs in zip(self.blocks, blocks(network), strict=True):
             drawn = getattr(theirs.activation, "drawn", None)
             block.slopes = None if drawn is None else drawn[replica]
 
@@ -174,7 +183,7 @@ def norm(config: schema.Norm, units: int) -> nn.Module:
     """torch's own norm layer."""
     assert isinstance(config, schema.LayerNorm)
     if isinstance(config, schema.BatchNorm):
-        return nn.BatchNorm1d(units, config.eps, config.momentum, config.affine)
+        return nn.BatchNorm1d(units, config.eps or TINY, config.momentum, config.affine)
     kind = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.name]
     return kind(units, eps=config.eps, elementwise_affine=config.affine)
 
@@ -186,14 +195,14 @@ def pairs(network: Network, reference: TorchNetwork) -> Iterator[Pair]:
     """(the lab's parameter, how one replica's part of it looks in torch, torch's parameter), all there are."""
     if network.embedding is not None:
         yield from _linear_pairs(network.embedding, [reference.embedding])
-    for mine, theirs in zip(network.blocks, reference.blocks, strict=True):
+    for mine, theirs in zip(blocks(network), reference.blocks, strict=True):
         for name in ("pre_norm", "inner_norm", "post_norm"):
             yield from _norm_pairs(getattr(mine, name), getattr(theirs, name))
         yield from _linear_pairs(mine.up, list(theirs.maps))
         if mine.down is not None:
             yield from _linear_pairs(mine.down, [theirs.down])
         if theirs.slope is not None:
-            yield mine.activation.negative_slope, lambda value: value.flatten(), theirs.slope.weight
+            yield mine.activation.negative_slope, torch.flatten, theirs.slope.weight
         if theirs.beta is not None and theirs.beta.requires_grad:
             yield mine.activation.beta, torch.squeeze, theirs.beta
         if theirs.alpha.requires_grad:
@@ -202,18 +211,26 @@ def pairs(network: Network, reference: TorchNetwork) -> Iterator[Pair]:
     yield from _linear_pairs(network.readout, [reference.readout])
 
 
-def _linear_pairs(mine, maps) -> Iterator[Pair]:
+def _linear_pairs(mine: Any, maps: list[Any]) -> Iterator[Pair]:
     size = mine.weight.shape[-1] // len(maps)
     for index, linear in enumerate(maps):
         part = slice(index * size, (index + 1) * size)
-        yield mine.weight, lambda weight, part=part: weight[:, part].T, linear.weight
+        yield mine.weight, partial(_columns, part), linear.weight
         if mine.bias is not None:
-            yield mine.bias, lambda bias, part=part: bias[0, part], linear.bias
+            yield mine.bias, partial(_entries, part), linear.bias
 
 
-def _norm_pairs(mine, theirs) -> Iterator[Pair]:
+def _norm_pairs(mine: Any, theirs: Any) -> Iterator[Pair]:
     if mine is None or mine.affine is None:
         return
-    yield mine.affine.gain, lambda gain: gain[0], theirs.weight
+    yield mine.affine.gain, torch.squeeze, theirs.weight
     if mine.affine.shift is not None:
-        yield mine.affine.shift, lambda shift: shift[0], theirs.bias
+        yield mine.affine.shift, torch.squeeze, theirs.bias
+
+
+def _columns(part: slice, weight: Tensor) -> Tensor:
+    return weight[:, part].T
+
+
+def _entries(part: slice, bias: Tensor) -> Tensor:
+    return bias[0, part]

@@ -2,20 +2,20 @@
 
 import itertools
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lab import schema
-from lab.activations import RReLU
 from lab.network import hidden_units
 from lab.seeding import streams
-from tests.plain_torch import TorchNetwork, build, configure, pairs, randomize
+from tests.plain_torch import TorchNetwork, blocks, build, configure, pairs, randomize
 
 FEATURES, CLASSES, BATCH = 4, 3, 6
 
-ACTIVATIONS: list[str | dict] = [
+ACTIVATIONS: list[Any] = [
     *(name for name in schema.ACTIVATIONS if name not in ("elu", "swish")),
     {"name": "elu", "alpha": 0.7},
     {"name": "swish", "beta": 1.3},
@@ -279,7 +279,7 @@ def test_an_untouched_look_normalizes_by_the_batch_it_sees():
     config = configure(norm={"name": "batch", "affine": False}, replicas=1, model={"depth": 1, "width": 5})
     network = build(config, FEATURES, CLASSES)
     seen = []
-    network.blocks[0].inner_norm.register_forward_hook(lambda module, args, output: seen.append(output))
+    blocks(network)[0].inner_norm.register_forward_hook(lambda module, args, output: seen.append(output))
     with network.untouched():
         network(3 + draw(1)[0].float())
     torch.testing.assert_close(seen[0].mean(1), torch.zeros(1, 5), rtol=0, atol=1e-6)
@@ -290,9 +290,9 @@ def test_evaluation_ends_with_the_block_even_after_an_error():
     for mode in (network.evaluating, network.untouched):
         with pytest.raises(RuntimeError, match="within"), mode():
             raise RuntimeError("within")
-        assert network.blocks[0].activation.training
-        assert network.blocks[0].inner_norm.training
-        assert network.blocks[0].inner_norm.is_tracking
+        assert blocks(network)[0].activation.training
+        assert blocks(network)[0].inner_norm.training
+        assert blocks(network)[0].inner_norm.is_tracking
 
 
 @pytest.mark.parametrize("init", ["he_normal", "orthogonal", "torch_default"])
@@ -317,10 +317,9 @@ def test_a_replicas_random_slopes_do_not_depend_on_how_many_replicas_there_are()
     for replica in range(3):
         alone = build(configure(replicas=1, first_replica=replica, **choices), FEATURES, CLASSES)
         alone(x[replica : replica + 1])
-        for mine, theirs in zip(many.blocks, alone.blocks, strict=True):
-            assert isinstance(mine.activation, RReLU)
+        for mine, theirs in zip(blocks(many), blocks(alone), strict=True):
             assert torch.equal(mine.activation.drawn[replica], theirs.activation.drawn[0])
-    first, second = (block.activation.drawn for block in many.blocks[:2])
+    first, second = (block.activation.drawn for block in blocks(many)[:2])
     assert not torch.equal(first[0], first[1])  # neither do replicas share slopes,
     assert not torch.equal(first[0], second[0])  # nor layers
 
@@ -341,7 +340,7 @@ def weight_gradients(config):
     """(weight, gradient) of every map, each (R, fan_in, fan_out)."""
     network = build(config, FEATURES, CLASSES)
     x, cotangent = draw(config.replicas)
-    maps = [*(block.up for block in network.blocks), network.readout]
+    maps = [*(block.up for block in blocks(network)), network.readout]
     weights = [linear.weight for linear in maps]
     return list(zip(weights, torch.autograd.grad(network(x), weights, cotangent), strict=True))
 

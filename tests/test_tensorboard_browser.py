@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from experiments.board import flags
 from lab import schema
 from lab.sinks.tensorboard import TensorBoard
 from tests.test_tensorboard import reading
@@ -129,7 +130,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for step in (0, 20, 40):
             sink.write(reading(step, depth))
         sink.close()
-    command = (sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--host", "127.0.0.1", "--port", "0")
+    command = (sys.executable, "-m", "tensorboard.main", *flags(folder, host="127.0.0.1", port=0))
     with process(*command, log=log):
         found = poll(lambda: re.search(r"http://\S+", log.read_text().partition(" at ")[2]), bool)
         assert found, log.read_text()
@@ -184,6 +185,16 @@ def test_custom_scalars_opens_on_the_charts_that_matter_with_a_line_for_each_run
         assert f"train/loss ({run})" in charts["training loss"]
         for when in ("first", "last"):
             assert f"profile/log10_delta_rms/{when} ({run})" in next(iter(charts.values()))
+
+
+def test_the_charts_are_served_a_point_for_every_reading_and_layer(board: str):
+    # The legend of a chart lists runs even where no point is left to draw, so this asks for the points themselves.
+    def points(tag: str) -> int:
+        with urlopen(f"{board}data/plugin/scalars/scalars?run=relu_he&tag={tag.replace('/', '%2F')}") as answer:
+            return len(json.load(answer))
+
+    assert points("train/loss") == 3
+    assert points("profile/log10_delta_rms/first") == 100
 
 
 def test_the_hparams_table_has_a_row_for_each_run_with_its_choices_and_metrics(page: Page, board: str):

@@ -1,8 +1,7 @@
 """TensorBoard: one event file and one TensorBoard run per run.
 
 Every value is one number over the replicas: the mean over those that have not diverged, or over all of them once all
-have. Scales are shown as the mean of log10, where an exact 0 counts as
-`LOG10_FLOOR` and Inf stays Inf. What does not
+have. Scales are shown as the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. What does not
 apply (NaN, as the dead share of tanh) has no tag. No failure hides behind the mean: `train/diverged_fraction` says how
 many replicas it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
 

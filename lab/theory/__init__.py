@@ -3,6 +3,24 @@
 NumPy and SciPy in float64; nothing here has seen a network, so a prediction cannot borrow from the measurement.
 """
 
-from lab.theory.critical import critical_weight_var
+from lab.theory.critical import critical_line, critical_weight_var
+from lab.theory.criticality import critical_weight_var_of
+from lab.theory.phase import PhaseMap, phase_map
+from lab.theory.propagation import NoTheory
+from lab.theory.signal import DepthScales, FixedPoint, depth_scales, fixed_points
+from lab.theory.structure import Prediction, predict
 
-__all__ = ["critical_weight_var"]
+__all__ = [
+    "DepthScales",
+    "FixedPoint",
+    "NoTheory",
+    "PhaseMap",
+    "Prediction",
+    "critical_line",
+    "critical_weight_var",
+    "critical_weight_var_of",
+    "depth_scales",
+    "fixed_points",
+    "phase_map",
+    "predict",
+]

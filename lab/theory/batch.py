@@ -2,15 +2,16 @@
 Normalization", sections 4 and 5 and appendix on the BSB1 fixed point).
 
 A wide layer's pre-activations of one unit over the batch are Gaussian with covariance s K, K the Gram matrix of the
-inputs. Where examples are alike, K = lambda (I - 1 1^T / B) once its mean is taken off, so the normalized z is sqrt(B) times
-a uniform direction in the B - 1 dimensions that are left, and every expectation is an integral over a sphere. The gradient
-that comes out of the norm has mean 0 over the batch, so its covariance is a multiple of the same projection, and one number
-says how it changes from layer to layer:
+inputs. Where examples are alike, K = lambda (I - 1 1^T / B) once its mean is taken off, so the normalized z is sqrt(B)
+times a uniform direction in the B - 1 dimensions that are left, and every expectation is an integral over a sphere. The
+gradient that comes out of the norm has mean 0 over the batch, so its covariance is a multiple of the same projection,
+and one number says how it changes from layer to layer:
 
     rate = B T / (lambda (B - 3) (B - 1)),    T = E tr(P_z Phi P Phi),
 
-with Phi = diag(phi'(z)), P = I - 1 1^T / B, P_z = P - z z^T / B, lambda = E phi(z_i)^2 - E phi(z_i) phi(z_j); B - 3 is the
-mean of 1 / chi-squared with B - 1 degrees of freedom. The identity gives (B - 2) / (B - 3), a large batch D(1) / Var phi.
+with Phi = diag(phi'(z)), P = I - 1 1^T / B, P_z = P - z z^T / B, lambda = E phi(z_i)^2 - E phi(z_i) phi(z_j); B - 3 is
+the mean of 1 / chi-squared with B - 1 degrees of freedom. The identity gives (B - 2) / (B - 3), a large batch D(1) /
+Var phi.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ LEAST = 5
 class BatchMoments(NamedTuple):
     """One layer on `batch` alike examples, z normalized.
 
-    V, D: E phi(z)^2 and E phi'(z)^2. variance: of phi(z) over the batch. backward: the factor that stands in place of D in
-    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), S the variance of x over the batch.
+    V, D: E phi(z)^2 and E phi'(z)^2. variance: of phi(z) over the batch. backward: the factor that stands in place of D
+    in E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), S the variance of x over the batch.
     """
 
     V: float

@@ -30,7 +30,7 @@ GATES: Mapping[str, str] = {
     "geglu": "gelu",
     "swiglu": "silu",
 }
-"""Gated activation -> the function its gate goes through (Shazeer 2020, "GLU Variants Improve Transformer", section 2)."""
+"""Gated activation -> the function of its gate. Shazeer 2020, "GLU Variants Improve Transformer", section 2."""
 
 
 def leaky(slope: float) -> Elementwise:

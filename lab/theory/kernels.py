@@ -17,13 +17,15 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from lab import schema
 from lab.readings import Array
 from lab.theory import quadrature
 from lab.theory.functions import ELEMENTWISE, GATES, Elementwise, elu, leaky, swish
 from lab.theory.quadrature import Rule
+
+Numbers = Array | float
+"""Variances and correlations: one, or an array of any shape."""
 
 
 @lru_cache(maxsize=256)
@@ -37,18 +39,17 @@ def kernel(activation: schema.Activation) -> Kernel:
     if name in GATES:
         return Gated(kernel(schema.Activation(GATES[name])))
     if isinstance(activation, schema.LeakyReLU | schema.PReLU):
-        return Rectifier(activation.negative_slope, activation.negative_slope**2)
+        return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
     if isinstance(activation, schema.RReLU):
-        low, high = activation.lower, activation.upper
-        return Rectifier((low + high) / 2, (low**2 + low * high + high**2) / 3)
+        return Rectifier(*(_uniform_moment(activation.lower, activation.upper, power) for power in range(1, 5)))
     if isinstance(activation, schema.ELU):
         return Kernel(elu(activation.alpha))
     if isinstance(activation, schema.Swish):
         return Kernel(swish(activation.beta))
     if name == "relu":
-        return Rectifier(0.0, 0.0)
+        return Rectifier(0.0, 0.0, 0.0, 0.0)
     if name == "identity":
-        return Rectifier(1.0, 1.0)
+        return Rectifier(1.0, 1.0, 1.0, 1.0)
     if name == "erf":
         return ErrorFunction()
     if name == "gelu":
@@ -56,6 +57,11 @@ def kernel(activation: schema.Activation) -> Kernel:
     if name not in ELEMENTWISE:
         raise schema.ConfigError(f"activation={name}: choose one of {', '.join(schema.ACTIVATIONS)}.")
     return Kernel(ELEMENTWISE[name])
+
+
+def _uniform_moment(low: float, high: float, power: int) -> float:
+    """E x^power for x uniform in [low, high]."""
+    return sum(low**i * high ** (power - i) for i in range(power + 1)) / (power + 1)
 
 
 class Kernel:
@@ -70,25 +76,29 @@ class Kernel:
     def __init__(self, elementwise: Elementwise) -> None:
         self.elementwise = elementwise
 
-    def V(self, q: ArrayLike) -> Array:
+    def second_moment(self, q: Numbers) -> Array:
         """E phi(z)^2."""
         return self.moment(2, 0, 0, q)
 
-    def D(self, q: ArrayLike) -> Array:
+    def slope_moment(self, q: Numbers) -> Array:
         """E phi'(z)^2."""
         return self.moment(0, 2, 0, q)
 
-    def mean(self, q: ArrayLike) -> Array:
+    def mean(self, q: Numbers) -> Array:
         """E phi(z)."""
         return self.moment(1, 0, 0, q)
 
-    def V_slope(self, q: ArrayLike) -> Array:
+    def second_moment_derivative(self, q: Numbers) -> Array:
         """dV/dq = E phi(z) phi'(z) z / q, from differentiating V under the integral; at q = 0 its limit D(0)."""
         q = np.asarray(q, dtype=np.float64)
         positive = np.maximum(q, 1e-14)  # below this phi(0) <> 0 drowns the difference of both signs in rounding
-        return np.where(q > 0, self.moment(1, 1, 1, positive) / positive, self.D(q))
+        return np.where(q > 0, self.moment(1, 1, 1, positive) / positive, self.slope_moment(q))
 
-    def moment(self, phi: int, slope: int, z: int, q: ArrayLike, rule: Rule | None = None) -> Array:
+    def fourth_moments(self, q: Numbers) -> tuple[Array, Array, Array]:
+        """E phi^4, E phi'^4 and E phi^2 phi'^2: how much V and D of one layer scatter at finite width."""
+        return self.moment(4, 0, 0, q), self.moment(0, 4, 0, q), self.moment(2, 2, 0, q)
+
+    def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
         """E phi(z)^phi phi'(z)^slope z^z with small whole exponents, in the shape of q."""
 
         def integrand(x: Array) -> Array:
@@ -99,17 +109,18 @@ class Kernel:
 
         return quadrature.expectation(integrand, np.asarray(q, dtype=np.float64), rule)
 
-    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """E phi(z1) phi(z2), in the common shape of the arguments."""
         return self._pairs(self.elementwise.function, q1, q2, c)
 
-    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """E phi'(z1) phi'(z2), in the common shape of the arguments."""
         return self._pairs(self.elementwise.derivative, q1, q2, c)
 
-    def _pairs(self, f: quadrature.Function, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def _pairs(self, f: quadrature.Function, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         everywhere = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (q1, q2, c)))
-        values = [quadrature.pair_expectation(f, f, *map(float, point)) for point in zip(*map(np.ravel, everywhere))]
+        points = np.stack([np.ravel(x) for x in everywhere], axis=1).tolist()
+        values = [quadrature.pair_expectation(f, f, first, second, between) for first, second, between in points]
         return np.reshape(values, everywhere[0].shape)
 
 
@@ -120,11 +131,12 @@ class Rectifier(Kernel):
     odd and the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2.
     """
 
-    def __init__(self, mean_slope: float, mean_square_slope: float) -> None:
-        super().__init__(leaky(mean_slope))
-        self.slope_moments = (1.0, mean_slope, mean_square_slope)
+    def __init__(self, *slope_moments: float) -> None:
+        """First to fourth moment of the slope below 0."""
+        super().__init__(leaky(slope_moments[0]))
+        self.slope_moments = (1.0, *slope_moments)
 
-    def moment(self, phi: int, slope: int, z: int, q: ArrayLike, rule: Rule | None = None) -> Array:
+    def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
         """E phi^phi phi'^slope z^z: the half-moments of z, weighted by the moment of the slope below 0."""
         power, q = phi + z, np.asarray(q, dtype=np.float64)
         if rule is None:
@@ -133,13 +145,13 @@ class Rectifier(Kernel):
             half = float(rule.nodes**power @ rule.weights)
         return np.asarray(half * (1 + (-1) ** power * self.slope_moments[phi + slope]) * q ** (power / 2))
 
-    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """E phi(z1) phi(z2), of order 1."""
         scale, c = np.sqrt(np.multiply(q1, q2)), np.clip(c, -1.0, 1.0)
         even = 2 / math.pi * (np.sqrt((1 - c) * (1 + c)) + c * np.arcsin(c))  # E |u1 u2|
         return np.asarray(scale * (self._odd**2 * c + self._even**2 * even))
 
-    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """E phi'(z1) phi'(z2), of order 0."""
         c = np.broadcast_arrays(q1, q2, np.clip(c, -1.0, 1.0))[2]
         return np.asarray(self._odd**2 + self._even**2 * 2 / math.pi * np.arcsin(c))  # E sign(u1 u2)
@@ -154,30 +166,30 @@ class Rectifier(Kernel):
 
 
 class ErrorFunction(Kernel):
-    """Williams 1997, "Computing with Infinite Networks", section 3.1, for erf(x) itself (the paper has erf(x / sqrt 2))."""
+    """Williams 1997, "Computing with Infinite Networks", section 3.1."""
 
     def __init__(self) -> None:
         super().__init__(ELEMENTWISE["erf"])
 
-    def V(self, q: ArrayLike) -> Array:
+    def second_moment(self, q: Numbers) -> Array:
         return self.product(q, q, 1.0)
 
-    def D(self, q: ArrayLike) -> Array:
+    def slope_moment(self, q: Numbers) -> Array:
         return self.slope_product(q, q, 1.0)
 
-    def mean(self, q: ArrayLike) -> Array:
+    def mean(self, q: Numbers) -> Array:
         return np.zeros_like(q, dtype=np.float64)
 
-    def V_slope(self, q: ArrayLike) -> Array:
+    def second_moment_derivative(self, q: Numbers) -> Array:
         q = np.asarray(q, dtype=np.float64)
         return np.asarray(4 / math.pi / ((1 + 2 * q) * np.sqrt(1 + 4 * q)))
 
-    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         scale = np.sqrt(np.divide(2 * np.asarray(q1), 1 + 2 * np.asarray(q1)))
         scale = scale * np.sqrt(np.divide(2 * np.asarray(q2), 1 + 2 * np.asarray(q2)))
         return np.asarray(2 / math.pi * np.arcsin(scale * c))
 
-    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
         determinant = 1 + 2 * (q1 + q2) + 4 * q1 * q2 * (1 - np.square(c))
         return np.asarray(4 / math.pi / np.sqrt(determinant))
@@ -186,28 +198,28 @@ class ErrorFunction(Kernel):
 class GELU(Kernel):
     """Closed forms, from differentiating E Phi(z1) Phi(z2) = 1/4 + asin(r) / (2 pi) with Stein's lemma.
 
-    r = k / sqrt((1 + q1)(1 + q2)) with k = E z1 z2. Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points: Computing
-    with ELU and GELU Infinite Networks", proposition 3.
+    r = k / sqrt((1 + q1)(1 + q2)) with k = E z1 z2. Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points:
+    Computing with ELU and GELU Infinite Networks", section 3.
     """
 
     def __init__(self) -> None:
         super().__init__(ELEMENTWISE["gelu"])
 
-    def V(self, q: ArrayLike) -> Array:
+    def second_moment(self, q: Numbers) -> Array:
         return self.product(q, q, 1.0)
 
-    def D(self, q: ArrayLike) -> Array:
+    def slope_moment(self, q: Numbers) -> Array:
         return self.slope_product(q, q, 1.0)
 
-    def mean(self, q: ArrayLike) -> Array:
+    def mean(self, q: Numbers) -> Array:
         q = np.asarray(q, dtype=np.float64)
         return np.asarray(q / np.sqrt(2 * math.pi * (1 + q)))
 
-    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         k, overlap, density, rest = self._parts(q1, q2, c)
         return np.asarray(k * overlap + density * rest)
 
-    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """The derivative of the product with respect to k (Price's theorem)."""
         k, overlap, density, rest = self._parts(q1, q2, c)
         q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
@@ -216,7 +228,7 @@ class GELU(Kernel):
         return np.asarray(overlap + density * (k + k * rest / determinant + rest_slope))
 
     @staticmethod
-    def _parts(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> tuple[Array, Array, Array, Array]:
+    def _parts(q1: Numbers, q2: Numbers, c: Numbers) -> tuple[Array, Array, Array, Array]:
         """k, E Phi Phi, E phi phi of the standard normal's distribution and density, and what multiplies the latter."""
         q1, q2, c = (np.asarray(x, dtype=np.float64) for x in (q1, q2, c))
         c = np.clip(c, -1.0, 1.0)
@@ -236,24 +248,30 @@ class Gated(Kernel):
         super().__init__(gate.elementwise)
         self.gate = gate
 
-    def V(self, q: ArrayLike) -> Array:
-        return np.asarray(q * self.gate.V(q))
+    def second_moment(self, q: Numbers) -> Array:
+        return np.asarray(q * self.gate.second_moment(q))
 
-    def D(self, q: ArrayLike) -> Array:
-        return np.asarray(self.gate.V(q) + q * self.gate.D(q))
+    def slope_moment(self, q: Numbers) -> Array:
+        return np.asarray(self.gate.second_moment(q) + q * self.gate.slope_moment(q))
 
-    def mean(self, q: ArrayLike) -> Array:
+    def mean(self, q: Numbers) -> Array:
         return np.zeros_like(q, dtype=np.float64)
 
-    def V_slope(self, q: ArrayLike) -> Array:
-        return np.asarray(self.gate.V(q) + q * self.gate.V_slope(q))
+    def second_moment_derivative(self, q: Numbers) -> Array:
+        return np.asarray(self.gate.second_moment(q) + q * self.gate.second_moment_derivative(q))
 
-    def moment(self, phi: int, slope: int, z: int, q: ArrayLike, rule: Rule | None = None) -> Array:
+    def fourth_moments(self, q: Numbers) -> tuple[Array, Array, Array]:
+        """Of a, and of the squared gradient g(u)^2 + (v g'(u))^2 of value and gate."""
+        q = np.asarray(q, dtype=np.float64)
+        g4, slope4, mixed = self.gate.fourth_moments(q)
+        return 3 * q**2 * g4, g4 + 2 * q * mixed + 3 * q**2 * slope4, q * g4 + 3 * q**2 * mixed
+
+    def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
         raise TypeError("A gated activation has no moments of one pre-activation; ask its gate.")
 
-    def product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         return np.asarray(c * np.sqrt(np.multiply(q1, q2)) * self.gate.product(q1, q2, c))
 
-    def slope_product(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> Array:
+    def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         values = self.gate.product(q1, q2, c)
         return np.asarray(values + c * np.sqrt(np.multiply(q1, q2)) * self.gate.slope_product(q1, q2, c))

@@ -1,7 +1,7 @@
 """The order-to-chaos map of an activation: every point of (weight_var, bias_var) at once.
 
-The same fixed points as `lab.theory.signal` (Poole et al. 2016, figure 1; Schoenholz et al. 2017, figure 1), found for a
-whole grid of variances by bracketing them between tabulated values of V and polishing with Newton's method.
+The same fixed points as `lab.theory.signal` (Poole et al. 2016, figure 1; Schoenholz et al. 2017, figure 1), found for
+a whole grid of variances by bracketing them between tabulated values of V and polishing with Newton's method.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def phase_map(activation: schema.Activation, weight_vars: Array, bias_vars: Arra
     """The limits that inputs of variance 1 reach: weight_vars (M,) and bias_vars (N,) give maps (N, M)."""
     phi = kernel(activation)
     first = weight_vars + bias_vars[:, None]  # (N, M), the first layer's variance
-    step = weight_vars * phi.V(first) + bias_vars[:, None] - first
-    table = phi.V(TABLE)
+    step = weight_vars * phi.second_moment(first) + bias_vars[:, None] - first
+    table = phi.second_moment(TABLE)
     rows = [_row(table, weight_vars, float(b), *row) for b, *row in zip(bias_vars, first, step, strict=True)]
     q_star = _polish(phi, np.stack(rows), weight_vars, bias_vars[:, None])
     inside = np.where(np.isinf(q_star), 1e12, q_star)  # beyond it D has reached its limit
-    chi, slope = weight_vars * phi.D(inside), weight_vars * phi.V_slope(inside)
+    chi, slope = weight_vars * phi.slope_moment(inside), weight_vars * phi.second_moment_derivative(inside)
     if phi.is_gated:
         chi = np.where(np.isinf(q_star), math.inf, chi)
     return PhaseMap(weight_vars, bias_vars, q_star, chi, np.where(np.isinf(q_star), math.nan, slope))
@@ -92,9 +92,9 @@ def _polish(phi: Kernel, q: Array, weight_vars: Array, bias_vars: Array) -> Arra
     finite = np.isfinite(q) & (q > 0)
     points, ratio = q[finite], TABLE[1] / TABLE[0]
     s, b = (np.broadcast_to(x, q.shape)[finite] for x in (weight_vars, bias_vars))
-    low, high, slopes = points / ratio, points * ratio, phi.V_slope(TABLE)
+    low, high, slopes = points / ratio, points * ratio, phi.second_moment_derivative(TABLE)
     for _ in range(3):
-        step = s * phi.V(points) + b - points
+        step = s * phi.second_moment(points) + b - points
         slope = s * np.interp(np.log(points), np.log(TABLE), slopes) - 1
         moved = points - step / np.where(slope == 0, math.inf, slope)
         points = np.where(np.abs(step) <= ROUNDING * points, points, np.clip(moved, low, high))

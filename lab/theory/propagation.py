@@ -9,11 +9,11 @@ units and S, the variance of a unit over the batch. With G = E (dL/dx)^2 per uni
 (He et al. 2015, section 2.2, for a plain layer; Yang and Schoenholz 2017, "Mean Field Residual Networks", section 3;
 Yang et al. 2019, "A Mean Field Theory of Batch Normalization", section 4; Xiong et al. 2020, section 3.)
 
-Assumptions: wide layers; weights in the backward pass independent of the forward pass; the gradient that enters at the last
-layer independent of the activations, alike for all units and examples; norms with gain 1 and shift 0; data of mean 0
-where it matters (layer norm on the data itself); for batch norm examples alike, each with the same variance and each pair
-with the same correlation, which random weights bring about within a few layers. A norm's projections, off the mean and
-off z itself, are of order 1/width or 1/batch and left out but where `lab.theory.batch` has the exact form.
+Assumptions: wide layers; weights in the backward pass independent of the forward pass; the gradient that enters at the
+last layer independent of the activations, alike for all units and examples; norms with gain 1 and shift 0; data of mean
+0 where it matters (layer norm on the data itself); for batch norm examples alike, each with the same variance and each
+pair with the same correlation, which random weights bring about within a few layers. A norm's projections, off the mean
+and off z itself, are of order 1/width or 1/batch and left out but where `lab.theory.batch` has the exact form.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def propagate(config: schema.Config, maps: Maps, input_q: Array, exact: BatchMom
     """The layers of a network on inputs of mean square `input_q` (E,).
 
     Args:
-        exact: batch moments in place of large-batch ones, for norm=batch without a skip: inner, or the identity anywhere.
+        exact: batch moments in place of large-batch ones, for norm=batch without a skip: inner, or the identity
+        anywhere.
 
     Raises:
         NoTheory: the variance grows beyond what the network's arithmetic holds.
@@ -86,11 +87,13 @@ def propagate(config: schema.Config, maps: Maps, input_q: Array, exact: BatchMom
     step = _Step(config, maps, exact)
     layers: list[Layer] = []
     for index in range(config.model.depth):
-        following, layer = step(state, maps.first_up if index == 0 else maps.up)
+        is_data = index == 0 and maps.embedding is None
+        with np.errstate(over="ignore"):
+            following, layer = step(state, maps.first_up if index == 0 else maps.up, is_data)
         if not np.all(np.maximum(following.square, layer.q) < OVERFLOW[config.dtype]):
             raise NoTheory(
-                f"init={config.init.name}: the variance passes what dtype={config.dtype} holds at layer {index}, and beyond"
-                " there is nothing to predict; choose a smaller init.gain, fewer layers or a norm."
+                f"init={config.init.name}: the variance passes what dtype={config.dtype} holds at layer {index}, so"
+                " that there is nothing to predict; choose a smaller init.gain, fewer layers or a norm."
             )
         layers.append(layer)
         if index > 0 and following.is_close(state):
@@ -101,7 +104,7 @@ def propagate(config: schema.Config, maps: Maps, input_q: Array, exact: BatchMom
 
 
 class _Step:
-    """One layer of a configuration: `step(state, up)` gives the state above it and what the layer does."""
+    """One layer of a configuration: the state above it, and what it does; `is_data` where x is the input itself."""
 
     def __init__(self, config: schema.Config, maps: Maps, exact: BatchMoments | None) -> None:
         self.phi: Kernel = kernel(config.activation)
@@ -115,8 +118,8 @@ class _Step:
         # Between two linear maps it does not matter where the norm stands.
         self.outer_factor = 1.0 if exact is None or self.place == "inner" else exact.backward
 
-    def __call__(self, x: State, up: Map) -> tuple[State, Layer]:
-        into, pre_factor = self._norm(x, up.fan_in) if self.place == "pre" else (x, 1.0)
+    def __call__(self, x: State, up: Map, is_data: bool) -> tuple[State, Layer]:
+        into, pre_factor = self._norm(x, up.fan_in if is_data else None) if self.place == "pre" else (x, 1.0)
         q, spread, inner_factor = self._pre_activation(into, up)
         second_moment, slope_moment, backward = self._activation(q)
         a = State(second_moment, self._mean(q), self._spread(q, spread, second_moment))
@@ -181,9 +184,9 @@ class _Step:
     def _activation(self, q: Array) -> tuple[Array, Array, Array]:
         """V, D and what stands in place of D on the way back to the layer's input."""
         if self.exact is not None:
-            return tuple(np.full_like(q, x) for x in (self.exact.V, self.exact.D, self.exact.backward))
-        slope_moment = self.phi.D(q)
-        return self.phi.V(q), slope_moment, slope_moment
+            return np.full_like(q, self.exact.V), np.full_like(q, self.exact.D), np.full_like(q, self.exact.backward)
+        slope_moment = self.phi.slope_moment(q)
+        return self.phi.second_moment(q), slope_moment, slope_moment
 
     def _mean(self, q: Array) -> Array:
         """E a over the units, where somebody asks for it."""

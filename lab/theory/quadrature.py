@@ -1,9 +1,9 @@
 """Gaussian expectations of one and two variables, to about 12 digits whatever the scale and with a kink at 0.
 
-Every activation of the lab is smooth but perhaps at 0, and changes on a scale of its own that the variance may make very
-small or very large beside the Gaussian's. Integrals are therefore split at 0 and mapped double-exponentially (Takahasi
-and Mori 1974, "Double exponential formulas for numerical integration", sections 2 and 3), which puts nodes evenly over
-many decades of scale: one fixed rule serves every variance from 1e-6 to 1e3 and, less exactly, far beyond.
+Every activation of the lab is smooth but perhaps at 0, and changes on a scale of its own that the variance may make
+very small or very large beside the Gaussian's. Integrals are therefore split at 0 and mapped double-exponentially
+(Takahasi and Mori 1974, "Double exponential formulas for numerical integration", sections 2 and 3), which puts nodes
+evenly over many decades of scale: one fixed rule serves every variance from 1e-6 to 1e3 and, less exactly, far beyond.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Rule(NamedTuple):
 def half_line(step: float = 0.065) -> Rule:
     """The rule for the integral of f over u > 0, without any density.
 
-    The map is u = exp(t - exp(-t)) with even spacing in t, for integrands that decay like exp(-u): the Gaussian density is
-    left to the integrand.
+    The map is u = exp(t - exp(-t)) with even spacing in t, for integrands that decay like exp(-u): the Gaussian density
+    is left to the integrand.
     """
     smallest = 1e-17
     first, last = (_inverse_map(u) for u in (smallest, LARGEST))
@@ -119,7 +119,7 @@ def _chord(dimension: int) -> tuple[Array, Array, Array]:
 
 
 def expectation(f: Function, variance: Array, rule: Rule | None = None) -> Array:
-    """E f(sqrt(variance) u) for each entry of `variance`, in its shape; u standard normal unless `rule` says otherwise."""
+    """E f(sqrt(variance) u), in the shape of `variance`; u is standard normal, or what `rule` is for."""
     nodes, weights = rule or normal()
     # A variance of 0 means the limit from above, which matters where f jumps at 0 (the slope of a kinked activation).
     deviations = np.sqrt(np.maximum(np.ravel(variance), 1e-300))[:, None]
@@ -135,8 +135,8 @@ def pair_expectation(
 ) -> float:
     """E f(u1) g(u2) for jointly normal u1, u2 of mean 0; f and g smooth but at 0.
 
-    In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and the four rays where one of
-    them is 0 are the sectors' edges, so no kink lies inside a sector (compare Cho and Saul 2009, appendix A).
+    In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and the four rays where one
+    of them is 0 are the sectors' edges, so no kink lies inside a sector (compare Cho and Saul 2009, appendix A).
     Opposite sectors differ by the sign of both. `radius`: another rotationally symmetric law than the normal.
     """
     angle = math.acos(min(1.0, max(-1.0, correlation)))

@@ -10,9 +10,9 @@ example; two examples share weights. The correlation map and everything of its f
     correlation   c' = (s E phi(z1) phi(z2) + b) / q'
     gradient      E delta_l^2 = s D(q_l) E delta_(l+1)^2
 
-The variance map rises with q, so that from any start the variance moves one way, to the next fixed point. Without one it
-grows for ever (relu above weight_var=2, or at 2 with biases; gated stacks above their unstable point); where bias_var is
-0 and phi(0) = 0 it may vanish instead, q = 0 being a fixed point.
+The variance map rises with q, so that from any start the variance moves one way, to the next fixed point. Without one
+it grows for ever (relu above weight_var=2, or at 2 with biases; gated stacks above their unstable point); where
+bias_var is 0 and phi(0) = 0 it may vanish instead, q = 0 being a fixed point.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class DepthScales:
         c_star: correlation of two examples in that limit; NaN where none is preferred.
         chi: ratio of E delta^2 from one layer to the one below, in the limit.
         xi_q, xi_c, xi_grad: depth over which variance and correlation approach their limits and the gradient's square
-            changes, each by a factor of e (Schoenholz et al. 2017, eqs. 7, 9 and 15); infinity for slower than any.
+            changes, each by a factor of e (Schoenholz et al. 2017, sections 3 and 4); infinity for slower than any.
         phase: vanishing, critical or exploding gradients; critical where chi is within `critical.TOLERANCE` of 1.
-        variance: what q does: settles, vanishes, grows (without bound), stays (every q is a fixed point) or balances (it
-            starts on an unstable one).
+        variance: what q does: settles, vanishes, grows (without bound), stays (every q is a fixed point) or balances
+            (it starts on an unstable one).
         trainable_depth: 6 xi_c, or 6 xi_grad if that is less.
     """
 
@@ -76,7 +76,10 @@ class DepthScales:
 def depth_scales(
     activation: schema.Activation, weight_var: float, bias_var: float, first_q: float | None = None
 ) -> DepthScales:
-    """The limits of depth and their scales. `first_q`: the first layer's variance, that of inputs of variance 1 if None."""
+    """The limits of depth, and their scales.
+
+    `first_q` is the first layer's variance, that of inputs of variance 1 unless given.
+    """
     phi = kernel(activation)
     first = weight_var + bias_var if first_q is None else first_q
     point = limit(activation, weight_var, bias_var, first)
@@ -114,7 +117,8 @@ def variance_map(
     phi, q = kernel(activation), np.empty(depth)
     q[0] = weight_var + bias_var if first_q is None else first_q
     for layer in range(1, depth):
-        following = weight_var * float(phi.V(q[layer - 1])) + bias_var
+        with np.errstate(over="ignore"):
+            following = weight_var * float(phi.second_moment(q[layer - 1])) + bias_var
         q[layer:] = following if following < LARGEST_VARIANCE else math.inf
         if following == q[layer - 1] or not math.isfinite(q[layer]):
             break  # it stays there
@@ -140,13 +144,13 @@ def correlation_map(
 def gradient_map(activation: schema.Activation, weight_var: float, q: Array) -> Array:
     """ln of E delta_l^2 over E delta^2 of the last layer, for layers of the given variances: (depth,) -> (depth,)."""
     with np.errstate(divide="ignore"):
-        rates = np.log(weight_var * kernel(activation).D(q[:-1]))
+        rates = np.log(weight_var * kernel(activation).slope_moment(q[:-1]))
     return np.append(np.cumsum(rates[::-1])[::-1], 0.0)
 
 
 def _next_correlation(phi: Kernel, weight_var: float, bias_var: float, q: float, c: float) -> float:
     """The correlation one layer on."""
-    return float((weight_var * phi.product(q, q, c) + bias_var) / (weight_var * phi.V(q) + bias_var))
+    return float((weight_var * phi.product(q, q, c) + bias_var) / (weight_var * phi.second_moment(q) + bias_var))
 
 
 # --- fixed points ---------------------------------------------------------------------------------------------------
@@ -168,19 +172,19 @@ def fixed_points(activation: schema.Activation, weight_var: float, bias_var: flo
     """All fixed points of the variance map from 1e-10 to 1e8, and q = 0 if it is one, in ascending order."""
     phi = kernel(activation)
     grid = np.geomspace(1e-10, 1e8, 1441)
-    step = weight_var * phi.V(grid) + bias_var - grid  # what a layer adds to q
+    step = weight_var * phi.second_moment(grid) + bias_var - grid  # what a layer adds to q
     if np.all(np.abs(step) <= 1e-10 * grid):
-        return (FixedPoint(math.nan, 1.0, float(weight_var * phi.D(1.0)), "marginal"),)
+        return (FixedPoint(math.nan, 1.0, float(weight_var * phi.slope_moment(1.0)), "marginal"),)
 
     def added(q: float) -> float:
-        return float(weight_var * phi.V(q)) + bias_var - q
+        return float(weight_var * phi.second_moment(q)) + bias_var - q
 
     still = _standstills(phi, weight_var, grid, np.abs(step) <= STANDSTILL * grid)
-    points = [FixedPoint(q, 1.0, float(weight_var * phi.D(q)), "half-stable") for _, _, q in still]
-    for i in np.flatnonzero((step[:-1] * step[1:] < 0) | (step[:-1] == 0)):
-        if not any(first <= grid[i] <= last for first, last, _ in still):
-            points.append(_classify(phi, weight_var, bisect(added, float(grid[i]), float(grid[i + 1]))))
-    if bias_var == 0 and float(phi.V(0.0)) < LEAST_VARIANCE:
+    points = [FixedPoint(q, 1.0, float(weight_var * phi.slope_moment(q)), "half-stable") for _, _, q in still]
+    crossings = np.flatnonzero((step[:-1] * step[1:] < 0) | (step[:-1] == 0))
+    lone = [i for i in crossings if not any(first <= grid[i] <= last for first, last, _ in still)]
+    points += [_classify(phi, weight_var, bisect(added, float(grid[i]), float(grid[i + 1]))) for i in lone]
+    if bias_var == 0 and float(phi.second_moment(0.0)) < LEAST_VARIANCE:
         points.append(_at_zero(phi, weight_var, float(step[0])))
     return tuple(sorted(points))
 
@@ -191,14 +195,14 @@ def limit(activation: schema.Activation, weight_var: float, bias_var: float, fir
     if points and points[0].stability == "marginal":
         return points[0]._replace(q=first_q)
     phi = kernel(activation)
-    added = float(weight_var * phi.V(first_q)) + bias_var - first_q
+    added = float(weight_var * phi.second_moment(first_q)) + bias_var - first_q
     if abs(added) <= 1e-12 * first_q and points:
         return min(points, key=lambda point: abs(point.q - first_q))
     ahead = [point for point in points if (point.q > first_q) == (added > 0)]
     if ahead:
         return ahead[0] if added > 0 else ahead[-1]
     # Far out an activation is a line on either side, so that D has a limit; that of a product has none.
-    chi = math.inf if phi.is_gated else float(weight_var * phi.D(1e12))
+    chi = math.inf if phi.is_gated else float(weight_var * phi.slope_moment(1e12))
     return FixedPoint(math.inf, math.nan, chi, "none")
 
 
@@ -212,20 +216,20 @@ def _standstills(
         if start == 0 or stop == len(grid) or stop - start < WIDE:
             continue
         q = np.linspace(grid[start], grid[stop - 1], 201)
-        closest = np.argmin(np.abs(weight_var * phi.V_slope(q) - 1))
+        closest = np.argmin(np.abs(weight_var * phi.second_moment_derivative(q) - 1))
         found.append((float(grid[start - 1]), float(grid[stop]), float(q[closest])))
     return found
 
 
 def _classify(phi: Kernel, weight_var: float, q: float) -> FixedPoint:
-    slope = float(weight_var * phi.V_slope(q))
-    return FixedPoint(q, slope, float(weight_var * phi.D(q)), "stable" if abs(slope) <= 1 else "unstable")
+    slope = float(weight_var * phi.second_moment_derivative(q))
+    return FixedPoint(q, slope, float(weight_var * phi.slope_moment(q)), "stable" if abs(slope) <= 1 else "unstable")
 
 
 def _at_zero(phi: Kernel, weight_var: float, step: float) -> FixedPoint:
     """q = 0; `step` is what a layer adds to a very small q, which decides where the slope is 1."""
-    slope = float(weight_var * phi.V_slope(0.0))
-    return FixedPoint(0.0, slope, float(weight_var * phi.D(0.0)), "unstable" if step > 0 else "stable")
+    slope = float(weight_var * phi.second_moment_derivative(0.0))
+    return FixedPoint(0.0, slope, float(weight_var * phi.slope_moment(0.0)), "unstable" if step > 0 else "stable")
 
 
 def _length(rate: float) -> float:
@@ -244,12 +248,12 @@ def _length(rate: float) -> float:
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
     """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
 
-    E phi(z1) phi(z2) is a power series in c without negative coefficients (Schoenholz et al. 2017, appendix), so that c'
-    is convex on [0, 1] and has besides 1 at most one fixed point there, which attracts if it exists.
+    E phi(z1) phi(z2) is a power series in c without negative coefficients (Schoenholz et al. 2017, appendix), so that
+    c' is convex on [0, 1] and has besides 1 at most one fixed point there, which attracts if it exists.
     """
     if math.isinf(q):
-        is_line = bool(bias_var == 0 and abs(float(phi.V(2.0)) - 2 * float(phi.V(1.0))) < ROUNDING)
-        if not is_line:
+        at_one, at_two = phi.second_moment(np.array([1.0, 2.0]))
+        if bias_var != 0 or abs(at_two - 2 * at_one) > ROUNDING:
             return math.nan, math.nan
         q = 1.0  # the correlation of a function homogeneous in z does not know the variance
     elif q == 0:
@@ -259,7 +263,7 @@ def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float
         return _next_correlation(phi, weight_var, bias_var, q, c) - c
 
     def slope(c: float) -> float:
-        return float(weight_var * q * phi.slope_product(q, q, c) / (weight_var * phi.V(q) + bias_var))
+        return float(weight_var * q * phi.slope_product(q, q, c) / (weight_var * phi.second_moment(q) + bias_var))
 
     if abs(added(0.5)) < ROUNDING and abs(added(0.0)) < ROUNDING:
         return math.nan, 1.0  # a linear map keeps every correlation

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from lab import schema
 from lab.readings import Array
 from lab.theory import batch
-from lab.theory.initialization import critical_weight_var_of
 from lab.theory.propagation import Layer, NoTheory, propagate
 from lab.theory.variances import Maps, data_features, maps
 
@@ -18,8 +17,8 @@ LEAST_BATCH = 64
 """Batch norm where theory is for large batches only: what is left out is of order 1/batch in each layer."""
 
 LARGEST_BIAS_SHARE = 0.02
-"""Biases before an activation make units differ in their variance over the batch. Up to this share of the pre-activations'
-variance batch norm after the activation is treated as if they did not: an error of that order, 1 / (50 or more units)."""
+"""Biases before an activation make units differ in their variance over the batch. Up to this share of the variance of
+the pre-activations, batch norm after the activation is treated as if they did not: an error of that order."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,11 @@ def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | Non
     known = data_features(config) if features is None else features
     if known is None:
         raise NoTheory(f"data={config.data.name}: only the file tells the number of features; give it to `predict`.")
-    sizes = maps(config, known, critical_weight_var_of(config) if isinstance(config.init, schema.Critical) else None)
+    if isinstance(config.init, schema.Critical):
+        from lab.theory.criticality import solved  # which asks this module for rates
+
+        config = solved(config)
+    sizes = maps(config, known)
     moments, assumptions = _batch_theory(config, sizes, known)
     squares = np.atleast_1d(np.asarray(input_q, dtype=np.float64)).ravel()
     if config.norm.name == "batch":
@@ -105,19 +108,25 @@ def _combine(config: schema.Config, sizes: Maps, layers: list[Layer], assumption
     return Prediction(
         q=np.array([float(np.mean(layer.q)) for layer in layers]),
         act_second_moment=np.array([float(np.mean(layer.act_second_moment)) for layer in layers]),
-        log_delta=nothing if is_off else (log_delta - log_delta[-1]) / 2,
-        log_weight_grad_norm=nothing if is_off else (log_weight_grad - log_weight_grad[-1]) / 2,
+        log_delta=nothing if is_off else _relative(log_delta),
+        log_weight_grad_norm=nothing if is_off else _relative(log_weight_grad),
         layer_gain=np.exp((_log_mean(below) - _log_mean(above)) / 2),
         branch_share=np.mean(branch / (skip + branch), axis=1),
         assumptions=assumptions,
     )
 
 
+def _relative(log_squares: Array) -> Array:
+    """ln of the square roots, over the last one's."""
+    return np.asarray((log_squares - log_squares[-1]) / 2)
+
+
 def _log_mean(logs: Array) -> Array:
     """ln of the mean of exp over the last axis: (L, E) -> (L,)."""
     largest = np.max(logs, axis=-1, keepdims=True)
     shift = np.where(np.isfinite(largest), largest, 0.0)
-    return np.asarray(np.log(np.mean(np.exp(logs - shift), axis=-1)) + shift[:, 0])
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(np.mean(np.exp(logs - shift), axis=-1)) + shift[:, 0])
 
 
 def _batch_theory(
@@ -145,13 +154,13 @@ def _batch_theory(
         return batch.batch_moments(config.activation, size), (alike,)
     if size < LEAST_BATCH:
         raise NoTheory(
-            f"batch_size={size}: norm=batch with norm.place={norm.place} and residual={config.residual.name} has a theory"
-            f" for large batches only; choose batch_size={LEAST_BATCH} or more."
+            f"batch_size={size}: norm=batch norm.place={norm.place} residual={config.residual.name} has a theory for"
+            f" large batches only; choose batch_size={LEAST_BATCH} or more."
         )
     share = sizes.up.bias_var / (sizes.up.weight_var + sizes.up.bias_var)
     if norm.place != "inner" and config.model.block == "linear" and share > LARGEST_BIAS_SHARE:
         raise NoTheory(
-            f"init.bias_var={sizes.up.bias_var:g}: norm=batch after the activation has no theory for biases that make units"
-            " differ in their variance; choose init.bias_var=0, norm.place=inner or model.block=ffn."
+            f"init.bias_var={sizes.up.bias_var:g}: norm=batch after the activation has no theory where biases make"
+            " units differ in their variance; choose init.bias_var=0, norm.place=inner or model.block=ffn."
         )
     return None, (alike, f"Batch norm: a large batch; batch_size={size} changes rates by something like 1/{size}.")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lab import schema
-from lab.theory.critical import critical_weight_var
 
 DATA_FEATURES = {"digits": 64, "mnist": 784, "fashion_mnist": 784, "spirals": 2, "circles": 2}
 """Features of the data sets whose size is fixed."""
@@ -38,14 +37,14 @@ class Maps:
     down: Map | None
 
 
-def maps(config: schema.Config, features: int, critical: float | None = None) -> Maps:
-    """The maps of a configured network on data of so many features. `critical`: weight_var of init=critical."""
+def maps(config: schema.Config, features: int) -> Maps:
+    """The maps of a configured network on data of so many features; init=critical has to be solved before."""
     width, is_ffn = config.model.width, config.model.block == "ffn"
     hidden = hidden_units(config) if is_ffn else width
     has_embedding = is_ffn or config.residual.name != "none"
 
     def drawn(fan_in: int, fan_out: int) -> Map:
-        return Map(fan_in, fan_out, *map_variances(config, fan_in, fan_out, critical))
+        return Map(fan_in, fan_out, *map_variances(config, fan_in, fan_out))
 
     return Maps(
         embedding=drawn(features, width) if has_embedding else None,
@@ -55,17 +54,12 @@ def maps(config: schema.Config, features: int, critical: float | None = None) ->
     )
 
 
-def map_variances(
-    config: schema.Config, fan_in: int, fan_out: int, critical: float | None = None
-) -> tuple[float, float]:
-    """weight_var (times fan_in is unity's worth: Var W = weight_var / fan_in) and bias_var of one map.
+def map_variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[float, float]:
+    """weight_var, which is fan_in Var W, and bias_var of one map.
 
     Sources: Glorot and Bengio 2010, eq. 16 (xavier); He et al. 2015, eq. 10 (he); LeCun et al. 1998, section 4.6;
     Saxe et al. 2014, section 3 (orthogonal: entries of a matrix with orthonormal rows or columns have the variance
     1 / max(fan_in, fan_out)); torch.nn.Linear (uniform to 1 / sqrt(fan_in), weights and biases).
-
-    Raises:
-        ConfigError: init=critical where theory knows no critical point.
     """
     init = config.init
     weight_var, bias_var = 1.0, 0.0
@@ -79,9 +73,8 @@ def map_variances(
         weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
     elif isinstance(init, schema.Gaussian):
         weight_var, bias_var = init.weight_var, init.bias_var
-    elif isinstance(init, schema.Critical):
-        bias_var = init.bias_var
-        weight_var = critical_weight_var(config.activation, bias_var) if critical is None else critical
+    elif init.name != "lecun_normal":
+        raise TypeError(f"init={init.name} has no variances of its own.")
     return weight_var * init.gain**2, bias_var if config.model.bias else 0.0
 
 

@@ -1,0 +1,215 @@
+"""Finite width: how measured gradients and variances scatter around mean-field theory, as prediction bands.
+
+A layer of n units passes on a sum of n random terms, so that ln of a squared gradient takes a step of mean -v / (2 n)
+and variance v / n a layer. For relu and its kin, whose gradient does not know the size of the pre-activations,
+v = 3 E phi'^4 / (E phi'^2)^2 - 1: 5 for relu, 6 (1 + a^4) / (1 + a^2)^2 - 1 for slope a, 2 for the identity (Hanin
+2018, "Which Neural Net Architectures Give Rise to Exploding and Vanishing Gradients?", theorem 1, has the form; Hanin
+and Nica 2020, "Products of Many Large Random Matrices", theorem 1, the log-normal law). Elsewhere the variance q of a
+layer scatters too, relaxes with dq'/dq, and takes D(q) with it. To first order in 1/n all of this is linear in small
+steps of ln q and ln delta^2, whose variances add up: with x the deviation of ln q,
+
+    x' = f(x) + xi,     ln rate = h(x) + epsilon,     f = ln(s V + b),     h = ln(s D),
+    Var xi = (E phi^4 / V^2 - 1) / n,   Var epsilon = (3 E phi'^4 / D^2 - 1) / n,   Cov = (E phi^2 phi'^2 / (V D) - 1) /
+    n
+
+(xi times the share of s V in q'). This is the scatter of one example whose gradient is independent of its activations.
+Examples of a batch share weights but not the direction of their gradients, so that their mean scatters less: the band
+is on the safe side. With norms or skips the variances of forward and backward steps are added without their
+correlation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lab import schema
+from lab.readings import Array
+from lab.theory.kernels import Kernel, kernel
+from lab.theory.structure import Prediction
+from lab.theory.variances import Map, hidden_units, maps
+
+SIGMAS = 3.0
+"""Half the width of a band, in standard deviations of a mean over replicas."""
+
+BATCH_ERROR, WIDTH_ERROR = 2.0, 5.0
+"""Batch norm: ln of the rate of delta^2 is right to 2 / batch + 5 / width a layer; in simulations of width 512 and
+batches of 32 to 128 it was off by up to 0.017."""
+
+ROUNDING = 1e-3
+"""What the eps of a norm and float32 may do to ln of a mean square that the norm sets to 1."""
+
+
+class Band(NamedTuple):
+    """Lower and upper end, (depth,) each, for a geometric mean over replicas."""
+
+    lower: Array
+    upper: Array
+
+
+class Bands(NamedTuple):
+    """Bands for delta_rms over the last layer's, and for pre_rms."""
+
+    delta_rms: Band
+    pre_rms: Band
+
+
+class Noise(NamedTuple):
+    """Scatter of single replicas, (depth,) each.
+
+    Attributes:
+        delta, q: variance of ln of (delta_l / delta_last)^2 and of the mean square pre-activation.
+        delta_shift, q_shift: (lowest, highest) deviation of their means from mean-field theory.
+    """
+
+    delta: Array
+    delta_shift: tuple[Array, Array]
+    q: Array
+    q_shift: tuple[Array, Array]
+
+
+def bands(config: schema.Config, prediction: Prediction, replicas: int | None = None, sigmas: float = SIGMAS) -> Bands:
+    """Where the geometric mean over replicas (`config.replicas` unless given) of a measurement is expected."""
+    scatter = noise(config, prediction)
+    count = config.replicas if replicas is None else replicas
+
+    def band(log_center: Array, variance: Array, shift: tuple[Array, Array]) -> Band:
+        reach = sigmas * np.sqrt(variance / count)
+        lowest, highest = shift
+        return Band(np.exp(log_center + (lowest - reach) / 2), np.exp(log_center + (highest + reach) / 2))
+
+    with np.errstate(divide="ignore"):
+        log_pre = np.log(prediction.q) / 2
+    return Bands(
+        delta_rms=band(prediction.log_delta, scatter.delta, scatter.delta_shift),
+        pre_rms=band(log_pre, scatter.q, scatter.q_shift),
+    )
+
+
+def noise(config: schema.Config, prediction: Prediction) -> Noise:
+    """Scatter of single replicas at the configured width."""
+    if config.norm.name == "none" and config.residual.name == "none":
+        return _plain_noise(config, prediction)
+    return _bounded_noise(config, prediction)
+
+
+def step_variance(activation: schema.Activation, q: float = 1.0) -> float:
+    """v = 3 E phi'^4 / (E phi'^2)^2 - 1: n times the variance of ln delta^2 that a layer of n units adds."""
+    phi = kernel(activation)
+    return float(3 * phi.fourth_moments(q)[1] / phi.slope_moment(q) ** 2 - 1)
+
+
+def probability_dead(width: int, depth: int) -> float:
+    """That one input is dead at the end of `depth` relu layers without biases: 1 - (1 - 2^-width)^depth.
+
+    A unit is 0 with probability 1/2, independently of the others, as long as anything comes in. For one input and
+    symmetric weights; Lu et al. 2019, "Dying ReLU and Initialization", section 3, have the bounds for data sets.
+    """
+    return -math.expm1(depth * math.log1p(-(0.5**width))) if width > 0 else 1.0
+
+
+class _Steps(NamedTuple):
+    """First-order terms of each layer, (depth,): slopes and curvatures of f and h in ln q, and the variances."""
+
+    f1: Array
+    f2: Array
+    h1: Array
+    h2: Array
+    xi: Array
+    epsilon: Array
+    covariance: Array
+
+
+def _plain_noise(config: schema.Config, prediction: Prediction) -> Noise:
+    steps, depth = _steps(config, prediction.q), len(prediction.q)
+    mean, variance = np.zeros(depth), np.zeros(depth)  # of x
+    for layer in range(depth - 1):
+        f1, f2, xi = steps.f1[layer], steps.f2[layer], steps.xi[layer]
+        mean[layer + 1] = f1 * mean[layer] + f2 * variance[layer] / 2 - xi / 2
+        variance[layer + 1] = f1**2 * variance[layer] + xi
+    # How a step of x in one layer acts on the rates of all layers from it up to the last.
+    reach = np.zeros(depth)
+    for layer in range(depth - 2, -1, -1):
+        reach[layer] = steps.h1[layer] + steps.f1[layer] * reach[layer + 1]
+    beyond = np.append(reach[1:], 0.0)
+    own = steps.epsilon + 2 * beyond * steps.covariance + beyond**2 * steps.xi
+    rate_shift = steps.h1 * mean + steps.h2 * variance / 2 - steps.epsilon / 2
+    delta = reach**2 * variance + _from_here_up(own[:-1]) + steps.epsilon[-1] * (np.arange(depth) < depth - 1)
+    delta_shift, zero = _from_here_up(rate_shift[:-1]), np.zeros(depth)
+    sampling = 2 / _units(config)
+    return Noise(
+        delta,
+        (np.minimum(delta_shift, zero), np.maximum(delta_shift, zero)),
+        variance + sampling,
+        (np.minimum(mean - sampling / 2, zero), np.maximum(mean, zero)),
+    )
+
+
+def _steps(config: schema.Config, q: Array) -> _Steps:
+    """The terms of a plain network of either block."""
+    phi, sizes = kernel(config.activation), maps(config, config.model.width)
+    units, ln_q, small = _units(config), np.log(np.maximum(q, 1e-290)), 1e-3
+    points = [np.exp(ln_q + side * small) for side in (-1, 0, 1)]
+    f = [np.log(_next_q(phi, sizes.up, sizes.down, point)) for point in points]
+    h = [np.log(phi.slope_moment(point)) for point in points]
+    second, slope = phi.second_moment(points[1]), phi.slope_moment(points[1])
+    fourth, slope_fourth, mixed = phi.fourth_moments(points[1])
+    share = 1 - _next_q(phi, sizes.up, sizes.down, points[1], second_moment=0.0) / np.exp(f[1])
+    second_map = 0.0 if sizes.down is None else 2 / config.model.width
+    return _Steps(
+        f1=(f[2] - f[0]) / (2 * small),
+        f2=(f[2] - 2 * f[1] + f[0]) / small**2,
+        h1=(h[2] - h[0]) / (2 * small),
+        h2=(h[2] - 2 * h[1] + h[0]) / small**2,
+        xi=share**2 * ((fourth / second**2 - 1) / units + second_map),
+        epsilon=(3 * slope_fourth / slope**2 - 1) / units + second_map,
+        covariance=share * (mixed / (second * slope) - 1) / units,
+    )
+
+
+def _next_q(phi: Kernel, up: Map, down: Map | None, q: Array, second_moment: float | None = None) -> Array:
+    square = phi.second_moment(q) if second_moment is None else np.full_like(q, second_moment)
+    if down is not None:
+        square = down.weight_var * square + down.bias_var
+    return up.weight_var * square + up.bias_var
+
+
+def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
+    """Norms and skips: what passes by the branch does not scatter, and meets the branch at a random angle."""
+    phi, q, depth = kernel(config.activation), prediction.q, len(prediction.q)
+    width, units, part = config.model.width, _units(config), prediction.branch_share
+    fourth, slope_fourth, _ = phi.fourth_moments(q)
+    forward = (fourth / phi.second_moment(q) ** 2 - 1) / units
+    backward = (3 * slope_fourth / phi.slope_moment(q) ** 2 - 1) / units
+    if config.model.block == "ffn":
+        forward, backward = forward + 2 / width, backward + 2 / width
+    angle = 4 * part * (1 - part) / width
+    step = part**2 * (forward + backward) + angle
+    delta = np.append(_from_here_up(step[1:])[:-1] + backward[:-1] + backward[-1], 0.0) if depth > 1 else np.zeros(1)
+    error = _rate_error(config) * np.arange(depth - 1, -1, -1)
+    shift = np.append(_from_here_up(step[1:])[:-1], 0.0) / 2 + error
+    place = config.norm.place if isinstance(config.norm, schema.LayerNorm) else "none"
+    sampling, below = np.full(depth, 2 / units), np.zeros(depth)
+    if place == "inner":
+        sampling = np.zeros(depth)
+    elif place == "none":  # every branch below adds its scatter
+        below = np.append(0.0, np.cumsum(part**2 * forward + angle)[:-1])
+    scatter = sampling + below
+    return Noise(delta, (-shift, shift), scatter, (-scatter / 2 - ROUNDING, scatter / 2 + ROUNDING))
+
+
+def _rate_error(config: schema.Config) -> float:
+    if config.norm.name != "batch":
+        return 0.0
+    return BATCH_ERROR / config.batch_size + WIDTH_ERROR / config.model.width
+
+
+def _from_here_up(steps: Array) -> Array:
+    """Sums of the steps from each layer to the last: (depth - 1,) -> (depth,)."""
+    return np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+
+
+def _units(config: schema.Config) -> int:
+    return hidden_units(config) if config.model.block == "ffn" else config.model.width
