@@ -16,6 +16,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra import version as hydra_version
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
@@ -170,12 +171,13 @@ def conf_dir() -> Path:
 def _hydra() -> Iterator[None]:
     """Hydra, looking into conf/; afterwards it is as it was for the application that we may be called from."""
     base, runtime = hydra_version.VersionBase.instance(), JobRuntime.instance()
-    version, names = base.getbase(), runtime.conf.copy()
+    host, version, names = GlobalHydra.instance().hydra, base.getbase(), runtime.conf.copy()
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             yield
     finally:
-        base.version_base, runtime.conf = version, names
+        GlobalHydra.instance().hydra, base.version_base, runtime.conf = host, version, names
 
 
 def register() -> None:

@@ -112,8 +112,8 @@ class Instrument:
     def dead_fraction(self) -> Tensor:
         """Share of dead units on the probe set, (layers, R); NaN where an exact 0 does not stop the gradient."""
         if not self.activation.zero_stops_gradient:
-            nan = torch.full((len(self.blocks), len(self.probe_set)), torch.nan, dtype=torch.float64)
-            return nan.to(self.probe_set.device)
+            shape = (len(self.blocks), len(self.probe_set))
+            return torch.full(shape, torch.nan, dtype=torch.float64, device=self.probe_set.device)
         gatherer = Gatherer({"dead_fraction": probes.dead_fraction})
         with self.network.untouched():
             for layer, activations in enumerate(self.network.activations(self.probe_set)):

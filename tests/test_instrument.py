@@ -178,8 +178,11 @@ class PlainRun:
             (found,) = torch.autograd.grad(block.activate(torch.cat([value, gate], -1)).sum(), gate)
             return found.abs()
 
-        grid = torch.linspace(-20, 20, 80001, dtype=torch.float64)[:, None]
-        largest = slope(grid if len(block.maps) == 1 else grid.expand(-1, 2)).max()
+        if block.slopes is not None:  # rrelu: all slopes drawn are below 1 here
+            largest = torch.tensor(1.0)
+        else:
+            grid = torch.linspace(-20, 20, 80001, dtype=torch.float64)[:, None]
+            largest = slope(grid if len(block.maps) == 1 else grid.expand(-1, 2)).max()
         return (slope(block.z) < 0.01 * largest).double().mean().item()
 
     @torch.no_grad()
@@ -227,6 +230,21 @@ def assert_readings_are_plain_autograds(config, rtol=1e-8):
 @pytest.mark.parametrize("choices", NETWORKS.values(), ids=list(NETWORKS))
 def test_every_quantity_is_that_of_plain_autograd(choices, stepping):
     assert_readings_are_plain_autograds(make(**choices, **stepping))
+
+
+def test_random_slopes_are_measured_as_they_were_drawn():
+    config = make(activation={"name": "rrelu", "lower": 0.001, "upper": 0.02}, model={"depth": 3, "width": 30})
+    trainer = training.Trainer(config, load(config), CPU)
+    record = trainer.step(is_reading=True, has_update=False)
+    assert record is not None
+    for replica in range(REPLICAS):
+        plain = PlainRun(config, replica)
+        plain.network.take_slopes(trainer.network, replica)
+        expected = plain.step(has_update=False)
+        for name in ("act_rms", "act_mean", "delta_rms", "layer_gain", "weight_grad_norm", "saturated_fraction"):
+            np.testing.assert_allclose(record.layers[name][:, replica], expected[name], 1e-9, err_msg=name)
+        # Half of the pre-activations are negative, and about half of their slopes are below 1%.
+        assert 0.1 < np.mean(expected["saturated_fraction"]) < 0.4
 
 
 @pytest.mark.parametrize("name", ["plain", "gated", "feed-forward"])

@@ -5,22 +5,32 @@ NumPy and SciPy in float64; nothing here has seen a network, so a prediction can
 
 from lab.theory.critical import critical_line, critical_weight_var
 from lab.theory.criticality import critical_weight_var_of
+from lab.theory.jacobian import JacobianMoments, jacobian_moments
+from lab.theory.kernels import Kernel, kernel
 from lab.theory.phase import PhaseMap, phase_map
 from lab.theory.propagation import NoTheory
 from lab.theory.signal import DepthScales, FixedPoint, depth_scales, fixed_points
 from lab.theory.structure import Prediction, predict
+from lab.theory.width import Band, Bands, bands
 
 __all__ = [
+    "Band",
+    "Bands",
     "DepthScales",
     "FixedPoint",
+    "JacobianMoments",
+    "Kernel",
     "NoTheory",
     "PhaseMap",
     "Prediction",
+    "bands",
     "critical_line",
     "critical_weight_var",
     "critical_weight_var_of",
     "depth_scales",
     "fixed_points",
+    "jacobian_moments",
+    "kernel",
     "phase_map",
     "predict",
 ]

@@ -58,7 +58,7 @@ def swish(beta: float) -> Elementwise:
 
 def _sigmoid(x: Array) -> Array:
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, e) / (1 + e)
+    return np.asarray(np.where(x >= 0, 1.0, e) / (1 + e))
 
 
 def _tanh_slope(x: Array) -> Array:

@@ -1,0 +1,265 @@
+"""One run, whole: what its folder and its summary say, and what Python gets without a folder."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hydra import initialize_config_dir
+from hydra.core.utils import JobRuntime
+
+import lab
+from lab import figures, runs
+from lab.config import compose, fingerprint
+from lab.files import refuse_to_overwrite, whole
+from lab.schema import ConfigError
+from lab.sinks.tensorboard import TensorBoard
+
+SMALL = ("model.depth=4", "model.width=16", "replicas=6", "batch_size=16", "data=spirals", "steps=12", "probe.every=1")
+SOME_DIVERGE, ALL_DIVERGE = "optimizer.lr=4", "optimizer.lr=1000"
+
+
+def run(folder: Path, *overrides: str) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Train quietly into a folder; its readings and its summary."""
+    summary = runs.run(compose([*SMALL, *overrides]), folder, is_quiet=True)
+    assert summary == json.loads((folder / "summary.json").read_text())
+    return xr.load_dataset(folder / "readings.nc", engine="h5netcdf"), summary
+
+
+# --- the summary ----------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_holds_the_median_over_replicas_of_the_last_and_the_best_reading(tmp_path: Path):
+    table, summary = run(tmp_path / "mine", "probe.eval_every=3", "seed=4")
+    assert (summary["status"], summary["steps_done"]) == ("finished", 12)
+    last = table.isel(step=-1)
+    for name in ("loss", "eval_loss", "eval_accuracy", "grad_norm", "clipped_grad_norm", "delta_slope"):
+        assert summary["last"][name] == pytest.approx(float(last[name].median()), rel=1e-12), name
+    ratio = last["delta_rms"].isel(layer=0) / last["delta_rms"].isel(layer=3)
+    assert summary["last"]["delta_rms_first_over_last"] == pytest.approx(float(ratio.median()), rel=1e-12)
+    dead = last["dead_fraction"].mean("layer")
+    assert summary["last"]["dead_fraction"] == pytest.approx(float(dead.median()), rel=1e-12)
+
+    for name, best in (("loss", np.nanmin), ("eval_loss", np.nanmin), ("eval_accuracy", np.nanmax)):
+        medians = table[name].dropna("step", how="all").median("replica")
+        assert summary["best"][name]["value"] == pytest.approx(best(medians), rel=1e-12), name
+        step = summary["best"][name]["step"]
+        assert float(medians.sel(step=step)) == summary["best"][name]["value"], name
+
+    assert summary["replicas"] == [{"replica": r, "status": "finished"} for r in range(6)]
+    assert summary["first_nonfinite"] is None
+    assert summary["fingerprint"] == fingerprint(compose([*SMALL, "probe.eval_every=3", "seed=4"]))
+    assert set(summary["versions"]) >= {"gradlab", "python", "torch", "numpy"}
+    assert summary["device"].startswith("cpu, ")
+    assert 0 < summary["seconds"] < 60
+
+
+def test_a_diverged_replica_is_named_with_the_step_and_the_layer_and_the_run_finishes(tmp_path: Path):
+    table, summary = run(tmp_path / "mine", SOME_DIVERGE, "first_replica=10")
+    expected = []
+    for replica in table["replica"].values:
+        reading = table.sel(replica=replica)
+        is_bad = (reading["nonfinite"].sum("layer") > 0) | ~np.isfinite(reading["loss"])
+        if not is_bad.any():
+            expected.append({"replica": int(replica), "status": "finished"})
+            continue
+        step = int(table["step"][int(is_bad.argmax())])
+        layers = table["layer"].where(reading["nonfinite"].sel(step=step) > 0, drop=True)
+        layer = int(layers.max()) if layers.size else None
+        expected.append({"replica": int(replica), "status": "diverged", "step": step, "layer": layer})
+    diverged = [fate for fate in expected if fate["status"] == "diverged"]
+    assert 0 < len(diverged) < 6, "this test wants both fates; choose another learning rate"
+    assert summary["status"] == "finished"
+    assert summary["replicas"] == expected
+    assert summary["first_nonfinite"] == min(diverged, key=lambda fate: fate["step"])
+    assert np.isfinite(summary["last"]["loss"])
+
+
+def test_a_run_has_diverged_when_all_its_replicas_have(tmp_path: Path):
+    table, summary = run(tmp_path / "mine", ALL_DIVERGE)
+    assert summary["status"] == "diverged"
+    assert {fate["status"] for fate in summary["replicas"]} == {"diverged"}
+    assert table["step"].values[-1] == max(fate["step"] for fate in summary["replicas"]) < 12
+    first = summary["first_nonfinite"]
+    assert first["step"] == min(fate["step"] for fate in summary["replicas"])
+    assert table["nonfinite"].sel(step=first["step"], layer=first["layer"], replica=first["replica"]) > 0
+
+
+def test_a_summary_is_strict_json(tmp_path: Path):
+    run(tmp_path / "mine", ALL_DIVERGE)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    json.loads((tmp_path / "mine" / "summary.json").read_text(), parse_constant=refuse)
+
+
+# --- Python ---------------------------------------------------------------------------------------------------------
+
+
+def test_simulate_returns_what_a_run_writes_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table, _ = run(tmp_path / "mine", "output_dir=x", "first_replica=3", "activation=tanh")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    readings = lab.simulate(*SMALL, "output_dir=x", "first_replica=3", "activation=tanh")
+    xr.testing.assert_identical(readings, table)
+    assert readings["replica"].values.tolist() == [3, 4, 5, 6, 7, 8]
+    assert list((tmp_path / "empty").iterdir()) == []
+    xr.testing.assert_identical(lab.load(tmp_path / "mine"), table)
+    xr.testing.assert_identical(lab.load(str(tmp_path / "mine" / "readings.nc")), table)
+
+
+def test_simulate_refuses_what_the_command_line_refuses():
+    with pytest.raises(ConfigError, match=r"^model\.deph: "):
+        lab.simulate("model.deph=3")
+    with pytest.raises(ConfigError, match=r"^steps=1,2: several values are a sweep"):
+        lab.simulate("steps=1,2")
+
+
+def test_simulate_leaves_the_hydra_application_around_it_alone(tmp_path: Path):
+    (tmp_path / "host.yaml").write_text("mine: 1\n")
+    with initialize_config_dir(str(tmp_path), job_name="host", version_base="1.2"):
+        readings = lab.simulate(*SMALL, "steps=0")
+        with pytest.raises(ConfigError):
+            lab.simulate("activation=nothing")
+        assert hydra.compose("host") == {"mine": 1}
+        assert str(hydra.version.getbase()) == "1.2"
+        assert JobRuntime.instance().get("name") == "host"
+    assert dict(readings.sizes) == {"step": 1, "layer": 4, "replica": 6}
+
+
+def test_threads_are_the_runs_own_and_given_back(monkeypatch: pytest.MonkeyPatch):
+    real, seen = runs.train, []
+
+    def train(*arguments: Any) -> Iterator[Any]:
+        seen.append(torch.get_num_threads())
+        return real(*arguments)
+
+    monkeypatch.setattr(runs, "train", train)
+    before = torch.get_num_threads()
+    readings = lab.simulate(*SMALL, "steps=0", f"threads={before + 1}")
+    assert seen == [before + 1]
+    assert readings.attrs["device"] == f"cpu, {before + 1} threads"
+    assert torch.get_num_threads() == before
+
+
+def test_the_package_promises_two_functions():
+    assert sorted(lab.__all__) == ["load", "simulate"]
+    with pytest.raises(AttributeError, match="has no attribute 'simulte'"):
+        lab.simulte  # noqa: B018
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("product", ["summary.json", "readings.nc", "gradients.png", "events.out.tfevents.1.host.2.0"])
+def test_any_trace_of_a_run_makes_a_folder_taken(tmp_path: Path, product: str):
+    (tmp_path / "notes.txt").touch()
+    refuse_to_overwrite(tmp_path, is_allowed=False)
+    (tmp_path / product).touch()
+    with pytest.raises(ConfigError, match=r"holds a run already; choose another, or add overwrite=true\.$"):
+        refuse_to_overwrite(tmp_path, is_allowed=False)
+    refuse_to_overwrite(tmp_path, is_allowed=True)
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path):
+    run(tmp_path, "seed=1")
+    (tmp_path / "notes.txt").write_text("keep me")
+    old = {path.name for path in tmp_path.glob("events*")}
+    _, summary = run(tmp_path, "seed=2", "overwrite=true")
+    assert summary["config"]["seed"] == 2
+    assert (tmp_path / "notes.txt").read_text() == "keep me"
+    assert len(list(tmp_path.glob("events*"))) == 1
+    assert {path.name for path in tmp_path.glob("events*")} != old
+
+
+def test_a_run_refused_for_its_data_leaves_the_earlier_run_as_it_was(tmp_path: Path):
+    run(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"^data\.path=gone\.npz: "):
+        runs.run(compose(["data=npz", "data.path=gone.npz", "overwrite=true"]), tmp_path, is_quiet=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "table.csv"
+    with pytest.raises(OSError, match="full"), whole(path) as draft:  # noqa: PT012
+        draft.write_text("ha")
+        assert not path.exists()
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == []
+
+    path.write_text("the old one")
+    with pytest.raises(KeyboardInterrupt), whole(path) as draft:  # noqa: PT012
+        draft.write_text("ha")
+        raise KeyboardInterrupt
+    assert path.read_text() == "the old one"
+
+    with whole(path) as draft:
+        assert draft.suffix == ".csv"
+        draft.write_text("the new one")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("table.csv", "the new one")]
+
+
+def write_half(*arguments: Any, **options: Any) -> None:
+    path = next(argument for argument in arguments if isinstance(argument, Path))
+    path.write_bytes(b"half of it")
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "missing"),
+    [(figures, "save", {"gradients.png"}), (xr.Dataset, "to_netcdf", {"gradients.png", "readings.nc"})],
+)
+def test_a_sink_that_fails_at_the_end_leaves_no_half_file_and_the_others_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any, name: str, missing: set[str]
+):
+    monkeypatch.setattr(target, name, write_half)
+    with pytest.raises(OSError, match="disk full"):
+        runs.run(compose(SMALL), tmp_path, is_quiet=True)
+    names = {path.name.partition(".out.")[0] for path in tmp_path.iterdir()}
+    assert names == {"summary.json", "readings.nc", "gradients.png", "events"} - missing
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "disk full" in summary["error"]
+    assert summary["steps_done"] == 12
+
+
+def test_a_sink_that_fails_on_the_way_stops_the_run_and_the_others_keep_what_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = TensorBoard.write
+
+    def write(self: TensorBoard, record: Any) -> None:
+        if record.step == 3:
+            raise OSError("disk full")
+        real(self, record)
+
+    monkeypatch.setattr(TensorBoard, "write", write)
+    with pytest.raises(OSError, match="disk full"):
+        runs.run(compose(SMALL), tmp_path, is_quiet=True)
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
+    assert lab.load(tmp_path)["step"].values.tolist() == [0, 1, 2, 3]
+    assert not [path for path in tmp_path.iterdir() if str(os.getpid()) in path.name and "tfevents" not in path.name]
+
+
+# --- the device -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("has_cuda", "name", "chosen"), [(False, "auto", "cpu"), (True, "auto", "cuda")])
+def test_auto_takes_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch, has_cuda: bool, name: str, chosen: str):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert runs.choose_device(name).type == chosen
+    assert runs.choose_device("cpu").type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^device=cuda: .*; choose device=cpu or device=auto\.$"):
+        runs.choose_device("cuda")
