@@ -43,11 +43,13 @@ class ActivationLayer(nn.Module):
     Attributes:
         is_gated: z has two halves, value and gate.
         zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
+        zero_is_saturated: an activation is exactly 0 where its slope is 0, and nowhere else is it saturated.
         is_alike: the function is the same in every layer and pass, so that layers can be looked at together.
     """
 
     is_gated = False
     zero_stops_gradient = False
+    zero_is_saturated = False
     is_alike = True
 
     def slope(self, z: Tensor) -> Tensor:
@@ -86,6 +88,7 @@ class Elementwise(ActivationLayer):
         super().__init__()
         self.function = function
         self.zero_stops_gradient = function.zero_stops_gradient
+        self.zero_is_saturated = function is FUNCTIONS["relu"]
 
     def forward(self, z: Tensor) -> Tensor:
         return self.function.function(z)
@@ -97,7 +100,7 @@ class Elementwise(ActivationLayer):
         return self.function.largest_slope
 
     def saturated(self, z: Tensor) -> Tensor:
-        if self.function is FUNCTIONS["relu"]:  # one comparison says it all
+        if self.zero_is_saturated:  # one comparison says it all
             return indicator(torch.le, z, 0.0)
         return super().saturated(z)
 

@@ -50,62 +50,66 @@ class Instrument:
     def watching(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """Within the block, one forward and backward pass fills the yielded dictionary: quantity -> (layers, R)."""
         found: dict[str, Tensor] = {}
-        delta = Gatherer({"delta_rms": lambda g: batch * probes.rms(g)})
-        gatherers = [delta]
-        handles = []
-        for layer, block in enumerate(self.blocks):
-            handles.append(block.activation.register_forward_hook(partial(_on_delta, layer, delta)))
+        gatherers = self._gatherers(batch)
+        handles = [
+            block.activation.register_forward_hook(partial(self._on_activation, gatherers, layer))
+            for layer, block in enumerate(self.blocks)
+        ]
         if self.is_full:
-            boundary = Gatherer({"boundary": probes.rms})
-            gatherers += [boundary, *self._watch_forward(handles)]
-            handles += self._watch_boundaries(boundary)
+            handles += self._watch_ends(gatherers["boundary"])
         try:
             yield found
         finally:
             for handle in handles:
                 handle.remove()
-        for gatherer in gatherers:
+        for gatherer in gatherers.values():
             found |= gatherer.results()
         if self.is_full:
             rms = found.pop("boundary")  # (layers + 1, R)
             found["layer_gain"] = rms[:-1] / rms[1:]
+            if self.activation.zero_is_saturated:
+                found["saturated_fraction"] = found["zero_fraction"]
 
-    def _watch_forward(self, handles: list[RemovableHandle]) -> list[Gatherer]:
-        """Look at pre-activations and activations; the hooks go to `handles`."""
-        on_z: dict[str, Probe] = {"pre_rms": probes.rms, "pre_mean": probes.mean}
-        on_a: dict[str, Probe] = {
-            "act_rms": probes.rms,
-            "act_mean": probes.mean,
-            "zero_fraction": probes.zero_fraction,
-        }
-        saturated = Gatherer({"saturated_fraction": probes.mean})
-        if self.activation.is_alike:
-            on_z["saturated_fraction"] = lambda z: probes.mean(self.activation.saturated(z))
-        z, a = Gatherer(on_z), Gatherer(on_a)
+    def _gatherers(self, batch: int) -> dict[str, Gatherer]:
+        """What is measured on which tensors of a layer."""
+        gatherers = {"delta": Gatherer({"delta_rms": lambda g: batch * probes.rms(g)})}
+        if self.is_full:
+            on_z: dict[str, Probe] = {"pre_rms": probes.rms, "pre_mean": probes.mean}
+            on_a: dict[str, Probe] = {"act_rms": probes.rms, "act_mean": probes.mean}
+            on_a["zero_fraction"] = probes.zero_fraction
+            if not self.activation.is_alike:
+                gatherers["saturated"] = Gatherer({"saturated_fraction": probes.mean})
+            elif not self.activation.zero_is_saturated:
+                on_z["saturated_fraction"] = lambda z: probes.mean(self.activation.saturated(z))
+            gatherers |= {"z": Gatherer(on_z), "a": Gatherer(on_a), "boundary": Gatherer({"boundary": probes.rms})}
+        return gatherers
 
-        def hook(layer: int, module: ActivationLayer, args: tuple[Tensor, ...], output: Tensor) -> None:
-            z.add(layer, args[0])
-            a.add(layer, output)
-            if not module.is_alike:
-                saturated.add(layer, module.saturated(args[0].detach()))
+    def _on_activation(
+        self, gatherers: Mapping[str, Gatherer], layer: int, module: ActivationLayer, args: tuple[Tensor], a: Tensor
+    ) -> None:
+        z = args[0]
+        z.register_hook(partial(gatherers["delta"].add, layer))
+        if self.is_full:
+            gatherers["z"].add(layer, z)
+            gatherers["a"].add(layer, a)
+            if "saturated" in gatherers:
+                gatherers["saturated"].add(layer, module.saturated(z.detach()))
+            if self.blocks[layer].passes_activations_on:
+                a.register_hook(partial(gatherers["boundary"].add, layer + 1))
 
+    def _watch_ends(self, boundary: Gatherer) -> list[RemovableHandle]:
+        """Look at the gradient where layers hand over: boundary l is the input of layer l, the last one the output."""
+
+        def on_input(module: Block, args: tuple[Tensor]) -> None:
+            args[0].register_hook(partial(boundary.add, 0))
+
+        def on_output(layer: int, module: Block, args: tuple[Tensor], output: Tensor) -> None:
+            output.register_hook(partial(boundary.add, layer + 1))
+
+        handles = [self.blocks[0].register_forward_pre_hook(on_input)]
         for layer, block in enumerate(self.blocks):
-            handles.append(block.activation.register_forward_hook(partial(hook, layer)))
-        return [z, a] if self.activation.is_alike else [z, a, saturated]
-
-    def _watch_boundaries(self, gatherer: Gatherer) -> list[RemovableHandle]:
-        """Look at the gradient where one layer hands over to the next: boundary l is the input of layer l."""
-
-        def on_input(layer: int, module: Block, args: tuple[Tensor, ...]) -> None:
-            args[0].register_hook(partial(gatherer.add, layer))
-
-        def on_output(layer: int, module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            output.register_hook(partial(gatherer.add, layer + 1))
-
-        handles = [self.blocks[0].register_forward_pre_hook(partial(on_input, 0))]
-        for layer, block in enumerate(self.blocks):
-            source = block.activation if block.passes_activations_on else block
-            handles.append(source.register_forward_hook(partial(on_output, layer)))
+            if not block.passes_activations_on:  # else the activation is the output, and its hook looks at it
+                handles.append(block.register_forward_hook(partial(on_output, layer)))
         return handles
 
     @torch.no_grad()
@@ -203,12 +207,6 @@ class Gatherer:
             self.measured[name].append(probe(stacked))
 
 
-def _on_delta(
-    layer: int, gatherer: Gatherer, module: ActivationLayer, args: tuple[Tensor, ...], output: Tensor
-) -> None:
-    args[0].register_hook(partial(gatherer.add, layer))
-
-
 def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:
     """The norm of parts together, (layers, R); 0 where there is none."""
     if not norms:
@@ -219,5 +217,5 @@ def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:
 def _count_nonfinite(gradients: Tensor, norms: Tensor) -> Tensor:
     """Non-finite entries of (layers, R, P); on the CPU, where a look is free, only if a norm shows one."""
     if norms.device.type == "cpu" and bool(norms.isfinite().all()):
-        return torch.zeros(gradients.shape[:2], dtype=torch.float64)
+        return gradients.new_zeros(gradients.shape[:2], dtype=torch.float64)
     return probes.nonfinite(gradients)

@@ -19,6 +19,7 @@ import xarray as xr
 from lab import runs
 from lab.__main__ import main
 from lab.schema import Config
+from lab.training import train
 from tests.contract import assert_keeps_contract
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
-@pytest.fixture()
+@pytest.fixture
 def gradlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run a command inside this process, from an empty folder; importing torch once is enough."""
     monkeypatch.chdir(tmp_path)
@@ -179,9 +180,7 @@ def test_a_second_run_into_a_folder_is_refused_and_changes_nothing_in_it(gradlab
     before = snapshot(tmp_path)
     refused = gradlab("run", *SMALL, "seed=1", "output_dir=mine")
     assert refused.status == 2
-    assert refused.err == (
-        "output_dir=mine: this folder holds a run already; choose another, or add overwrite=true.\n"
-    )
+    assert refused.err == "output_dir=mine: this folder holds a run already; choose another, or add overwrite=true.\n"
     assert snapshot(tmp_path) == before
 
 
@@ -283,15 +282,14 @@ def test_a_run_that_raises_ends_with_status_1(tmp_path: Path):
 
 def failing_after(readings: int, error: BaseException, seeds: tuple[int, ...] = ()) -> Any:
     """`train`, raising `error` after some readings, in all runs or in those with the given seeds."""
-    real = runs.train
 
-    def train(config: Config, *arguments: Any) -> Iterator[Any]:
-        for number, record in enumerate(real(config, *arguments)):
+    def failing(config: Config, *arguments: Any) -> Iterator[Any]:
+        for number, record in enumerate(train(config, *arguments)):
             if number == readings and (not seeds or config.seed in seeds):
                 raise error
             yield record
 
-    return train
+    return failing
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------

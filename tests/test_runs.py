@@ -20,6 +20,7 @@ from lab.config import compose, fingerprint
 from lab.files import refuse_to_overwrite, whole
 from lab.schema import ConfigError
 from lab.sinks.tensorboard import TensorBoard
+from lab.training import train
 
 SMALL = ("model.depth=4", "model.width=16", "replicas=6", "batch_size=16", "data=spirals", "steps=12", "probe.every=1")
 SOME_DIVERGE, ALL_DIVERGE = "optimizer.lr=4", "optimizer.lr=1000"
@@ -62,14 +63,14 @@ def test_the_summary_holds_the_median_over_replicas_of_the_last_and_the_best_rea
 
 def test_a_diverged_replica_is_named_with_the_step_and_the_layer_and_the_run_finishes(tmp_path: Path):
     table, summary = run(tmp_path / "mine", SOME_DIVERGE, "first_replica=10")
-    expected = []
+    expected: list[dict[str, Any]] = []
     for replica in table["replica"].values:
         reading = table.sel(replica=replica)
         is_bad = (reading["nonfinite"].sum("layer") > 0) | ~np.isfinite(reading["loss"])
         if not is_bad.any():
             expected.append({"replica": int(replica), "status": "finished"})
             continue
-        step = int(table["step"][int(is_bad.argmax())])
+        step = int(table["step"].values[is_bad.values.argmax()])
         layers = table["layer"].where(reading["nonfinite"].sel(step=step) > 0, drop=True)
         layer = int(layers.max()) if layers.size else None
         expected.append({"replica": int(replica), "status": "diverged", "step": step, "layer": layer})
@@ -135,13 +136,13 @@ def test_simulate_leaves_the_hydra_application_around_it_alone(tmp_path: Path):
 
 
 def test_threads_are_the_runs_own_and_given_back(monkeypatch: pytest.MonkeyPatch):
-    real, seen = runs.train, []
+    seen = []
 
-    def train(*arguments: Any) -> Iterator[Any]:
+    def watched(*arguments: Any) -> Iterator[Any]:
         seen.append(torch.get_num_threads())
-        return real(*arguments)
+        return train(*arguments)
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(runs, "train", watched)
     before = torch.get_num_threads()
     readings = lab.simulate(*SMALL, "steps=0", f"threads={before + 1}")
     assert seen == [before + 1]

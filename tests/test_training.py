@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from lab import data, instrument, training
+from lab import data, instrument, network, training
 from lab.data import Batches
 from lab.parameters import Parameters
 from lab.seeding import streams
@@ -257,9 +258,9 @@ def at(step, interfere):
 
 @torch.no_grad()
 def blow_up(trainer):
-    """Replica 1's weights become so large that the next forward pass overflows."""
+    """Replica 1's parameters become infinite, so that the next forward pass gives NaN."""
     for run in trainer.parameters.runs:
-        run.values[:, 1] *= 1e30 if run.values.dtype == torch.float32 else 1e250
+        run.values[:, 1] *= torch.inf
 
 
 def spoil_gradient(layer, replica, poison):
@@ -386,7 +387,7 @@ def test_the_run_ends_when_all_have_diverged_and_not_before():
 
 
 def test_too_large_a_learning_rate_diverges_by_itself():
-    records, _ = train(make(optimizer={"name": "sgd", "lr": 1e15}, steps=40))
+    records, _ = train(make(activation="identity", optimizer={"name": "sgd", "lr": 1e6}, steps=40))
     assert (records[-1].diverged_at >= 1).all()
     assert records[-1].step < 40
 
@@ -453,6 +454,47 @@ def test_between_readings_the_number_of_host_reads_does_not_grow_with_depth(choi
     assert counts[0] == counts[1]
     if config.clip.name in ("none", "value"):
         assert counts[0] == 2 * 3  # two a step, which on the CPU cost nothing
+
+
+class HostTensors(TorchDispatchMode):
+    """Writes down operations on tensors in the host's memory: off the CPU, each of them may wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(isinstance(leaf, torch.Tensor) and not leaf.is_meta for leaf in tree_leaves((args, kwargs))):
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@every_network
+@pytest.mark.parametrize("which", ["full", "norms"])
+def test_off_the_cpu_neither_a_step_nor_a_reading_asks_for_a_number_before_it_is_fetched(choices, which, monkeypatch):
+    """A tensor on the meta device has no numbers: there, whatever would make a GPU wait is an error."""
+    if choices.get("activation") == "rrelu":
+        pytest.skip("the meta device draws no random numbers")
+    monkeypatch.setattr(network, "_torch_generator", lambda stream, device: None)
+    fetched = []
+
+    def fetch(step, loss, measured, watch, *rest):
+        fetched.append({"loss": loss, **measured, **watch.state()})
+
+    monkeypatch.setattr(training, "fetch", fetch)
+    config, meta = make(probe={"set": which}, **choices), torch.device("meta")
+    here = load(config)
+    there = data.Dataset(*(tensor.to(meta) for tensor in (here.train_x, here.train_y, here.test_x, here.test_y)), 3)
+    trainer = Trainer(config, there, meta)
+    trainer.step(is_reading=True)  # draws the batches of many steps, too
+    with HostTensors() as operations:
+        for step in range(6):
+            trainer.step(is_reading=step % 3 == 0, is_evaluated=step == 0)
+    assert operations.seen == []
+    assert len(fetched) == 3
+    for name, value in fetched[1].items():
+        assert value.is_meta, name
+        assert value.shape in ((3,), (config.model.depth, 3)), name
 
 
 @every_network

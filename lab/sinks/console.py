@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from lab.readings import Array, Record
 from lab.summary import first_over_last, median
@@ -33,55 +35,61 @@ class Console:
         self.first: Record | None = None
         self.last: Record | None = None
         self.last_printed = -np.inf
+        # In 80 columns all of it can be seen; in fewer, the end of what `describe` says goes first.
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(compact=True),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[speed]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
+            expand=True,
         )
-        self.task = self.progress.add_task(title, total=max(steps, 1), state="measuring at initialization")
+        self.task = self.progress.add_task(title, total=max(steps, 1), speed="", state="measuring at initialization")
+        if self.console.is_terminal:
+            self.console.print(Text(title, style="bold"), soft_wrap=True)
         self.progress.start()
 
     def write(self, record: Record) -> None:
-        state = describe(record)
-        if self.first is not None and self.last is not None:
-            state += f"  {(record.step - self.first.step) / max(record.seconds - self.first.seconds, 1e-9):.0f} steps/s"
+        state, speed = describe(record), ""
+        if self.first is not None:
+            speed = f"{(record.step - self.first.step) / max(record.seconds - self.first.seconds, 1e-9):.0f} steps/s"
         self.first = self.first or record
         self.last = record
-        self.progress.update(self.task, completed=record.step if self.steps else 1, state=state)
+        self.progress.update(self.task, completed=record.step if self.steps else 1, state=state, speed=speed)
         is_wanted = record.step - self.last_printed >= self.steps / PLAIN_LINES or record.step == self.steps
         if not self.console.is_terminal and is_wanted:
             self.last_printed = record.step
-            self.console.print(
-                f"{self.title}  step {record.step}/{self.steps}  {state}", highlight=False, soft_wrap=True
-            )
+            line = f"{self.title}  step {record.step}/{self.steps}  {state}  {speed}"
+            self.console.print(Text(line.rstrip()), soft_wrap=True)
 
     def close(self) -> None:
         self.progress.stop()
         if self.first is not None and self.last is not None:
-            self.console.print(summary_table(self.title, self.first, self.last))
+            title = "" if self.console.is_terminal else self.title  # a terminal shows it above
+            self.console.print(summary_table(title, self.first, self.last))
 
 
 def describe(record: Record) -> str:
-    """One line on a reading: loss, where the gradient is smallest, the share of dead units."""
+    """One line on a reading: loss, replicas that diverged, where the gradient is smallest, the share of dead units."""
     loss = median(record.scalars["loss"])
-    parts = ["loss not finite" if loss is None else f"loss {loss:.3f}", f"slowest {_slowest(record)}"]
-    dead = record.layers["dead_fraction"]
-    if not np.isnan(dead).all():
-        parts.append(f"dead {np.nanmean(dead):.1%}")
+    parts = ["loss not finite" if loss is None else f"loss {loss:.4g}"]
     diverged = int((record.diverged_at >= 0).sum())
     if diverged:
         parts.append(f"{diverged} of {len(record.diverged_at)} diverged")
+    parts.append(f"slowest {_slowest(record)}")
+    dead = record.layers["dead_fraction"]
+    if not np.isnan(dead).all():
+        parts.append(f"dead {np.nanmean(dead):.1%}")
     return "  ".join(parts)
 
 
 def summary_table(title: str, first: Record, last: Record) -> RichTable:
     """The first and the last reading side by side: median over replicas, with the smallest and largest."""
-    table = RichTable(title=title, title_justify="left")
+    table = RichTable(title=Text(title) if title else None, title_justify="left")
     table.add_column("median over replicas (smallest to largest)")
     table.add_column(f"step {first.step}", justify="right")
     if last is not first:

@@ -232,11 +232,11 @@ class GELU(Kernel):
         """k, E Phi Phi, E phi phi of the standard normal's distribution and density, and what multiplies the latter."""
         q1, q2, c = (np.asarray(x, dtype=np.float64) for x in (q1, q2, c))
         c = np.clip(c, -1.0, 1.0)
-        k = np.sqrt(q1 * q2) * c
-        free = q1 * q2 * (1 - c) * (1 + c)
+        k = np.sqrt(q1) * np.sqrt(q2) * c
+        free = q1 * (1 - c) * (1 + c) * q2
         overlap = 0.25 + np.arctan2(k, np.sqrt(1 + q1 + q2 + free)) / (2 * math.pi)  # the arcsine, without cancellation
         density = 1 / (2 * math.pi * np.sqrt(1 + q1 + q2 + free))
-        return k, overlap, density, free + k**2 * (1 / (1 + q1) + 1 / (1 + q2))
+        return k, overlap, density, free + k * (k / (1 + q1) + k / (1 + q2))
 
 
 class Gated(Kernel):

@@ -8,14 +8,16 @@ and Nica 2020, "Products of Many Large Random Matrices", theorem 1, the log-norm
 layer scatters too, relaxes with dq'/dq, and takes D(q) with it. To first order in 1/n all of this is linear in small
 steps of ln q and ln delta^2, whose variances add up: with x the deviation of ln q,
 
-    x' = f(x) + xi,     ln rate = h(x) + epsilon,     f = ln(s V + b),     h = ln(s D),
-    Var xi = (E phi^4 / V^2 - 1) / n,   Var epsilon = (3 E phi'^4 / D^2 - 1) / n,   Cov = (E phi^2 phi'^2 / (V D) - 1) /
-    n
+    x' = f(x) + xi,             f = ln(s V + b),    Var xi = (E phi^4 / V^2 - 1) / n, times the share of s V in q' squared
+    ln rate = h(x) + epsilon,   h = ln(s D),        Var epsilon = (3 E phi'^4 / D^2 - 1) / n
+                                                    Cov = (E phi^2 phi'^2 / (V D) - 1) / n, times that share
 
-(xi times the share of s V in q'). This is the scatter of one example whose gradient is independent of its activations.
-Examples of a batch share weights but not the direction of their gradients, so that their mean scatters less: the band
-is on the safe side. With norms or skips the variances of forward and backward steps are added without their
-correlation.
+Forward and backward pass share weights: W^T delta has a component along the input x of W that is not random but
+x (W x . delta) / |x|^2. It moves the mean by 1/n as well (`_coupling`); relu and its kin are spared.
+
+This is the scatter of one example whose gradient is independent of its activations. Examples of a batch share weights
+but not the direction of their gradients, so that their mean scatters less: the band is on the safe side. With norms or
+skips the variances of forward and backward steps are added without their correlation.
 """
 
 from __future__ import annotations
@@ -110,6 +112,13 @@ def probability_dead(width: int, depth: int) -> float:
     return -math.expm1(depth * math.log1p(-(0.5**width))) if width > 0 else 1.0
 
 
+def _up_to(shift: Array, variance: Array) -> tuple[Array, Array]:
+    """Between none of the shift, as for the mean over many examples, and all of it, as for one; and what second order,
+    the square of the variance, may add."""
+    beyond = variance**2 / 8
+    return np.minimum(shift, 0.0) - beyond, np.maximum(shift, 0.0) + beyond
+
+
 class _Steps(NamedTuple):
     """First-order terms of each layer, (depth,): slopes and curvatures of f and h in ln q, and the variances."""
 
@@ -135,16 +144,12 @@ def _plain_noise(config: schema.Config, prediction: Prediction) -> Noise:
         reach[layer] = steps.h1[layer] + steps.f1[layer] * reach[layer + 1]
     beyond = np.append(reach[1:], 0.0)
     own = steps.epsilon + 2 * beyond * steps.covariance + beyond**2 * steps.xi
-    rate_shift = steps.h1 * mean + steps.h2 * variance / 2 - steps.epsilon / 2
+    rate_shift = steps.h1 * mean + steps.h2 * variance / 2 - steps.epsilon / 2 + _coupling(config, prediction.q)
     delta = reach**2 * variance + _from_here_up(own[:-1]) + steps.epsilon[-1] * (np.arange(depth) < depth - 1)
-    delta_shift, zero = _from_here_up(rate_shift[:-1]), np.zeros(depth)
+    delta_shift = _from_here_up(rate_shift[:-1]) + steps.epsilon[-1] / 2 * (np.arange(depth) < depth - 1)
     sampling = 2 / _units(config)
-    return Noise(
-        delta,
-        (np.minimum(delta_shift, zero), np.maximum(delta_shift, zero)),
-        variance + sampling,
-        (np.minimum(mean - sampling / 2, zero), np.maximum(mean, zero)),
-    )
+    q_shift, variance = mean - sampling / 2, variance + sampling
+    return Noise(delta, _up_to(delta_shift, delta), variance, _up_to(q_shift, variance))
 
 
 def _steps(config: schema.Config, q: Array) -> _Steps:
@@ -167,6 +172,28 @@ def _steps(config: schema.Config, q: Array) -> _Steps:
         epsilon=(3 * slope_fourth / slope**2 - 1) / units + second_map,
         covariance=share * (mixed / (second * slope) - 1) / units,
     )
+
+
+def _coupling(config: schema.Config, q: Array) -> Array:
+    """How much E ln delta^2 of a layer changes because the weights above it were used in the forward pass: (depth,).
+
+    Of the n directions in which W^T delta lies, the one along x carries rho times its share, with
+    rho = E (y phi')^2 / (E y^2 D) in the last layer, y = W x; and below, where delta itself has such a component,
+    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Own derivation, for one map a layer.
+    """
+    phi = kernel(config.activation)
+    if phi.is_gated or config.model.block == "ffn":
+        return np.zeros_like(q)
+    bias_var = maps(config, config.model.width).up.bias_var
+    share = 1 - bias_var / q  # E y^2 over E z^2
+    second, slope, mixed = phi.second_moment(q), phi.slope_moment(q), phi.fourth_moments(q)[2]
+    own = share * (phi.moment(0, 2, 2, q) / (q * slope) - 1)
+    inherited = share * phi.moment(1, 1, 1, q) ** 2 / (second * q * slope)
+    excess, shift = 0.0, np.zeros_like(q)  # excess: rho - 1 of the layer above
+    for layer in range(len(q) - 1, -1, -1):
+        shift[layer] = excess * mixed[layer] / (second[layer] * slope[layer]) / config.model.width
+        excess = float(own[layer] + inherited[layer] * excess)
+    return shift
 
 
 def _next_q(phi: Kernel, up: Map, down: Map | None, q: Array, second_moment: float | None = None) -> Array:
