@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,14 @@ import pytest
 import xarray as xr
 
 from lab import runs
-from lab.__main__ import main
 from lab.schema import Config
 from lab.training import train
+from tests.conftest import Command
 from tests.contract import assert_keeps_contract
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = ("model.depth=3", "model.width=8", "steps=2", "replicas=2", "batch_size=16", "data=spirals")
 PATIENCE = 60  # seconds until a command that should have said something counts as stuck
-
-
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def gradlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command inside this process, from an empty folder; importing torch once is enough."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def call(*words: str) -> Outcome:
-        capsys.readouterr()
-        try:
-            status = main(words)
-        except SystemExit as end:  # how argparse and Hydra's help end
-            status = int(end.code or 0)
-        return Outcome(status, *capsys.readouterr())
-
-    return call
 
 
 def python(*words: str, cwd: Path, **options: Any) -> subprocess.Popen[str]:

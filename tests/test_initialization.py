@@ -16,7 +16,7 @@ from lab import initialization
 from lab.schema import ConfigError
 from tests.plain_torch import blocks, build, configure
 
-FAN_IN, FAN_OUT, DRAWS = 40, 9, 60
+FAN_IN, FAN_OUT, DRAWS = 40, 9, 400
 UNLIKELY = 1e-4
 SIGMAS = stats.norm.isf(UNLIKELY / 2)  # 3.9
 

@@ -28,7 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "leaky": {"activation": {"name": "leaky_relu", "negative_slope": 0.002}, "init": "torch_default"},
     "dying": {"init": {"name": "gaussian", "weight_var": 1.0, "bias_var": 4.0}, "model": {"depth": 4, "width": 6}},
     "without biases": {"activation": "tanh", "model": {"depth": 3, "width": 6, "bias": False}},
-    "learnt slope": {"activation": "prelu", "norm": "batch"},
+    "learnt slope": {"activation": {"name": "prelu", "negative_slope": 0.0095}, "norm": "batch"},
     "learnt beta": {"activation": {"name": "swish", "beta": 4.0, "learnable": True}, "init": "torch_default"},
     "gated": {"activation": "swiglu", "norm": {"name": "layer", "place": "post"}},
     "residual": {"residual": {"name": "rezero", "alpha": 0.3}, "norm": {"name": "rms", "place": "pre"}},
@@ -45,6 +45,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "norm": {"name": "batch", "place": "pre"},
         "model": {"depth": 3, "width": 6, "block": "ffn"},
     },
+    "linear": {"activation": "identity", "init": "torch_default"},
     "inner norm": {"activation": "elu", "norm": {"name": "rms", "place": "inner", "affine": False}},
 }
 STEPPING: list[dict[str, Any]] = [

@@ -1,6 +1,7 @@
 """Reading what runs left: one run's table, or a whole sweep as one dataset and one list."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ def leave(folder: Path, *overrides: str, status: str = "finished", depth: int = 
     return table
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> tuple[Path, Mapping[str, xr.Dataset]]:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, xr.Dataset]]:
     """Four runs that finished, in two keys, and four that came to nothing in four ways."""
+    folder = tmp_path_factory.mktemp("sweep")
     tables = {
         f"{activation},{depth}": leave(
-            tmp_path / f"{activation},{depth}",
+            folder / f"{activation},{depth}",
             f"activation={activation}",
             depth=depth,
             loss=depth,
@@ -47,13 +49,19 @@ def sweep(tmp_path: Path) -> tuple[Path, Mapping[str, xr.Dataset]]:
         for depth in (2, 3)
     }
     for name, status in (("raised", "failed"), ("stopped", "interrupted")):
-        leave(tmp_path / name, "activation=sigmoid", status=status, depth=3)
-    (tmp_path / "raised" / "readings.nc").unlink()
-    (tmp_path / "killed" / ".hydra").mkdir(parents=True)
-    (tmp_path / "killed" / ".hydra" / "config.yaml").write_text("steps: 3\n")
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "summary.json").write_text('{"status": "fini')
-    return tmp_path, tables
+        leave(folder / name, "activation=sigmoid", status=status, depth=3)
+    (folder / "raised" / "readings.nc").unlink()
+    (folder / "killed" / ".hydra").mkdir(parents=True)
+    (folder / "killed" / ".hydra" / "config.yaml").write_text("steps: 3\n")
+    (folder / "cut").mkdir()
+    (folder / "cut" / "summary.json").write_text('{"status": "fini')
+    return folder, tables
+
+
+@pytest.fixture
+def sweep(original: tuple[Path, Mapping[str, xr.Dataset]], tmp_path: Path) -> tuple[Path, Mapping[str, xr.Dataset]]:
+    """A copy of it that a test may write into."""
+    return shutil.copytree(original[0], tmp_path / "sweep"), original[1]
 
 
 def test_a_sweep_is_one_dataset_with_the_swept_keys_to_select_by(sweep: tuple[Path, Mapping[str, xr.Dataset]]):

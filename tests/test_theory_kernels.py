@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def integral(f, q: float) -> float:
     def density(u):
         return (f(deviation * u) + f(-deviation * u)) * math.exp(-u * u / 2) / math.sqrt(2 * math.pi)
 
-    pieces = zip(ends[:-1], ends[1:], strict=True)
+    pieces = itertools.pairwise(ends)
     return math.fsum(integrate.quad(density, a, b, epsabs=0, epsrel=1e-12, limit=100)[0] for a, b in pieces)
 
 

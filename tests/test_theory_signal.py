@@ -200,8 +200,17 @@ def test_critical_weight_vars(act, bias_var, weight_var, tolerance):
 
 @pytest.mark.parametrize(
     ("name", "bias_var"),
-    [("tanh", 0.2), ("sigmoid", 0.7), ("elu", 0.3), ("selu", 0.1), ("erf", 1.0), ("gelu", 0.4), ("gelu_tanh", 0.5)]
-    + [("silu", 0.8), ("glu", 0.4)],
+    [
+        ("tanh", 0.2),
+        ("sigmoid", 0.7),
+        ("elu", 0.3),
+        ("selu", 0.1),
+        ("erf", 1.0),
+        ("gelu", 0.4),
+        ("gelu_tanh", 0.5),
+        ("silu", 0.8),
+        ("glu", 0.4),
+    ],
 )
 def test_gradients_keep_their_size_on_the_critical_line_when_the_map_is_iterated(name, bias_var):
     weight_var = critical_weight_var(activation(name), bias_var)

@@ -19,7 +19,7 @@ from lab.theory.critical import bisect, critical_weight_var
 from lab.theory.kernels import kernel
 from lab.theory.structure import predict
 
-SEARCHED = np.geomspace(1e-3, 1e3, 37)
+SEARCHED = np.geomspace(1e-3, 1e3, 25)
 """weight_vars between which a root is looked for."""
 
 

@@ -42,8 +42,9 @@ class Layer:
 
     Attributes:
         q, act_second_moment: E z^2 and E a^2.
-        map_input: E x^2 of what goes into the first map.
+        map_input: E x^2 of what goes into the first map, as far as it counts for the gradient of its weights.
         delta: E delta^2 over G of the layer's output.
+        map_delta: the same for dL/dh, behind a norm between the map and the activation.
         skip, branch: the two parts of G of the layer's input over G of its output.
     """
 
@@ -51,6 +52,7 @@ class Layer:
     act_second_moment: Array
     map_input: Array
     delta: Array
+    map_delta: Array
     skip: Array
     branch: Array
 
@@ -140,15 +142,17 @@ class _Step:
         out, post_factor = self._norm(y) if self.place == "post" else (y, 1.0)
 
         to_activation = to_activation * post_factor
-        to_input = up.weight_var * up.fan_out / up.fan_in * inner_factor * pre_factor
+        to_map = to_activation * backward * inner_factor
+        sharing = 2 if self.phi.is_gated else 1  # a gated activation's D is shared by twice as many pre-activations
         layer = Layer(
             q=q,
             act_second_moment=second_moment,
-            map_input=into.square,
-            # A gated activation's D is shared by twice as many pre-activations.
-            delta=to_activation * slope_moment / (2 if self.phi.is_gated else 1),
+            # A norm over the batch takes the mean out of dL/dh, so that what examples share of x does not count.
+            map_input=into.spread if self.norm == "batch" and self.place == "inner" else into.square,
+            delta=to_activation * slope_moment / sharing,
+            map_delta=to_map / sharing,
             skip=np.broadcast_to(post_factor if self.has_skip else 0.0, q.shape),
-            branch=to_activation * backward * to_input,
+            branch=to_map * up.weight_var * up.fan_out / up.fan_in * pre_factor,
         )
         return out, layer
 

@@ -90,8 +90,9 @@ def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | Non
 
 def _combine(config: schema.Config, sizes: Maps, layers: list[Layer], assumptions: tuple[str, ...]) -> Prediction:
     """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
-    skip, branch, delta, map_input = (
-        np.stack([getattr(layer, name) for layer in layers]) for name in ("skip", "branch", "delta", "map_input")
+    skip, branch, delta, map_delta, map_input = (
+        np.stack([getattr(layer, name) for layer in layers])
+        for name in ("skip", "branch", "delta", "map_delta", "map_input")
     )  # (L, E)
     with np.errstate(divide="ignore"):
         passed = np.log(skip + branch)
@@ -99,7 +100,7 @@ def _combine(config: schema.Config, sizes: Maps, layers: list[Layer], assumption
         below = passed + above  # G of the input
         log_delta = above + np.log(delta)
         fan_in = np.array([(sizes.first_up if index == 0 else sizes.up).fan_in for index in range(len(layers))])
-        log_weight_grad = _log_mean(log_delta + np.log(map_input)) + np.log(fan_in)
+        log_weight_grad = _log_mean(above + np.log(map_delta) + np.log(map_input)) + np.log(fan_in)
     log_delta = _log_mean(log_delta)
     is_off = config.residual.name != "none" and getattr(config.residual, "alpha", 1.0) == 0
     if is_off:

@@ -8,9 +8,11 @@ and Nica 2020, "Products of Many Large Random Matrices", theorem 1, the log-norm
 layer scatters too, relaxes with dq'/dq, and takes D(q) with it. To first order in 1/n all of this is linear in small
 steps of ln q and ln delta^2, whose variances add up: with x the deviation of ln q,
 
-    x' = f(x) + xi,             f = ln(s V + b),    Var xi = (E phi^4 / V^2 - 1) / n, times the share of s V in q' squared
+    x' = f(x) + xi,             f = ln(s V + b),    Var xi = p^2 (E phi^4 / V^2 - 1) / n
     ln rate = h(x) + epsilon,   h = ln(s D),        Var epsilon = (3 E phi'^4 / D^2 - 1) / n
-                                                    Cov = (E phi^2 phi'^2 / (V D) - 1) / n, times that share
+                                                    Cov = p (E phi^2 phi'^2 / (V D) - 1) / n
+
+where p is the share of s V in q'.
 
 Forward and backward pass share weights: W^T delta has a component along the input x of W that is not random but
 x (W x . delta) / |x|^2. It moves the mean by 1/n as well (`_coupling`); relu and its kin are spared.
@@ -218,12 +220,11 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
     error = _rate_error(config) * np.arange(depth - 1, -1, -1)
     shift = np.append(_from_here_up(step[1:])[:-1], 0.0) / 2 + error
     place = config.norm.place if isinstance(config.norm, schema.LayerNorm) else "none"
-    sampling, below = np.full(depth, 2 / units), np.zeros(depth)
-    if place == "inner":
-        sampling = np.zeros(depth)
-    elif place == "none":  # every branch below adds its scatter
-        below = np.append(0.0, np.cumsum(part**2 * forward + angle)[:-1])
-    scatter = sampling + below
+    scatter = np.full(depth, 2 / units)
+    if place in ("none", "inner"):  # every branch below adds its scatter
+        scatter = scatter + np.append(0.0, np.cumsum(part**2 * forward + angle)[:-1])
+    if place == "inner":  # and the norm takes it out again, but for what its eps lets through
+        scatter = scatter * (1 - q) ** 2
     return Noise(delta, (-shift, shift), scatter, (-scatter / 2 - ROUNDING, scatter / 2 + ROUNDING))
 
 

@@ -1,0 +1,225 @@
+"""Finite width and Jacobians: log-normal gradients, bands, dead networks, singular values, by Monte Carlo in NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import special
+
+from lab import schema
+from lab.theory import NoTheory, bands, jacobian_moments, predict
+from lab.theory.functions import Function
+from lab.theory.width import noise, probability_dead, step_variance
+
+FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "identity": (lambda x: x, np.ones_like),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1.0, 0.0)),
+    "leaky_relu": (lambda x: np.where(x > 0, x, 0.4 * x), lambda x: np.where(x > 0, 1.0, 0.4)),
+    "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": (special.expit, lambda x: special.expit(x) * special.expit(-x)),
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), lambda x: np.exp(np.minimum(x, 0))),
+}
+
+
+def plain(name, weight_var, bias_var=0.0, depth=12, width=64, features=None, block="linear", init="gaussian"):
+    act = schema.LeakyReLU(name, 0.4) if name == "leaky_relu" else schema.ACTIVATIONS[name](name)
+    drawn = schema.Gaussian(init, 1.0, weight_var, bias_var) if init == "gaussian" else schema.Init(init)
+    data = schema.GaussianData("gaussian", features=width if features is None else features)
+    model = schema.Model(depth, width, block)
+    return replace(schema.Config(), activation=act, init=drawn, model=model, data=data, dtype="float64")
+
+
+def scatter(config, replicas, seed=0):
+    """ln of delta^2 and ln q, (replicas, depth) each: one example, an independent gradient at the end."""
+    rng, width, depth = np.random.default_rng(seed), config.model.width, config.model.depth
+    phi, slope = FUNCTIONS[config.activation.name]
+    x = rng.normal(size=(replicas, 1, width))
+    x /= np.sqrt((x**2).mean(-1, keepdims=True))
+    maps, log_delta, log_q = [], np.empty((replicas, depth)), np.empty((replicas, depth))
+    for layer in range(depth):
+        W = rng.normal(size=(replicas, width, width)) * math.sqrt(config.init.weight_var / width)
+        z = x @ W + rng.normal(size=(replicas, 1, width)) * math.sqrt(config.init.bias_var)
+        maps.append((W, z))
+        log_q[:, layer] = np.log((z**2).mean((1, 2)))
+        x = phi(z)
+    g = rng.normal(size=(replicas, 1, width))
+    for layer in reversed(range(depth)):
+        W, z = maps[layer]
+        delta = g * slope(z)
+        log_delta[:, layer] = np.log((delta**2).mean((1, 2)))
+        g = delta @ W.transpose(0, 2, 1)
+    return log_delta, log_q
+
+
+def over_the_last(log_delta):
+    return log_delta - log_delta[:, -1:]
+
+
+def test_step_variances_have_their_closed_forms():
+    assert step_variance(schema.Activation("relu")) == pytest.approx(5)
+    assert step_variance(schema.Activation("identity")) == pytest.approx(2)
+    a = 0.3
+    expected = 6 * (1 + a**4) / (1 + a**2) ** 2 - 1
+    assert step_variance(schema.LeakyReLU("leaky_relu", a)) == pytest.approx(expected)
+
+
+def test_relu_gradients_are_log_normal_with_the_published_moments():
+    # ln of the squared gradient over L layers of width n: mean -5 L / (2 n), variance 5 L / n (Hanin 2018 has the form).
+    depth, width, replicas = 16, 64, 800
+    config = plain("relu", 2.0, depth=depth + 1, width=width)
+    log_ratio = over_the_last(scatter(config, replicas)[0])[:, 0]
+    # The two ends each add the scatter of one sum over a layer; here only the last layer's is one too many.
+    variance = 5 * (depth + 1) / width
+    error = 4 * math.sqrt(variance / replicas) + 5 / width
+    assert log_ratio.mean() == pytest.approx(-5 * depth / (2 * width), abs=error)
+    assert log_ratio.var() == pytest.approx(variance, rel=4 * math.sqrt(2 / replicas) + 0.1)
+
+
+def test_the_second_moment_of_relu_gradients_grows_as_a_power_of_the_depth():
+    # E delta^4 over the square of E delta^2 is (1 + 5 / n)^L.
+    config = plain("relu", 2.0, depth=6, width=64)
+    squares = np.exp(np.concatenate([scatter(config, 500, seed)[0][:, 0] for seed in range(8)]))
+    # The relative error of a fourth moment of 4000 log-normal samples of variance 0.47 is 4%.
+    assert np.mean(squares**2) / np.mean(squares) ** 2 == pytest.approx((1 + 5 / 64) ** 6, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_var", "bias_var"),
+    [
+        ("relu", 2.0, 0.0),
+        ("leaky_relu", 2 / 1.16, 0.0),
+        ("identity", 1.0, 0.0),
+        ("tanh", 1.0, 0.0),
+        ("tanh", 1.761, 0.05),
+        ("tanh", 25 / 9, 0.0),
+        ("sigmoid", 1.0, 0.0),
+        ("elu", 1.0, 0.0),
+    ],
+)
+def test_the_scatter_of_replicas_is_predicted(name, weight_var, bias_var):
+    replicas, config = 400, plain(name, weight_var, bias_var)
+    log_delta, log_q = scatter(config, replicas)
+    log_delta = over_the_last(log_delta)
+    prediction = predict(config)
+    expected = noise(config, prediction)
+    sampling = 4 * math.sqrt(2 / replicas)  # of a variance, relative
+    for layer in (0, 4):
+        assert log_delta[:, layer].var() == pytest.approx(expected.delta[layer], rel=sampling + 0.1)
+        shift = (log_delta[:, layer] - 2 * prediction.log_delta[layer]).mean()
+        error = 3.5 * math.sqrt(expected.delta[layer] / replicas)
+        lowest, highest = (bound[layer] for bound in expected.delta_shift)
+        assert shift == pytest.approx(lowest + highest, abs=error + expected.delta[layer] ** 2 / 8)
+    for layer in (6, 11):
+        assert log_q[:, layer].var() == pytest.approx(expected.q[layer], rel=sampling + 0.1)
+        shift = (log_q[:, layer] - np.log(prediction.q[layer])).mean()
+        lowest, highest = (bound[layer] for bound in expected.q_shift)
+        error = 3.5 * math.sqrt(expected.q[layer] / replicas)
+        assert shift == pytest.approx(lowest + highest, abs=error + expected.q[layer] ** 2 / 8)
+
+
+def test_bands_hold_the_mean_over_replicas_and_not_much_more():
+    config, groups, replicas = plain("relu", 2.0, depth=20, width=64), 60, 8
+    log_delta, log_q = scatter(config, groups * replicas, seed=5)
+    prediction = predict(config)
+    cases = {"delta_rms": (over_the_last(log_delta), slice(0, 15)), "pre_rms": (log_q, slice(5, 20))}
+    for quantity, (log_squares, layers) in cases.items():
+        means = log_squares.reshape(groups, replicas, -1).mean(1) / 2  # ln of geometric means
+        shares = []
+        for sigmas in (3.0, 0.3):
+            lower, upper = np.log(getattr(bands(config, prediction, replicas, sigmas), quantity))
+            shares.append(np.mean(((means > lower) & (means < upper))[:, layers]))
+        assert shares[0] > 0.985
+        assert shares[1] < 0.8  # a tenth of the width leaves many out
+
+
+def test_a_band_narrows_with_width_and_replicas_and_always_holds_the_prediction():
+    def widths(config, replicas):
+        prediction = predict(config)
+        found = bands(config, prediction, replicas)
+        for band, center in ((found.delta_rms, prediction.delta_rms), (found.pre_rms, prediction.pre_rms)):
+            assert np.all(band.lower <= center * (1 + 1e-12))
+            assert np.all(band.upper >= center * (1 - 1e-12))
+        return np.log(found.delta_rms.upper / found.delta_rms.lower)[0]
+
+    narrow, wide = plain("tanh", 1.5, 0.1, width=64), plain("tanh", 1.5, 0.1, width=1024)
+    assert widths(narrow, 4) > widths(narrow, 16) > widths(wide, 16)
+    for other in (schema.LayerNorm("layer"), schema.BatchNorm("batch", "post")):
+        widths(replace(wide, norm=other, init=schema.Init("he_normal")), 4)
+    widths(replace(wide, residual=schema.ScaledResidual("scaled", 0.5)), 4)
+    widths(plain("relu", 1.4, block="ffn"), 4)
+
+
+@pytest.mark.parametrize(("width", "depth"), [(2, 6), (3, 10), (4, 40)])
+def test_dead_networks_are_as_frequent_as_predicted(width, depth):
+    # 1 - (1 - 2^-N)^H for one input, zero biases and symmetric weights.
+    rng, networks = np.random.default_rng(2), 20_000
+    x = np.ones((networks, 1, width))
+    for _ in range(depth):
+        x = np.maximum(x @ rng.normal(size=(networks, width, width)), 0)
+        x /= np.maximum(x.max(-1, keepdims=True), 1e-300)  # a scale changes no sign
+    dead = np.mean((x == 0).all((1, 2)))
+    expected = probability_dead(width, depth)
+    assert expected == pytest.approx(1 - (1 - 2.0**-width) ** depth)
+    assert abs(dead - expected) < 4 * math.sqrt(expected * (1 - expected) / networks)
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "weight_var", "features"),
+    [
+        ("identity", "gaussian", 1.0, 96),
+        ("relu", "gaussian", 2.0, 96),
+        ("relu", "gaussian", 2.0, 24),
+        ("identity", "gaussian", 1.0, 240),
+        ("tanh", "gaussian", 1.5, 96),
+        ("identity", "orthogonal", 1.0, 96),
+        ("tanh", "orthogonal", 1.0, 96),
+        ("relu", "orthogonal", 1.0, 48),
+    ],
+)
+def test_jacobians_have_the_predicted_singular_values(name, init, weight_var, features):
+    depth, width = 4, 96
+    config = plain(name, weight_var, depth=depth, width=width, features=features, init=init)
+    phi, slope = FUNCTIONS[name]
+    moments = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=features)
+        x /= math.sqrt((x**2).mean())
+        J = np.eye(features)
+        for _ in range(depth):
+            fan_in = len(x)
+            W = rng.normal(size=(width, fan_in)) * math.sqrt(weight_var / fan_in)
+            if init == "orthogonal":
+                W = np.linalg.qr(W)[0]
+            z = W @ x
+            J, x = slope(z)[:, None] * (W @ J), phi(z)
+        squares = np.linalg.svd(J, compute_uv=False) ** 2
+        moments.append((squares.mean(), squares.var() / squares.mean() ** 2))
+    mean, relative_variance = np.mean(moments, axis=0)
+    expected = jacobian_moments(config)
+    assert mean == pytest.approx(expected.mean, rel=0.12)
+    assert relative_variance == pytest.approx(expected.relative_variance, rel=0.12, abs=1e-10)
+
+
+def test_linear_jacobians_have_the_published_moments():
+    # Pennington et al. 2017: all singular values 1 for orthogonal weights, relative variance L for Gaussian ones.
+    orthogonal = jacobian_moments(plain("identity", 1.0, depth=7, init="orthogonal"))
+    assert orthogonal == pytest.approx((1, 0))
+    assert jacobian_moments(plain("identity", 1.0, depth=7)) == pytest.approx((1, 7))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"norm": schema.LayerNorm("layer")}, "norm=layer"),
+        ({"residual": schema.Residual("identity")}, "residual=identity"),
+        ({"activation": schema.Activation("swiglu")}, "activation=swiglu"),
+        ({"init": schema.Init("orthogonal"), "model": schema.Model(4, 32)}, "init=orthogonal"),
+    ],
+)
+def test_jacobians_without_a_theory_are_refused(change, key):
+    with pytest.raises(NoTheory, match=f"^{key}"):
+        jacobian_moments(replace(plain("relu", 1.0, depth=4), **change))
