@@ -173,6 +173,8 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path):
     run(tmp_path, "seed=1")
     (tmp_path / "notes.txt").write_text("keep me")
     old = {path.name for path in tmp_path.glob("events*")}
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run(tmp_path, "seed=2")
     _, summary = run(tmp_path, "seed=2", "overwrite=true")
     assert summary["config"]["seed"] == 2
     assert (tmp_path / "notes.txt").read_text() == "keep me"

@@ -79,7 +79,6 @@ class CriticalLine:
             self.bias_vars = self._bias_var(GRID)
         self.starts_at_zero = bool(abs(self.bias_vars[0]) < 1e-100 and D[0] > 1e-100)
         self.is_homogeneous = bool(np.all(np.abs(self.bias_vars) <= 1e-9 * GRID + 1e-100))
-        self.largest_slope = LARGEST_GATED_SLOPE if isinstance(activation, Gated) else 1 + TOLERANCE
 
     def weight_var(self, q: float) -> float:
         """s with s^maps D(q) = 1."""
@@ -111,9 +110,11 @@ class CriticalLine:
         return float(f"{1.0005 * high:.3g}")
 
     def _is_reached(self, q: float, bias_var: float) -> bool:
-        """Whether no other fixed point lies between q and the first layer's variance, and q does not repel."""
-        if q > 0 and float(self.kernel.second_moment_derivative(q) / self.kernel.slope_moment(q)) > self.largest_slope:
-            return False
+        """Whether the variance moves from the first layer's to q without a stop, which an unstable point never sees."""
+        if isinstance(self.kernel, Gated):
+            slope = float(self.kernel.second_moment_derivative(q) / self.kernel.slope_moment(q))
+            if q > 0 and slope > LARGEST_GATED_SLOPE:
+                return False
         weight_var = self.weight_var(q)
         product, added = weight_var**self.maps, bias_var * _geometric_sum(weight_var, self.maps)
         first = product + added

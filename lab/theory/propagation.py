@@ -43,7 +43,7 @@ class Layer:
     Attributes:
         q, act_second_moment: E z^2 and E a^2.
         map_input: E x^2 of what goes into the first map, as far as it counts for the gradient of its weights.
-        delta: E delta^2 over G of the layer's output.
+        delta: E delta^2 over G of the layer's output; twice that of gated activations, whose D two units share.
         map_delta: the same for dL/dh, behind a norm between the map and the activation.
         skip, branch: the two parts of G of the layer's input over G of its output.
     """
@@ -143,14 +143,13 @@ class _Step:
 
         to_activation = to_activation * post_factor
         to_map = to_activation * backward * inner_factor
-        sharing = 2 if self.phi.is_gated else 1  # a gated activation's D is shared by twice as many pre-activations
         layer = Layer(
             q=q,
             act_second_moment=second_moment,
             # A norm over the batch takes the mean out of dL/dh, so that what examples share of x does not count.
             map_input=into.spread if self.norm == "batch" and self.place == "inner" else into.square,
-            delta=to_activation * slope_moment / sharing,
-            map_delta=to_map / sharing,
+            delta=to_activation * slope_moment,
+            map_delta=to_map,
             skip=np.broadcast_to(post_factor if self.has_skip else 0.0, q.shape),
             branch=to_map * up.weight_var * up.fan_out / up.fan_in * pre_factor,
         )

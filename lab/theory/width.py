@@ -147,8 +147,8 @@ def _plain_noise(config: schema.Config, prediction: Prediction) -> Noise:
     beyond = np.append(reach[1:], 0.0)
     own = steps.epsilon + 2 * beyond * steps.covariance + beyond**2 * steps.xi
     rate_shift = steps.h1 * mean + steps.h2 * variance / 2 - steps.epsilon / 2 + _coupling(config, prediction.q)
-    delta = reach**2 * variance + _from_here_up(own[:-1]) + steps.epsilon[-1] * (np.arange(depth) < depth - 1)
-    delta_shift = _from_here_up(rate_shift[:-1]) + steps.epsilon[-1] / 2 * (np.arange(depth) < depth - 1)
+    delta = reach**2 * variance + _from_here_up(own[:-1])
+    delta_shift = _from_here_up(rate_shift[:-1])
     sampling = 2 / _units(config)
     q_shift, variance = mean - sampling / 2, variance + sampling
     return Noise(delta, _up_to(delta_shift, delta), variance, _up_to(q_shift, variance))
@@ -216,7 +216,7 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
         forward, backward = forward + 2 / width, backward + 2 / width
     angle = 4 * part * (1 - part) / width
     step = part**2 * (forward + backward) + angle
-    delta = np.append(_from_here_up(step[1:])[:-1] + backward[:-1] + backward[-1], 0.0) if depth > 1 else np.zeros(1)
+    delta = np.append(_from_here_up(step[1:])[:-1] + backward[:-1], 0.0) if depth > 1 else np.zeros(1)
     error = _rate_error(config) * np.arange(depth - 1, -1, -1)
     shift = np.append(_from_here_up(step[1:])[:-1], 0.0) / 2 + error
     place = config.norm.place if isinstance(config.norm, schema.LayerNorm) else "none"
