@@ -26,7 +26,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--turns", type=int, default=7, help="timed turns (default: 7)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments or None)
-    heads = ("depth", "step ms", "full step ms", "step us a layer", "full us a layer", "peak MiB", "above base, KiB a layer")
+    heads = (
+        "depth",
+        "step ms",
+        "full step ms",
+        "step us a layer",
+        "full us a layer",
+        "peak MiB",
+        "above base, KiB a layer",
+    )
     table = Table(*heads, title="Width 64, batch 128, 4 replicas (medians)")
     spawn = multiprocessing.get_context("spawn")
     rows = []

@@ -1,14 +1,14 @@
 """What measuring costs: `python -m benchmarks.probes`.
 
-Depth 50, batch 128, ReLU, SGD, on the CPU (or the GPU with --device cuda). For each width, number of replicas and number
-of threads it times one training step of each of these, taking turns in one process, and prints medians and ratios:
+Depth 50, batch 128, ReLU, SGD, on the CPU (or the GPU with --device cuda). For each width, number of replicas and of
+threads it times one training step of each of these, taking turns in one process, and prints medians and ratios:
 
     no probes       the lab's step at which nothing is read
     norms           the same with probe.set=norms at every step
     full            the same with probe.set=full at every step
     default         a step on average at the default cadence, readings and held-out evaluation included
     plain           the same network once, as torch.nn.Sequential with torch.optim.SGD and no instrument
-    by hand         plain, with what a user writes: .item() of every gradient norm and a dead-unit hook, each to add_scalar
+    by hand         plain, with what a user writes: .item() of every gradient norm, a dead-unit hook, all to add_scalar
     products        the matrix products alone, three a layer: the floor
 """
 
@@ -48,7 +48,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments or None)
     table = Table(title=f"One step, depth {DEPTH}, batch {BATCH}, ReLU: milliseconds and ratios (medians)")
     heads = ("threads", "width", "replicas", "no probes", "norms", "full", "default", "plain", "by hand", "products")
-    ratios = ("full /\nno probes", "norms /\nno probes", "default /\nno probes", "full a replica\n/ plain", "by hand /\nfull a replica")
+    ratios = (
+        "full /\nno probes",
+        "norms /\nno probes",
+        "default /\nno probes",
+        "full a replica\n/ plain",
+        "by hand /\nfull a replica",
+    )
     for head in (*heads, *ratios):
         table.add_column(head, justify="right")
     console = Console(width=190)
@@ -136,7 +142,9 @@ def _by_hand(width: int, device: torch.device, folder: str) -> Step:
     for name, module in model.named_modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(
-                lambda _module, _args, output, name=name: dead.__setitem__(name, (output == 0).all(0).float().mean().item())
+                lambda _module, _args, output, name=name: dead.__setitem__(
+                    name, (output == 0).all(0).float().mean().item()
+                )
             )
 
     def step() -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.schema import ConfigError
+
 SAMPLES_KEPT = "scalars=100000,images=100"
 """TensorBoard thins curves out to 1,000 points unless told to keep more, and here each reading counts. Not 0, which is
 said to mean all: the data server of TensorBoard 2.21 then keeps none of the points."""
@@ -19,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """Replace this process by TensorBoard.
 
     Raises:
-        FileNotFoundError: the folder does not exist or holds no run.
+        ConfigError: the folder does not exist or holds no run.
     """
     parser = argparse.ArgumentParser("gradlab board", description="Open TensorBoard on a folder of runs.")
     parser.add_argument(
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     folder = Path(options.folder)
     if not any(folder.rglob("events.out.tfevents.*")):
-        raise FileNotFoundError(f"{folder}: no run lies at or below this folder; train one first, with gradlab run.")
+        raise ConfigError(f"{folder}: no run lies at or below this folder; train one first, with gradlab run.")
     print(f"Open http://{options.host}:{options.port}/{START}", flush=True)
     command = [sys.executable, "-m", "tensorboard.main", *flags(folder, options.host, options.port)]
     os.execv(sys.executable, command)

@@ -6,19 +6,24 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.schema import ConfigError
+
 
 def main(arguments: Sequence[str]) -> int:
     """Write collected.nc and summaries.csv into the folder and name the runs that did not come to an end.
 
     Raises:
-        FileNotFoundError: the folder holds no run with readings.
+        ConfigError: the folder holds no run with readings.
     """
     parser = argparse.ArgumentParser("gradlab collect", description="Gather all runs below a folder.")
     parser.add_argument("folder", help="the output_dir of a sweep, or any folder above runs")
     folder = Path(parser.parse_args(list(arguments)).folder)
     from lab import results
 
-    collected = results.collect(folder)
+    try:
+        collected = results.collect(folder)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
     table, rows = results.write(collected, folder)
     dataset = collected.dataset
     print(f"{len(collected.summaries)} runs, {dataset.sizes['run']} with readings:")

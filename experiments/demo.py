@@ -6,9 +6,12 @@ Prints a table, draws one picture, and leaves a folder a run for TensorBoard.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +51,9 @@ def main(arguments: Sequence[str] = ()) -> int:
     options = parser.parse_args(list(arguments))
     console = Console()
     started = time.perf_counter()
-    rows = []
-    for name, overrides in track(ARMS.items(), "Training 10 networks of 30 layers", console=console, transient=True):
-        folder = options.folder / name.replace(", ", "-").replace(" ", "_")
-        summary = _train(folder, [*COMMON, *overrides, *options.overrides])
-        rows.append((name, folder, summary))
+    folders = {name: options.folder / name.replace(", ", "-").replace(" ", "_") for name in ARMS}
+    summaries = _train_all({folders[name]: [*COMMON, *ARMS[name], *options.overrides] for name in ARMS}, console)
+    rows = [(name, folder, summaries[folder]) for name, folder in folders.items()]
     console.print(_table(rows))
     picture = options.folder / PICTURE
     _draw(rows, picture)
@@ -66,10 +67,26 @@ def main(arguments: Sequence[str] = ()) -> int:
     return 0
 
 
+def _train_all(jobs: Mapping[Path, Sequence[str]], console: Console) -> dict[Path, dict[str, Any]]:
+    """Train in as many processes as there are cores, one thread each: nobody waits for a thread that is not running."""
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs))
+    summaries = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(_train, folder, overrides): folder for folder, overrides in jobs.items()}
+        try:
+            done = track(as_completed(running), "Training 10 networks", len(jobs), console=console, transient=True)
+            for job in done:
+                summaries[running[job]] = job.result()
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return summaries
+
+
 def _train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     from lab import config, runs
 
-    return runs.run(config.compose([*overrides, "overwrite=true"]), folder, is_quiet=True)
+    return runs.run(config.compose([*overrides, "threads=1", "overwrite=true"]), folder, is_quiet=True)
 
 
 def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
@@ -78,12 +95,8 @@ def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
     steps = rows[0][2]["steps_done"]
     table = Table(title=f"Gradient at initialization, and what {steps} steps made of it", box=SIMPLE_HEAD)
     table.add_column("arm", no_wrap=True)
-    for heading in (
-        "delta_slope\n(decades/layer)",
-        "gradient, first\nover last layer",
-        "dead units",
-        "held-out\naccuracy",
-    ):
+    table.add_column("delta_slope,\ndecades\na layer", justify="right", no_wrap=True)
+    for heading in ("gradient,\nfirst\nover last", "dead\nunits", "held-out\naccuracy"):
         table.add_column(heading, justify="right")
     for name, folder, summary in rows:
         first = results.load(folder).isel(step=0)

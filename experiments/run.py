@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lab import config as configuration
-from lab.schema import Config, ConfigError, Npz
+from lab.schema import Config, ConfigError, Npz, OpenML
 
 LONGEST_NAME = 200
 """Bytes of a run folder's name; most file systems stop at 255."""
@@ -95,7 +95,7 @@ def _check_machine(config: Config) -> None:
     from lab import data, runs
 
     device = runs.choose_device(config.device)
-    if isinstance(config.data, Npz):
+    if isinstance(config.data, Npz | OpenML):
         data.load(config.data, getattr(torch, config.dtype), device)
 
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return int(entry.main(words[1:]))
-    except (ConfigError, FileNotFoundError) as error:
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -89,9 +89,9 @@ def to_config(tree: DictConfig) -> Config:
     assert isinstance(config, Config)
     schema.check(config)
     if isinstance(config.init, schema.Critical):
-        from lab.theory import critical_weight_var  # NumPy is imported only where there is something to solve
+        from lab.theory import critical_weight_var_of  # NumPy is imported only where there is something to solve
 
-        critical_weight_var(config.activation, config.init.bias_var)  # refuses where there is no critical point
+        critical_weight_var_of(config)  # refuses where there is no critical point
     return config
 
 
@@ -115,8 +115,7 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 def fingerprint(config: Config) -> str:
     """A hash of all that decides the result: equal for two runs that must agree, whatever their folder or device."""
-    scientific = {key: value for key, value in asdict(config).items() if key not in schema.NOT_SCIENTIFIC}
-    return hashlib.sha256(json.dumps(scientific, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(schema.flatten(asdict(config)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

@@ -5,6 +5,7 @@ Everything is drawn and standardized by NumPy in float64, so that dtype and devi
 
 from __future__ import annotations
 
+import functools
 import warnings
 import zipfile
 import zlib
@@ -181,6 +182,7 @@ def _digits(config: schema.Data) -> tuple[Split, int]:
     return _standardize(Split(train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64))), 10
 
 
+@functools.lru_cache(maxsize=1)  # a sweep would parse the same 70,000 images again for every run
 def _openml(config: schema.OpenML) -> tuple[Split, int]:
     """MNIST (LeCun et al. 1998) or Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 images of 28x28 pixels.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's set ("Color Universal Design", 2008), its yellow exchanged for a brown that shows on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DPI = 120
+TITLE_WIDTH = 100
+"""Characters a line of a title; the folder of a sweep's run can have a long name."""
 
 
 def gradients(table: xr.Dataset, title: str = "") -> Figure:
@@ -33,8 +36,8 @@ def gradients(table: xr.Dataset, title: str = "") -> Figure:
         ax.set_xlabel("layer (0 is nearest the input)")
         ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
         ax.set_title(LAYER_QUANTITIES[quantity].long_name, fontsize="medium")
-        ax.legend(loc="best", fontsize="small")
-    figure.suptitle(title or "Gradient against depth")
+        ax.legend(loc="best", fontsize="small", title="median and range\nover replicas", title_fontsize="small")
+    figure.suptitle(textwrap.fill(title or "Gradient against depth", TITLE_WIDTH), fontsize="large")
     return figure
 
 

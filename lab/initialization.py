@@ -8,7 +8,7 @@ import numpy as np
 
 from lab import schema
 from lab.readings import Array
-from lab.theory import critical_weight_var
+from lab.theory import critical_weight_var_of
 
 
 def draw(config: schema.Config, fan_in: int, fan_out: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -49,7 +49,7 @@ def _gaussian_variances(config: schema.Config) -> tuple[float, float]:
     if isinstance(config.init, schema.Gaussian):
         return config.init.weight_var, config.init.bias_var
     assert isinstance(config.init, schema.Critical)
-    return critical_weight_var(config.activation, config.init.bias_var), config.init.bias_var
+    return critical_weight_var_of(config), config.init.bias_var
 
 
 def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Array:

@@ -208,9 +208,9 @@ class Gatherer:
 
 
 def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The norm of parts together, (layers, R); 0 where there is none."""
+    """The norm of parts together, (layers, R); NaN, not applicable, where there is none."""
     if not norms:
-        return torch.zeros(like.shape[:2], dtype=torch.float64, device=like.device)
+        return torch.full(like.shape[:2], torch.nan, dtype=torch.float64, device=like.device)
     return norms[0] if len(norms) == 1 else probes.joint_norm(torch.stack(list(norms)))
 
 

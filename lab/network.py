@@ -197,7 +197,7 @@ class Skip(nn.Module):
             self.alpha = nn.Parameter(torch.full((replicas, 1, 1), alpha, dtype=torch.float64))
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        if isinstance(self.alpha, float):
+        if not isinstance(self.alpha, Tensor):
             return torch.add(x, branch, alpha=self.alpha)
         return torch.addcmul(x, self.alpha, branch)
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from lab.files import READINGS, SUMMARY, whole
-from lab.schema import NOT_SCIENTIFIC
+from lab.schema import flatten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,23 +110,13 @@ def write(collected: Collected, folder: Path) -> tuple[Path, Path]:
 
 def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The dotted keys in which those configurations differ that have them; a group's name stands for the group."""
-    flat = [dict(_flat(config)) for config in configs]
+    flat = [flatten(config) for config in configs]
     every = dict.fromkeys(key for config in flat for key in config)
     return [key for key in every if len({json.dumps(config[key]) for config in flat if key in config}) > 1]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if not prefix and key in NOT_SCIENTIFIC:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}".removesuffix(".name"), value
-
-
 def _value(config: Mapping[str, Any], key: str) -> Any:
-    return dict(_flat(config)).get(key)
+    return flatten(config).get(key)
 
 
 def _column(values: Sequence[Any]) -> np.ndarray[Any, Any]:

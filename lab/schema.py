@@ -123,7 +123,7 @@ class Gaussian(Init):
 
 @dataclass(frozen=True)
 class Critical(Init):
-    """weight_var solved from theory for the chosen activation, at this bias_var."""
+    """weight_var solved from theory for the chosen activation, norm and block, at this bias_var."""
 
     bias_var: float = number(0.0, at_least=0)
 
@@ -407,8 +407,19 @@ CHOICES: Mapping[str, Mapping[str, type]] = MappingProxyType(
     }
 )
 
-NOT_SCIENTIFIC = frozenset({"device", "threads", "output_dir", "overwrite"})
-"""Top-level keys that do not change what is computed, only where and how: no part of a run's fingerprint."""
+NOT_SCIENTIFIC = frozenset({"device", "threads", "output_dir", "overwrite", "data.cache"})
+"""Keys that do not change what is computed, only where and how: no part of a run's fingerprint."""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The scientific part of a configuration's dictionary with dotted keys; a group's name stands under the group."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" not in NOT_SCIENTIFIC:
+            flat[f"{prefix}{key}".removesuffix(".name")] = value
+    return flat
 
 
 def check(config: Config) -> Config:
@@ -459,6 +470,8 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 def _check_combinations(config: Config) -> None:
     model, norm, residual = config.model, config.norm, config.residual
+    if not config.output_dir:
+        raise ConfigError("output_dir: it is empty; name the folder, for example output_dir=runs/mine.")
     if model.block == "linear" and model.expansion is not None:
         raise ConfigError(
             "model.expansion: only model.block=ffn has hidden units to expand; leave it out or choose ffn."
@@ -468,13 +481,6 @@ def _check_combinations(config: Config) -> None:
             f"norm.place=inner: activation={config.activation.name} multiplies two maps and has no single"
             " pre-activation to normalize; choose norm.place=pre or norm.place=post."
         )
-    if config.init.name == "critical":
-        is_plain = norm.name == "none" and residual.name == "none" and model.block == "linear"
-        if not is_plain or config.activation.name in GATED:
-            raise ConfigError(
-                "init=critical: the critical point is known for plain stacks of one map and one ungated activation;"
-                " choose norm=none residual=none model.block=linear, or another init."
-            )
     for key, examples in (("batch_size", config.batch_size), ("probe.examples", config.probe.examples)):
         if norm.name == "batch" and examples < 2:
             raise ConfigError(f"{key}={examples}: norm=batch needs at least 2 examples; choose {key}=2 or more.")

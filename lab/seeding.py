@@ -17,4 +17,6 @@ class Streams(NamedTuple):
 
 def streams(seed: int, replica: int) -> Streams:
     """The streams of one replica, seeded from the pair (seed, replica)."""
-    return Streams(*(np.random.default_rng(child) for child in np.random.SeedSequence([seed, replica]).spawn(3)))
+    # As a spawn key the replica cannot run into the seed: SeedSequence([2**32, 0]) would equal SeedSequence([0, 1]).
+    children = np.random.SeedSequence(seed, spawn_key=(replica,)).spawn(3)
+    return Streams(*(np.random.default_rng(child) for child in children))

@@ -119,7 +119,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(network: Network, dataset: Dataset) -> dict[str, Tensor]:
-    """Loss and accuracy of every replica on the held-out data: (R,) each, float64."""
+    """Loss and accuracy of every replica on the held-out data: (R,) each, float64; both NaN where a logit is NaN."""
     replicas = network.readout.weight.shape[0]
     loss = torch.zeros(replicas, dtype=torch.float64, device=dataset.test_x.device)
     hits = torch.zeros_like(loss)
@@ -130,7 +130,8 @@ def evaluate(network: Network, dataset: Dataset) -> dict[str, Tensor]:
             loss += cross_entropy(logits, labels).double() * len(y)
             hits += (logits.argmax(-1) == labels).sum(1)
     examples = len(dataset.test_y)
-    return {"eval_loss": loss / examples, "eval_accuracy": hits / examples}
+    # A maximum over NaN picks some class or other, which is no answer.
+    return {"eval_loss": loss / examples, "eval_accuracy": torch.where(loss.isnan(), torch.nan, hits / examples)}
 
 
 class Watch:

@@ -128,7 +128,7 @@ class PlainRun:
             found["saturated_fraction"].append(self.saturated(block))
             found["delta_rms"].append(rms(self.config.batch_size * block.z.grad))
             found["weight_grad_norm"].append(norm(p.grad for p in weights))
-            found["bias_grad_norm"].append(norm(p.grad for p in biases))
+            found["bias_grad_norm"].append(norm(p.grad for p in biases) if biases else math.nan)
             found["weight_norm"].append(norm(weights))
             found["layer_gain"].append(rms(block.x.grad) / rms(block.y.grad))
             found["nonfinite"].append(sum((~p.grad.isfinite()).sum().item() for p in parameters))

@@ -138,7 +138,7 @@ def configure(act="relu", init="he_normal", norm="none", place="inner", residual
         "model": schema.Model(depth, width, block),
         "batch_size": other.pop("batch", 64),
         "data": schema.GaussianData("gaussian", features=other.pop("features", 256)),
-        "dtype": "float64",
+        "dtype": other.pop("dtype", "float64"),
     }
     return replace(schema.Config(), **chosen, **other)
 
@@ -413,6 +413,15 @@ def test_what_has_no_theory_is_refused_by_name(settings, key):
     assert str(refusal.value).endswith(".")
 
 
+def test_what_is_too_large_for_float32_may_be_right_for_float64():
+    config = configure("relu", gain=10.0, depth=60)  # q grows by 100 a layer
+    assert predict(config).q[-1] == pytest.approx(2.0 * 100.0**60, rel=1e-9)
+    with pytest.raises(NoTheory, match="passes what dtype=float32 holds at layer 37"):
+        predict(replace(config, dtype="float32"))
+    with pytest.raises(NoTheory, match="falls below what dtype=float32 holds"):
+        predict(configure("relu", gain=0.1, depth=60, dtype="float32"))
+
+
 def test_data_of_unknown_size_are_refused_until_their_size_is_given():
     config = replace(configure(), data=schema.Npz("npz", path="x.npz"))
     with pytest.raises(NoTheory, match="data=npz"):
@@ -477,7 +486,7 @@ CRITICAL: dict[str, dict[str, Any]] = {
     "gelu": {"act": "gelu", "bias_var": 0.3},
     "sigmoid after rms": {"act": "sigmoid", "norm": "rms", "place": "pre"},
     "biases in a norm": {"act": "tanh", "norm": "layer", "bias_var": 0.1},
-    "relu in a norm": {"act": "relu", "norm": "rms", "eps": 0.0},
+    "relu in a norm": {"act": "relu", "norm": "rms"},
     "skip within a norm": {"act": "sigmoid", "norm": "rms", "place": "post", "residual": "identity"},
 }
 
@@ -486,7 +495,7 @@ CRITICAL: dict[str, dict[str, Any]] = {
 def test_critical_networks_keep_their_gradients(structure):
     config = configure(init="critical", depth=300, **CRITICAL[structure])
     log_delta = predict(config).log_delta
-    assert log_delta[-50:] == pytest.approx(0, abs=1e-3)
+    assert log_delta[-50:] == pytest.approx(0, abs=2e-3)
 
 
 def test_the_critical_weight_var_of_a_plain_stack_is_that_of_its_activation():

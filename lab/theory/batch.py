@@ -1,5 +1,5 @@
 """Batch norm between map and activation, exact in the batch size (Yang et al. 2019, "A Mean Field Theory of Batch
-Normalization", sections 4 and 5 and appendix on the BSB1 fixed point).
+Normalization", section 4, the BSB1 fixed point).
 
 A wide layer's pre-activations of one unit over the batch are Gaussian with covariance s K, K the Gram matrix of the
 inputs. Where examples are alike, K = lambda (I - 1 1^T / B) once its mean is taken off, so the normalized z is sqrt(B)

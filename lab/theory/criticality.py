@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from lab import schema
-from lab.theory.critical import bisect, critical_weight_var
+from lab.theory.critical import TOLERANCE, bisect, critical_weight_var
 from lab.theory.kernels import kernel
 from lab.theory.structure import predict
 
@@ -70,9 +70,10 @@ def _solve(config: schema.Config) -> float:
         return critical_weight_var(config.activation, bias_var, maps)
 
     rates = np.array([_rate(config, float(weight_var)) for weight_var in SEARCHED])
-    if np.all(np.abs(rates) < 1e-9):  # the norm takes weight_var out again, and all are critical
-        return math.exp(-math.log(float(kernel(config.activation).slope_moment(1.0))) / maps)
     crossings = np.flatnonzero(rates[:-1] * rates[1:] < 0)
+    plain = math.exp(-math.log(float(kernel(config.activation).slope_moment(1.0))) / maps)
+    if not crossings.size and abs(_rate(config, plain)) <= TOLERANCE:
+        return plain  # relu and its kin: the norm takes weight_var out again, but for its eps
     if not crossings.size:
         least = np.exp(np.min(np.abs(rates)))
         raise schema.ConfigError(

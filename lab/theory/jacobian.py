@@ -1,7 +1,7 @@
 """Singular values of the end-to-end Jacobian of a plain network: mean and relative variance of their squares.
 
 J is the derivative of the last hidden layer's activations with respect to one input. Pennington, Schoenholz and Ganguli
-2017, "Resurrecting the sigmoid in deep learning through dynamical isometry", section 2.5 and eq. 22: with
+2017, "Resurrecting the sigmoid in deep learning through dynamical isometry", section 2: with
 kappa = E phi'^4 / (E phi'^2)^2 a layer multiplies the mean by s D(q) and adds kappa to the relative variance for
 Gaussian weights, kappa - 1 for orthogonal ones. Here for layers of different widths as well, which follows from the
 second moment of A -> diag(phi') W A: a layer of n units adds features / n times as much. Assumptions: wide layers, phi'

@@ -1,7 +1,7 @@
 """The order-to-chaos map of an activation: every point of (weight_var, bias_var) at once.
 
-The same fixed points as `lab.theory.signal` (Poole et al. 2016, figure 1; Schoenholz et al. 2017, figure 1), found for
-a whole grid of variances by bracketing them between tabulated values of V and polishing with Newton's method.
+The same fixed points as `lab.theory.signal` (Poole et al. 2016, section 2; Schoenholz et al. 2017, section 2), found
+for a whole grid of variances by bracketing them between tabulated values of V and polishing with Newton's method.
 """
 
 from __future__ import annotations

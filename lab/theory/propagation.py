@@ -28,8 +28,8 @@ from lab.theory.batch import BatchMoments
 from lab.theory.kernels import Kernel, kernel
 from lab.theory.variances import Map, Maps
 
-OVERFLOW = {"float32": 1e75, "float64": 1e300}
-"""A variance that the network's own arithmetic cannot hold: its largest entries would be infinite."""
+RANGE = {"float32": (1e-76, 1e75), "float64": (1e-300, 1e300)}
+"""Variances that arithmetic holds: beyond, entries of the network become 0 or infinite, in float64 the theory's."""
 
 
 class NoTheory(schema.ConfigError):
@@ -79,7 +79,7 @@ def propagate(config: schema.Config, maps: Maps, input_q: Array, exact: BatchMom
         anywhere.
 
     Raises:
-        NoTheory: the variance grows beyond what the network's arithmetic holds.
+        NoTheory: the variance leaves what the network's arithmetic holds.
     """
     square, zero = input_q, np.zeros_like(input_q)
     state = State(square, zero, square)
@@ -92,17 +92,27 @@ def propagate(config: schema.Config, maps: Maps, input_q: Array, exact: BatchMom
         is_data = index == 0 and maps.embedding is None
         with np.errstate(over="ignore"):
             following, layer = step(state, maps.first_up if index == 0 else maps.up, is_data)
-        if not np.all(np.maximum(following.square, layer.q) < OVERFLOW[config.dtype]):
-            raise NoTheory(
-                f"init={config.init.name}: the variance passes what dtype={config.dtype} holds at layer {index}, so"
-                " that there is nothing to predict; choose a smaller init.gain, fewer layers or a norm."
-            )
+        _check_range(config, index, layer.q, following.square)
         layers.append(layer)
         if index > 0 and following.is_close(state):
             layers += [layer] * (config.model.depth - len(layers))
             break
         state = following
     return layers
+
+
+def _check_range(config: schema.Config, layer: int, *variances: Array) -> None:
+    least, most = RANGE[config.dtype]
+    if not all(np.all(variance < most) for variance in variances):
+        way, gain = "passes", "smaller"
+    elif not all(np.all(variance > least) for variance in variances):
+        way, gain = "falls below", "larger"
+    else:
+        return
+    raise NoTheory(
+        f"init={config.init.name}: the variance {way} what dtype={config.dtype} holds at layer {layer}, so there is"
+        f" nothing to predict; choose a {gain} init.gain, fewer layers or a norm."
+    )
 
 
 class _Step:

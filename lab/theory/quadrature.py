@@ -136,7 +136,7 @@ def pair_expectation(
     """E f(u1) g(u2) for jointly normal u1, u2 of mean 0; f and g smooth but at 0.
 
     In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and the four rays where one
-    of them is 0 are the sectors' edges, so no kink lies inside a sector (compare Cho and Saul 2009, appendix A).
+    of them is 0 are the sectors' edges, so no kink lies inside a sector (compare Cho and Saul 2009, appendix).
     Opposite sectors differ by the sign of both. `radius`: another rotationally symmetric law than the normal.
     """
     angle = math.acos(min(1.0, max(-1.0, correlation)))

@@ -43,7 +43,7 @@ STANDSTILL, WIDE = 1e-5, 4
 are as good as one, half-stable: rounding its weight_var and bias_var to six digits splits it or wipes it out."""
 
 TRAINABLE = 6.0
-"""Networks train up to a depth of about 6 xi_c (Schoenholz et al. 2017, section 5 and figure 5)."""
+"""Networks train up to a depth of about 6 xi_c (Schoenholz et al. 2017, section 5)."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _length(rate: float) -> float:
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
     """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
 
-    E phi(z1) phi(z2) is a power series in c without negative coefficients (Schoenholz et al. 2017, appendix), so that
+    E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, section 4), so that
     c' is convex on [0, 1] and has besides 1 at most one fixed point there, which attracts if it exists.
     """
     if math.isinf(q):

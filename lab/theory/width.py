@@ -3,8 +3,8 @@
 A layer of n units passes on a sum of n random terms, so that ln of a squared gradient takes a step of mean -v / (2 n)
 and variance v / n a layer. For relu and its kin, whose gradient does not know the size of the pre-activations,
 v = 3 E phi'^4 / (E phi'^2)^2 - 1: 5 for relu, 6 (1 + a^4) / (1 + a^2)^2 - 1 for slope a, 2 for the identity (Hanin
-2018, "Which Neural Net Architectures Give Rise to Exploding and Vanishing Gradients?", theorem 1, has the form; Hanin
-and Nica 2020, "Products of Many Large Random Matrices", theorem 1, the log-normal law). Elsewhere the variance q of a
+2018, "Which Neural Net Architectures Give Rise to Exploding and Vanishing Gradients?", section 1, has the form; Hanin
+and Nica 2020, "Products of Many Large Random Matrices", section 1, the log-normal law). Elsewhere the variance q of a
 layer scatters too, relaxes with dq'/dq, and takes D(q) with it. To first order in 1/n all of this is linear in small
 steps of ln q and ln delta^2, whose variances add up: with x the deviation of ln q,
 
@@ -181,7 +181,9 @@ def _coupling(config: schema.Config, q: Array) -> Array:
 
     Of the n directions in which W^T delta lies, the one along x carries rho times its share, with
     rho = E (y phi')^2 / (E y^2 D) in the last layer, y = W x; and below, where delta itself has such a component,
-    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Own derivation, for one map a layer.
+    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Where dq'/dq > chi
+    (softplus, or gelu on its way down) rho grows with the distance from the end, until that one direction carries most
+    of the gradient, which then shrinks with dq'/dq and not with chi. Own derivation, for one map a layer.
     """
     phi = kernel(config.activation)
     if phi.is_gated or config.model.block == "ffn":
@@ -193,8 +195,9 @@ def _coupling(config: schema.Config, q: Array) -> Array:
     inherited = share * phi.moment(1, 1, 1, q) ** 2 / (second * q * slope)
     excess, shift = 0.0, np.zeros_like(q)  # excess: rho - 1 of the layer above
     for layer in range(len(q) - 1, -1, -1):
-        shift[layer] = excess * mixed[layer] / (second[layer] * slope[layer]) / config.model.width
-        excess = float(own[layer] + inherited[layer] * excess)
+        growth = 1 + excess * mixed[layer] / (second[layer] * slope[layer]) / config.model.width
+        shift[layer] = math.log(growth)
+        excess = float((1 + own[layer] + inherited[layer] * excess) / growth - 1)
     return shift
 
 
