@@ -12,6 +12,7 @@ import resource
 import sys
 from collections.abc import Sequence
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         "peak MiB",
         "above base, KiB a layer",
     )
-    table = Table(*heads, title="Width 64, batch 128, 4 replicas (medians)")
+    table = Table(*heads, box=MARKDOWN)
     spawn = multiprocessing.get_context("spawn")
     rows = []
     for depth in options.depths:
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         memory = (f"{peak / 1024:.0f}", f"{(peak - base) / depth:.0f}")
         table.add_row(str(depth), f"{1e3 * step:.1f}", f"{1e3 * full:.1f}", *per_layer, *memory)
     console = Console(width=120)
+    console.print("Width 64, batch 128, 4 replicas, medians\n")
     console.print(table)
     from benchmarks.timing import machine
 

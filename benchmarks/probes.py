@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -30,12 +31,6 @@ from lab import data
 from lab.training import Trainer, is_due
 
 DEPTH, BATCH = 50, 128
-TARGETS = {  # (width, replicas): (full over no probes, full per replica over plain)
-    (128, 8): (1.25, 0.5),
-    (64, 1): (1.4, None),
-    (64, 16): (None, 0.4),
-}
-"""What the lab set out to reach with 2 threads; the default cadence's is 1.03, by hand over full at (64, 16) is 10."""
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -46,25 +41,27 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args(arguments or None)
-    table = Table(title=f"One step, depth {DEPTH}, batch {BATCH}, ReLU: milliseconds and ratios (medians)")
+    table = Table(box=MARKDOWN)
     heads = ("threads", "width", "replicas", "no probes", "norms", "full", "default", "plain", "by hand", "products")
     ratios = (
-        "full /\nno probes",
-        "norms /\nno probes",
-        "default /\nno probes",
-        "full a replica\n/ plain",
-        "by hand /\nfull a replica",
+        "full / no probes",
+        "norms / no probes",
+        "default / no probes",
+        "full a replica / plain",
+        "by hand / full a replica",
     )
     for head in (*heads, *ratios):
         table.add_column(head, justify="right")
     console = Console(width=190)
+    console.print(
+        f"One step, depth {DEPTH}, batch {BATCH}, ReLU: milliseconds and ratios, medians of {options.turns} turns\n"
+    )
     for threads in options.threads:
         torch.set_num_threads(threads)
         for width in options.widths:
             for replicas in options.replicas:
                 with tempfile.TemporaryDirectory() as folder:
                     times = measure(width, replicas, options.turns, torch.device(options.device), folder)
-                console.print(f"threads {threads}, width {width}, replicas {replicas}: done", style="dim")
                 table.add_row(str(threads), str(width), str(replicas), *_cells(times, replicas))
     console.print(table)
     console.print(machine())
@@ -137,7 +134,8 @@ def _by_hand(width: int, device: torch.device, folder: str) -> Step:
 
     model, batches = _network(width, device), _batches(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
-    writer, dead, count = SummaryWriter(folder), {}, 0
+    writer, count = SummaryWriter(folder), 0
+    dead: dict[str, float] = {}
 
     for name, module in model.named_modules():
         if isinstance(module, nn.ReLU):

@@ -23,7 +23,15 @@ from rich.table import Table
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
 INITS = ("xavier", "he")
-COMMON = ("model.depth=30", "model.width=128", "replicas=4", "steps=400", "optimizer=adam", "optimizer.lr=0.0003")
+COMMON = (
+    "model.depth=30",
+    "model.width=128",
+    "replicas=4",
+    "steps=400",
+    "optimizer=adam",
+    "optimizer.lr=0.0003",
+    "probe.every=20",
+)
 ARMS: Mapping[str, Sequence[str]] = {
     **{
         f"{activation}, {init}": (f"activation={activation}", f"init={init}_normal")

@@ -7,7 +7,8 @@ is measured while it is warm. Nothing here waits for the device; the numbers sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -45,6 +46,7 @@ class Instrument:
         self.layers = slice(first, first + len(self.blocks))  # where the hidden layers stand among the sections
         self.readout = sections.index(network.readout)
         self.kept: list[Tensor] = []
+        self.stacks: dict[Hashable, Tensor] = {}
 
     @contextmanager
     def watching(self, batch: int) -> Iterator[dict[str, Tensor]]:
@@ -72,16 +74,17 @@ class Instrument:
 
     def _gatherers(self, batch: int) -> dict[str, Gatherer]:
         """What is measured on which tensors of a layer."""
-        gatherers = {"delta": Gatherer({"delta_rms": lambda g: batch * probes.rms(g)})}
+        gatherers = {"delta": Gatherer({"delta_rms": lambda g: batch * probes.rms(g)}, self.stacks)}
         if self.is_full:
             on_z: dict[str, Probe] = {"pre_rms": probes.rms, "pre_mean": probes.mean}
             on_a: dict[str, Probe] = {"act_rms": probes.rms, "act_mean": probes.mean}
             on_a["zero_fraction"] = probes.zero_fraction
             if not self.activation.is_alike:
-                gatherers["saturated"] = Gatherer({"saturated_fraction": probes.mean})
+                gatherers["saturated"] = Gatherer({"saturated_fraction": probes.mean}, self.stacks)
             elif not self.activation.zero_is_saturated:
                 on_z["saturated_fraction"] = lambda z: probes.mean(self.activation.saturated(z))
-            gatherers |= {"z": Gatherer(on_z), "a": Gatherer(on_a), "boundary": Gatherer({"boundary": probes.rms})}
+            wanted: dict[str, dict[str, Probe]] = {"z": on_z, "a": on_a, "boundary": {"boundary": probes.rms}}
+            gatherers |= {name: Gatherer(on_it, self.stacks) for name, on_it in wanted.items()}
         return gatherers
 
     def _on_activation(
@@ -118,7 +121,7 @@ class Instrument:
         if not self.activation.zero_stops_gradient:
             shape = (len(self.blocks), len(self.probe_set))
             return torch.full(shape, torch.nan, dtype=torch.float64, device=self.probe_set.device)
-        gatherer = Gatherer({"dead_fraction": probes.dead_fraction})
+        gatherer = Gatherer({"dead_fraction": probes.dead_fraction}, self.stacks)
         with self.network.untouched():
             for layer, activations in enumerate(self.network.activations(self.probe_set)):
                 gatherer.add(layer, activations)
@@ -176,10 +179,15 @@ class Instrument:
 
 
 class Gatherer:
-    """Collects one tensor (R, B, N) a layer, up or down the layers, and runs probes on stacks of them."""
+    """Collects one tensor (R, B, N) a layer, up or down the layers, and runs probes on stacks of them.
 
-    def __init__(self, wanted: Mapping[str, Probe]) -> None:
-        self.wanted = wanted
+    Args:
+        wanted: name of the result -> probe.
+        stacks: memory to stack in, by shape and dtype, which may be shared: fresh memory costs more than the copy.
+    """
+
+    def __init__(self, wanted: Mapping[str, Probe], stacks: dict[Hashable, Tensor]) -> None:
+        self.wanted, self.stacks = wanted, stacks
         self.pending: list[Tensor] = []
         self.layers: list[int] = []
         self.measured: dict[str, list[Tensor]] = {name: [] for name in wanted}
@@ -201,10 +209,21 @@ class Gatherer:
         return {name: values.flip(0) for name, values in joined.items()} if is_backward else joined
 
     def _measure(self) -> None:
-        stacked = self.pending[0][None] if len(self.pending) == 1 else torch.stack(self.pending)  # (k, R, B, N)
+        stacked = self._stack()
         self.pending = []
         for name, probe in self.wanted.items():
             self.measured[name].append(probe(stacked))
+
+    def _stack(self) -> Tensor:
+        """The pending tensors as one, (k, R, B, N)."""
+        first, count = self.pending[0], len(self.pending)
+        if count == 1:
+            return first[None]
+        shape_and_type = (first.shape, first.dtype)
+        if shape_and_type not in self.stacks:
+            most = math.ceil(GROUP_BYTES / (first.numel() * first.element_size()))
+            self.stacks[shape_and_type] = first.new_empty(most, *first.shape)
+        return torch.stack(self.pending, out=self.stacks[shape_and_type][:count])
 
 
 def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -364,7 +364,7 @@ class Probe:
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
     """
 
-    every: int = number(20, at_least=0)
+    every: int = number(50, at_least=0)
     set: str = choice("full", "norms")
     examples: int = number(32, at_least=1)
     eval_every: int = number(100, at_least=0)
