@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     table, rows = results.write(collected, folder)
     dataset = collected.dataset
     print(f"{len(collected.summaries)} runs, {dataset.sizes['run']} with readings:")
-    print(f"  {table}  {', '.join(f'{name} {size}' for name, size in dataset.sizes.items())}")
+    print(f"  {table}  {' x '.join(f'{size} {name}s' for name, size in dataset.sizes.items())}")
     print(f"  {rows}")
     for name, status in collected.failed.items():
         print(f"  {status}: {name}")

@@ -48,7 +48,7 @@ ARMS: Mapping[str, Sequence[str]] = {
     ),
 }
 PICTURE = "demo.png"
-TITLE = "Where gradients vanish: 30 layers at initialization, handwritten digits (median and range of 4 replicas)"
+TITLE = "Where gradients vanish and explode: 30 layers at initialization, digits (median and range of 4 replicas)"
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -85,6 +85,8 @@ def _train_all(jobs: Mapping[Path, Sequence[str]], console: Console) -> dict[Pat
             done = track(as_completed(running), "Training 10 networks", len(jobs), console=console, transient=True)
             for job in done:
                 summaries[running[job]] = job.result()
+                if not console.is_terminal:
+                    console.print(f"{len(summaries)} of {len(jobs)} networks trained")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise

@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    entry = importlib.import_module(f"experiments.{words[0]}")
     from lab.schema import ConfigError
 
     try:
+        entry = importlib.import_module(f"experiments.{words[0]}")
         return int(entry.main(words[1:]))
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -18,7 +18,7 @@ from hydra import version as hydra_version
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -144,7 +144,7 @@ def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
     alternatives = []
     for override in parse(overrides):
         if override.is_sweep_override():
-            if not override.is_discrete_sweep():
+            if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
                 raise ConfigError(
                     f"{override.input_line}: only choices and ranges can be swept; list the values instead."
                 )
@@ -298,7 +298,7 @@ def _owner(tree: DictConfig, key: str) -> type:
 def _advice(name: str, options: Sequence[str]) -> str:
     if not options:
         return "leave it out"
-    near = get_close_matches(name, options, n=1)
+    near = get_close_matches(name.lower(), options, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return (
         f"{hint}choose one of {', '.join(options)}" if len(options) > 1 else f"{hint}there is only {', '.join(options)}"

@@ -37,7 +37,8 @@ def gradients(table: xr.Dataset, title: str = "") -> Figure:
         ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
         ax.set_title(LAYER_QUANTITIES[quantity].long_name, fontsize="medium")
         ax.legend(loc="best", fontsize="small", title="median and range\nover replicas", title_fontsize="small")
-    figure.suptitle(textwrap.fill(title or "Gradient against depth", TITLE_WIDTH), fontsize="large")
+    lines = (title or "Gradient against depth").splitlines()
+    figure.suptitle("\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines), fontsize="medium")
     return figure
 
 

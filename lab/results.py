@@ -80,12 +80,13 @@ def collect(folder: Path) -> Collected:
     for run, summary in summaries.items():
         name = str(run.relative_to(folder))
         values = {key: _value(summary.get("config", {}), key) for key in keys}
-        has_readings = (run / READINGS).is_file()
+        table = _readings(run)
         if summary["status"] not in ("finished", "diverged"):
             failed[name] = summary["status"]
         rows.append({"run": name, "status": summary["status"], **values, **_metrics(summary)})
-        if has_readings:
-            table = xr.load_dataset(run / READINGS, engine="h5netcdf")
+        if table is None and (run / READINGS).is_file():
+            failed[name] = f"{READINGS} cannot be read"
+        if table is not None:
             table.attrs = {}
             tables.append(table.expand_dims("run").assign_coords(_coordinates(name, summary["status"], values)))
     if not tables:
@@ -154,6 +155,15 @@ def _run_folders(folder: Path) -> Iterator[Path]:
     for hydra in folder.rglob(".hydra"):
         if hydra.parent not in found and (hydra / "config.yaml").is_file():
             yield hydra.parent
+
+
+def _readings(run: Path) -> xr.Dataset | None:
+    """A run's table, None if there is none or it is damaged."""
+    try:
+        table = xr.load_dataset(run / READINGS, engine="h5netcdf")
+    except (OSError, ValueError):
+        return None
+    return table if {"step", "replica"} <= set(table.dims) else None
 
 
 def _summary(run: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
         summary = Summary(config, device)
         sinks: list[Sink] = [
             summary,
-            Table(folder, config.first_replica, attributes(config, device), title),
+            Table(folder, config.first_replica, attributes(config, device), f"{title}\n{describe(config)}"),
             TensorBoard(folder, config),
         ]
         if not is_quiet:
@@ -92,6 +92,14 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def describe(config: schema.Config) -> str:
+    """The choices that matter most, for a picture's title."""
+    parts = [f"{config.activation.name}, {config.init.name}"]
+    parts += [f"{group} {name}" for group in ("norm", "residual") if (name := getattr(config, group).name) != "none"]
+    parts += [f"depth {config.model.depth}, width {config.model.width}", f"{config.replicas} replicas"]
+    return ", ".join(parts)
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any
 
+LARGEST = 1e30
+"""No number of a configuration may be larger: float32 ends at 3e38, and products must have room."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one sentence that names the key and the remedy."""
@@ -291,32 +294,32 @@ class OpenML(Data):
 class Spirals(Data):
     """Interleaved spiral arms in the plane, one class an arm; no linear map separates them."""
 
-    examples: int = number(2000, at_least=20)
-    classes: int = number(3, at_least=2)
+    examples: int = number(2000, at_least=20, at_most=10**7)
+    classes: int = number(3, at_least=2, at_most=10**5)
     turns: float = number(1.5, above=0)
     noise: float = number(0.05, at_least=0)
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=2**53)
 
 
 @dataclass(frozen=True)
 class Circles(Data):
     """Two circles, one inside the other (scikit-learn's make_circles)."""
 
-    examples: int = number(2000, at_least=20)
+    examples: int = number(2000, at_least=20, at_most=10**7)
     noise: float = number(0.05, at_least=0)
     factor: float = number(0.5, at_least=0, below=1)
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=2**53)
 
 
 @dataclass(frozen=True)
 class GaussianData(Data):
     """Independent inputs N(0, variance) with random labels: nothing to learn but the examples themselves."""
 
-    examples: int = number(2048, at_least=20)
-    features: int = number(64, at_least=1)
-    classes: int = number(10, at_least=2)
+    examples: int = number(2048, at_least=20, at_most=10**7)
+    features: int = number(64, at_least=1, at_most=10**6)
+    classes: int = number(10, at_least=2, at_most=10**5)
     variance: float = number(1.0, above=0)
-    seed: int = number(0, at_least=0)
+    seed: int = number(0, at_least=0, at_most=2**53)
 
 
 @dataclass(frozen=True)
@@ -352,7 +355,7 @@ class Model:
     width: int = number(128, at_least=1, at_most=100_000)
     block: str = choice("linear", "ffn")
     bias: bool = True
-    expansion: float | None = number(None, above=0)
+    expansion: float | None = number(None, above=0, at_most=1000)
 
 
 @dataclass(frozen=True)
@@ -364,10 +367,10 @@ class Probe:
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
     """
 
-    every: int = number(50, at_least=0)
+    every: int = number(50, at_least=0, at_most=10**12)
     set: str = choice("full", "norms")
-    examples: int = number(32, at_least=1)
-    eval_every: int = number(100, at_least=0)
+    examples: int = number(32, at_least=1, at_most=10**7)
+    eval_every: int = number(100, at_least=0, at_most=10**12)
 
 
 @dataclass(frozen=True)
@@ -383,14 +386,14 @@ class Config:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     probe: Probe = field(default_factory=Probe)
-    steps: int = number(500, at_least=0)
-    batch_size: int = number(128, at_least=1)
-    replicas: int = number(4, at_least=1)
-    first_replica: int = number(0, at_least=0)
-    seed: int = number(0, at_least=0)
+    steps: int = number(500, at_least=0, at_most=10**12)
+    batch_size: int = number(128, at_least=1, at_most=10**7)
+    replicas: int = number(4, at_least=1, at_most=10**5)
+    first_replica: int = number(0, at_least=0, at_most=10**9)
+    seed: int = number(0, at_least=0, at_most=2**53)
     dtype: str = choice("float32", "float64")
     device: str = choice("auto", "cpu", "cuda")
-    threads: int = number(0, at_least=0)
+    threads: int = number(0, at_least=0, at_most=4096)
     output_dir: str = "runs"
     overwrite: bool = False
 
@@ -449,6 +452,9 @@ def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str
             yield f"{prefix}{part.name}", value, part.metadata
 
 
+_WORDS = {"at least": "of at least", "at most": "of at most"}
+
+
 def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if "allowed" in metadata and value not in metadata["allowed"]:
         raise ConfigError(f"{key}={value}: choose one of {', '.join(metadata['allowed'])}.")
@@ -456,6 +462,8 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     if not math.isfinite(value):
         raise ConfigError(f"{key}={value}: give a finite number.")
+    if abs(value) > LARGEST:
+        raise ConfigError(f"{key}={value}: give a number of at most {LARGEST:g} in size, which float32 can hold.")
     bounds = metadata.get("bounds", {})
     inside = {
         "above": lambda bound: value > bound,
@@ -464,7 +472,7 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         "at most": lambda bound: value <= bound,
     }
     if not all(inside[word](bound) for word, bound in bounds.items()):
-        wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items())
+        wanted = " and ".join(f"{_WORDS.get(word, word)} {bound:g}" for word, bound in bounds.items())
         raise ConfigError(f"{key}={value}: give a number {wanted}.")
 
 

@@ -150,6 +150,8 @@ WRONG = {
     "model.depth=0": ("model.depth=0: ", "at least 1"),
     "steps=-1": ("steps=-1: ", "at least 0"),
     "seed=-1": ("seed=-1: ", "at least 0"),
+    "optimizer.lr=1e308": ("optimizer.lr=1e+308: ", "float32"),
+    "first_replica=9223372036854775808": ("first_replica=9223372036854775808: ", "at most"),
     "optimizer.lr=nan": ("optimizer.lr=nan: ", "finite"),
     "optimizer.lr=inf": ("optimizer.lr=inf: ", "finite"),
     "optimizer.momentum=1": ("optimizer.momentum=1.0: ", "below 1"),
@@ -319,3 +321,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def test_a_sweep_over_a_glob_is_refused_because_only_hydra_inside_a_run_could_expand_it():
+    with pytest.raises(ConfigError, match=r"^activation=glob\(s\*\): .*list the values instead\.$"):
+        jobs_of_sweep(["activation=glob(s*)"])

@@ -91,10 +91,10 @@ def test_the_closing_table_holds_the_first_and_the_last_reading_with_their_sprea
     last = reading(100, loss=0.25, delta_rms=1.0, dead_fraction=np.nan, eval_accuracy=np.nan, delta_slope=[0.5, -0.5])
     printed = show(first, last)
     assert cells(printed, "loss") == ["2 (1 to 3)", "0.25 (0.25 to 0.25)"]
-    assert cells(printed, "held-out accuracy") == ["0.15 (0.1 to 0.2)", "n/a"]
+    assert cells(printed, "held-out accuracy, %") == ["15 (10 to 20)", "n/a"]
     assert cells(printed, "delta_slope (decades a layer)") == ["0.5 (0.5 to 0.5)", "0 (-0.5 to 0.5)"]
     assert cells(printed, "delta_rms, first over last layer") == ["2e-06 (1e-06 to 3e-06)", "1 (1 to 1)"]
-    assert cells(printed, "dead units") == ["0.25 (0.25 to 0.25)", "n/a"]
+    assert cells(printed, "dead units, %") == ["25 (25 to 25)", "n/a"]
     assert cells(printed, "diverged replicas") == ["0 of 2", "0 of 2"]
 
 

@@ -204,3 +204,14 @@ def test_a_place_without_runs_is_refused_in_a_sentence(tmp_path: Path):
     (tmp_path / "raised" / "readings.nc").unlink()
     with pytest.raises(FileNotFoundError, match=r"left readings \(failed\)\.$"):
         lab.load(tmp_path)
+
+
+def test_a_damaged_readings_file_is_listed_and_the_others_are_collected(tmp_path: Path):
+    leave(tmp_path / "good")
+    leave(tmp_path / "cut")
+    whole = (tmp_path / "cut" / "readings.nc").read_bytes()
+    (tmp_path / "cut" / "readings.nc").write_bytes(whole[: len(whole) // 2])
+    collected = results.collect(tmp_path)
+    assert collected.dataset.sizes["run"] == 1
+    assert collected.failed == {"cut": "readings.nc cannot be read"}
+    assert sorted(collected.summaries["run"]) == ["cut", "good"]

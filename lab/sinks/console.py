@@ -97,10 +97,10 @@ def summary_table(title: str, first: Record, last: Record) -> RichTable:
     readings = [first] if last is first else [first, last]
     rows = {
         "loss": [_spread(record.scalars["loss"]) for record in readings],
-        "held-out accuracy": [_spread(record.scalars["eval_accuracy"]) for record in readings],
+        "held-out accuracy, %": [_spread(100 * record.scalars["eval_accuracy"]) for record in readings],
         "delta_slope (decades a layer)": [_spread(record.scalars["delta_slope"]) for record in readings],
         "delta_rms, first over last layer": [_spread(first_over_last(record)) for record in readings],
-        "dead units": [_spread(record.layers["dead_fraction"].mean(0)) for record in readings],
+        "dead units, %": [_spread(100 * record.layers["dead_fraction"].mean(0)) for record in readings],
         "diverged replicas": [f"{(r.diverged_at >= 0).sum()} of {len(r.diverged_at)}" for r in readings],
     }
     for name, cells in rows.items():
