@@ -6,6 +6,8 @@ Everything is drawn and standardized by NumPy in float64, so that dtype and devi
 from __future__ import annotations
 
 import functools
+import lzma
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -273,13 +275,23 @@ def _npz(config: schema.Npz) -> tuple[Split, int]:
     return (_standardize(split) if config.standardize else split), len(labels)
 
 
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
+)
+"""What np.load and zipfile raise on a file that is damaged, or whose header claims what cannot be."""
+
+
 def _read(path: str) -> dict[str, Any]:
     """The arrays in the user's file, read without unpickling anything."""
     remedy = "write it with numpy.savez(FILE, x_train=..., y_train=...), all of them plain arrays of numbers"
     name = ""
+    place = Path(path).expanduser()
+    if place.exists() and not place.is_file() and not place.is_dir():  # a pipe would be waited for
+        raise _fault(path, "it is no ordinary file", "give the path of an npz file")
     try:
         # Opened here, because np.load leaves a file that it cannot read open.
-        with Path(path).expanduser().open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {}
             for name in archive.files:
                 if name in ("x_train", "y_train", "x_test", "y_test"):
@@ -289,7 +301,7 @@ def _read(path: str) -> dict[str, Any]:
             return arrays
     except FileNotFoundError as error:
         raise _fault(path, "there is no such file", "give the path of an npz file") from error
-    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         what = f"{name} cannot be read as an array of numbers" if name else "it cannot be read as an npz file"
         raise _fault(path, what, remedy) from error
 

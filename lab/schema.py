@@ -494,6 +494,13 @@ def _check_combinations(config: Config) -> None:
             raise ConfigError(f"{key}={examples}: norm=batch needs at least 2 examples; choose {key}=2 or more.")
     if norm.name == "layer" and model.width < 2:
         raise ConfigError("model.width=1: norm=layer turns a single unit into 0; choose model.width=2 or more.")
+    expansion = 4 if model.expansion is None else model.expansion
+    is_inner = isinstance(norm, LayerNorm) and norm.place == "inner"
+    if norm.name == "layer" and is_inner and model.block == "ffn" and expansion * model.width < 1.5:
+        raise ConfigError(
+            f"model.expansion={expansion:g}: norm=layer turns a single hidden unit into 0; choose a larger"
+            " model.expansion or model.width."
+        )
     if isinstance(config.activation, RReLU) and config.activation.lower > config.activation.upper:
         raise ConfigError(
             f"activation.lower={config.activation.lower}: the lower slope is above activation.upper="

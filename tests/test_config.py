@@ -182,6 +182,7 @@ WRONG = {
     "init=critical residual=identity": ("init=critical: ", "choose"),
     "norm=batch batch_size=1": ("batch_size=1: ", "batch_size=2"),
     "norm=batch probe.examples=1": ("probe.examples=1: ", "probe.examples=2"),
+    "norm=layer model.block=ffn model.expansion=0.5 model.width=2": ("model.expansion=0.5: ", "larger"),
     "norm=layer model.width=1": ("model.width=1: ", "model.width=2"),
     "activation=rrelu activation.lower=1": ("activation.lower=1.0: ", "exchange"),
     "optimizer.nesterov=true": ("optimizer.nesterov=true: ", "optimizer.momentum"),

@@ -1,6 +1,7 @@
 """Data sets and the batches drawn from them, against scikit-learn, NumPy and plain reasoning."""
 
 import json
+import os
 import tracemalloc
 import warnings
 import zipfile
@@ -506,3 +507,15 @@ def test_a_gpu_sees_the_same_batches():
         for mine, theirs in zip(on_cpu.next(), on_gpu.next(), strict=True):
             assert theirs.device.type == "cuda"
             assert torch.equal(mine, theirs.cpu())
+
+
+def test_a_pipe_and_a_header_that_claims_more_than_memory_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(schema.ConfigError, match="no ordinary file"):
+        load(schema.Npz("npz", str(tmp_path / "pipe")), torch.float32, CPU)
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000, 3)}"
+    member = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n"
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("x_train.npy", member)
+    with pytest.raises(schema.ConfigError, match="x_train cannot be read"):
+        load(schema.Npz("npz", str(tmp_path / "huge.npz")), torch.float32, CPU)
