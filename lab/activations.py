@@ -41,13 +41,11 @@ class ActivationLayer(nn.Module):
     """What every activation layer offers.
 
     Attributes:
-        is_gated: z has two halves, value and gate.
         zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
         zero_is_saturated: an activation is exactly 0 where its slope is 0, and nowhere else is it saturated.
         is_alike: the function is the same in every layer and pass, so that layers can be looked at together.
     """
 
-    is_gated = False
     zero_stops_gradient = False
     zero_is_saturated = False
     is_alike = True
@@ -107,8 +105,6 @@ class Elementwise(ActivationLayer):
 
 class Gated(ActivationLayer):
     """value * gate_function(gate). Dauphin et al. 2017, eq. 1; Shazeer 2020, section 2."""
-
-    is_gated = True
 
     def __init__(self, gate: Function) -> None:
         super().__init__()

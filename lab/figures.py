@@ -43,7 +43,7 @@ def gradients(table: xr.Dataset, title: str = "") -> Figure:
 
 
 def comparison(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[Sequence[str]]) -> Figure:
-    """One line an arm, gradient against depth, with its name at its end; arms of a group share a colour.
+    """One line an arm, gradient against depth, named in a legend beside the curves; arms of a group share a colour.
 
     Args:
         curves: name of the arm -> delta_rms (layer, replica).

@@ -76,10 +76,11 @@ def collect(folder: Path) -> Collected:
         raise FileNotFoundError(f"{folder}: no run lies below this folder; give the output_dir of a run or a sweep.")
     summaries = {run: _summary(run) for run in folders}
     keys = swept_keys([summary["config"] for summary in summaries.values() if "config" in summary])
-    rows, tables, failed = [], [], {}
+    rows, tables, swept, failed = [], [], [], {}
     for run, summary in summaries.items():
         name = str(run.relative_to(folder))
-        values = {key: _value(summary.get("config", {}), key) for key in keys}
+        config = flatten(summary.get("config", {}))
+        values = {key: config.get(key) for key in keys}
         table = _readings(run)
         if summary["status"] not in ("finished", "diverged"):
             failed[name] = summary["status"]
@@ -88,13 +89,13 @@ def collect(folder: Path) -> Collected:
             failed[name] = f"{READINGS} cannot be read"
         if table is not None:
             table.attrs = {}
-            tables.append(table.expand_dims("run").assign_coords(_coordinates(name, summary["status"], values)))
+            where = {"folder": ("run", [name]), "status": ("run", [summary["status"]])}
+            tables.append(table.expand_dims("run").assign_coords(where))
+            swept.append(values)
     if not tables:
         raise FileNotFoundError(f"{folder}: no run below this folder left readings ({', '.join(failed.values())}).")
     dataset = xr.concat(tables, dim="run", join="outer", coords="minimal", compat="override", combine_attrs="override")
-    dataset = dataset.assign_coords(
-        {key: ("run", _column([row[key] for row in rows if _is_in(dataset, row)])) for key in keys}
-    )
+    dataset = dataset.assign_coords({key: ("run", _column([values[key] for values in swept])) for key in keys})
     dataset.attrs = {"swept_keys": json.dumps(keys)}
     return Collected(dataset, pd.DataFrame(rows), failed)
 
@@ -116,10 +117,6 @@ def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in every if len({json.dumps(config[key]) for config in flat if key in config}) > 1]
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    return flatten(config).get(key)
-
-
 def _column(values: Sequence[Any]) -> np.ndarray[Any, Any]:
     """Numbers as numbers with NaN where a run has no such key, everything else as text."""
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
@@ -129,14 +126,6 @@ def _column(values: Sequence[Any]) -> np.ndarray[Any, Any]:
     return np.array(
         ["" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for value in values]
     )
-
-
-def _coordinates(name: str, status: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"folder": ("run", [name]), "status": ("run", [status])}
-
-
-def _is_in(dataset: xr.Dataset, row: Mapping[str, Any]) -> bool:
-    return bool((dataset["folder"] == row["run"]).any())
 
 
 def _indexed(table: xr.Dataset) -> xr.Dataset:

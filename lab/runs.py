@@ -63,12 +63,8 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder)
         title = title or folder.name
-        summary = Summary(config, device)
-        sinks: list[Sink] = [
-            summary,
-            Table(folder, config.first_replica, attributes(config, device), f"{title}\n{describe(config)}"),
-            TensorBoard(folder, config),
-        ]
+        table = Table(folder, config.first_replica, attributes(config, device), f"{title}\n{describe(config)}")
+        sinks: list[Sink] = [table, TensorBoard(folder, config)]
         if not is_quiet:
             sinks.append(Console(title, config.steps))
         started = time.perf_counter()
@@ -88,6 +84,9 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             error = traceback.format_exc()
             raise
         finally:
+            summary = Summary(config, device)
+            for record in table.records:  # not as a sink of its own: Ctrl-C between two sinks would set them apart
+                summary.write(record)
             result = summary.result(status, time.perf_counter() - started, error)
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")

@@ -17,7 +17,7 @@ VERSIONS_OF = ("torch", "numpy", "xarray", "hydra-core")
 
 
 class Summary:
-    """A sink that remembers the last reading and the best of each metric, and puts the summary together at the end."""
+    """Remembers the last reading and the best of each metric, and puts the summary together."""
 
     def __init__(self, config: schema.Config, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -31,12 +31,9 @@ class Summary:
             if value is not None and (name not in self.best or is_better(value, self.best[name]["value"])):
                 self.best[name] = {"value": value, "step": record.step}
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def result(self, status: str, seconds: float, error: str = "") -> dict[str, Any]:
         """The summary as plain values fit for JSON; metrics are medians over the replicas whose value is finite."""
-        fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica)
+        fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica, status)
         diverged = [fate for fate in fates if fate["status"] == "diverged"]
         summary = {
             "status": status,
@@ -62,11 +59,11 @@ def metrics(record: Record) -> dict[str, float | None]:
     return found
 
 
-def replica_fates(record: Record, first_replica: int) -> list[dict[str, Any]]:
-    """Each replica's number and status; of a diverged one the step, and the layer the backward pass met it at."""
+def replica_fates(record: Record, first_replica: int, status: str) -> list[dict[str, Any]]:
+    """Each replica's number and status, the run's or diverged; then also the step, and the layer nearest the loss."""
     fates: list[dict[str, Any]] = []
     for r, (step, layer) in enumerate(zip(record.diverged_at.tolist(), record.diverged_layer.tolist(), strict=True)):
-        fates.append({"replica": first_replica + r, "status": "finished"})
+        fates.append({"replica": first_replica + r, "status": status})
         if step >= 0:
             fates[-1] |= {"status": "diverged", "step": step, "layer": layer if layer >= 0 else None}
     return fates
