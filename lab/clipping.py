@@ -16,8 +16,8 @@ def total_norm(parameters: Parameters) -> Tensor:
 
 
 @torch.no_grad()
-def clip(config: schema.Clip, parameters: Parameters) -> None:
-    """Clip the gradients in place.
+def clip(config: schema.Clip, parameters: Parameters, max_norm: Tensor | None = None) -> None:
+    """Clip the gradients in place; `max_norm` (R,), one a replica, may stand in place of the configured one.
 
     norm:     g <- g min(1, c / |g|) over all of a replica's parameters (Pascanu et al. 2013, algorithm 1).
     value:    each entry to [-v, v].
@@ -25,8 +25,9 @@ def clip(config: schema.Clip, parameters: Parameters) -> None:
               biases, gains and slopes are units of one weight each. The readout is left alone, as there (section 4.1).
     """
     if isinstance(config, schema.ClipNorm):
+        limit = config.max_norm if max_norm is None else max_norm
         # Not a reading's norm, whose last bit another order of summation decides: a look must not change the step.
-        scale = torch.clamp(config.max_norm / total_norm(parameters), max=1.0)  # a norm of 0 gives Inf, and so 1
+        scale = torch.clamp(limit / total_norm(parameters), max=1.0)  # a norm of 0 gives Inf, and so 1
         for run in parameters.runs:
             run.gradients.mul_(scale.to(run.gradients.dtype)[:, None])
     elif isinstance(config, schema.ClipValue):

@@ -53,12 +53,13 @@ class Instrument:
         """Within the block, one forward and backward pass fills the yielded dictionary: quantity -> (layers, R)."""
         found: dict[str, Tensor] = {}
         gatherers = self._gatherers(batch)
-        handles = [
-            block.activation.register_forward_hook(partial(self._on_activation, gatherers, layer))
+        handles: list[RemovableHandle] = []  # hooks on modules and, as the forward pass makes them, on tensors
+        handles += [
+            block.activation.register_forward_hook(partial(self._on_activation, gatherers, handles, layer))
             for layer, block in enumerate(self.blocks)
         ]
         if self.is_full:
-            handles += self._watch_ends(gatherers["boundary"])
+            self._watch_ends(gatherers["boundary"], handles)
         try:
             yield found
         finally:
@@ -88,32 +89,37 @@ class Instrument:
         return gatherers
 
     def _on_activation(
-        self, gatherers: Mapping[str, Gatherer], layer: int, module: ActivationLayer, args: tuple[Tensor], a: Tensor
+        self,
+        gatherers: Mapping[str, Gatherer],
+        handles: list[RemovableHandle],
+        layer: int,
+        module: ActivationLayer,
+        args: tuple[Tensor],
+        a: Tensor,
     ) -> None:
         z = args[0]
-        z.register_hook(partial(gatherers["delta"].add, layer))
+        handles.append(z.register_hook(partial(gatherers["delta"].add, layer)))
         if self.is_full:
             gatherers["z"].add(layer, z)
             gatherers["a"].add(layer, a)
             if "saturated" in gatherers:
                 gatherers["saturated"].add(layer, module.saturated(z.detach()))
             if self.blocks[layer].passes_activations_on:
-                a.register_hook(partial(gatherers["boundary"].add, layer + 1))
+                handles.append(a.register_hook(partial(gatherers["boundary"].add, layer + 1)))
 
-    def _watch_ends(self, boundary: Gatherer) -> list[RemovableHandle]:
+    def _watch_ends(self, boundary: Gatherer, handles: list[RemovableHandle]) -> None:
         """Look at the gradient where layers hand over: boundary l is the input of layer l, the last one the output."""
 
         def on_input(module: Block, args: tuple[Tensor]) -> None:
-            args[0].register_hook(partial(boundary.add, 0))
+            handles.append(args[0].register_hook(partial(boundary.add, 0)))
 
         def on_output(layer: int, module: Block, args: tuple[Tensor], output: Tensor) -> None:
-            output.register_hook(partial(boundary.add, layer + 1))
+            handles.append(output.register_hook(partial(boundary.add, layer + 1)))
 
-        handles = [self.blocks[0].register_forward_pre_hook(on_input)]
+        handles.append(self.blocks[0].register_forward_pre_hook(on_input))
         for layer, block in enumerate(self.blocks):
             if not block.passes_activations_on:  # else the activation is the output, and its hook looks at it
                 handles.append(block.register_forward_hook(partial(on_output, layer)))
-        return handles
 
     @torch.no_grad()
     def dead_fraction(self) -> Tensor:

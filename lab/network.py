@@ -11,15 +11,20 @@ norm.place=pre, whose sum nothing has normalized yet.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lab import activations, initialization, normalization, schema
+from lab.readings import Array
 from lab.seeding import Streams
+
+Draw = Callable[[int, int], tuple[Array, Array]]
+"""(fan_in, fan_out) -> weights (fan_in, fan_out) and biases (fan_out,), from one replica's stream."""
 
 GATED_SHARE = 2 / 3
 """Hidden units of a gated ffn block over a plain one's: three matrices of 2/3 the size (Shazeer 2020, section 3)."""
@@ -34,24 +39,36 @@ class Network(nn.Module):
         classes: size of the output.
         streams: the random streams, one a replica; their number is the number of replicas.
         device: where the parameters live.
+        variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
     """
 
     def __init__(
-        self, config: schema.Config, features: int, classes: int, streams: Sequence[Streams], device: torch.device
+        self,
+        config: schema.Config,
+        features: int,
+        classes: int,
+        streams: Sequence[Streams],
+        device: torch.device,
+        variants: Sequence[schema.Config] | None = None,
     ) -> None:
         super().__init__()
         replicas, width = len(streams), config.model.width
-        rngs = [stream.weights for stream in streams]
-        noise = [_torch_generator(stream.noise, device) for stream in streams]
+        variants = variants or [config] * replicas
+        draws = [
+            partial(initialization.draw, variant, rng=stream.weights)
+            for variant, stream in zip(variants, streams, strict=True)
+        ]
+        alphas = [getattr(variant.residual, "alpha", 1.0) for variant in variants]
+        noise = [torch_generator(stream.noise, device) for stream in streams]
         has_embedding = config.residual.name != "none" or config.model.block == "ffn"
-        self.embedding = Linear(config, features, width, rngs) if has_embedding else None
+        self.embedding = Linear(config, features, width, draws) if has_embedding else None
         self.blocks = nn.ModuleList(
-            Block(config, features if layer == 0 and not has_embedding else width, rngs, noise)
+            Block(config, features if layer == 0 and not has_embedding else width, draws, alphas, noise)
             for layer in range(config.model.depth)
         )
         has_final_norm = config.residual.name != "none" and _place(config) == "pre"
         self.final_norm = normalization.build(config.norm, replicas, width) if has_final_norm else None
-        self.readout = Linear(config, width, classes, rngs)
+        self.readout = Linear(config, width, classes, draws)
         self.to(device=device, dtype=getattr(torch, config.dtype))
         self._with_modes = [
             part for part in self.modules() if isinstance(part, normalization.BatchNorm | activations.RReLU)
@@ -59,13 +76,19 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (R, B, classes) of inputs (R, B, features)."""
+        return self.head(self.trunk(x))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """The last hidden layer's output (R, B, N)."""
         if self.embedding is not None:
             x = self.embedding(x)  # (R, B, N)
         for block in self.blocks:
             x = block(x)
-        if self.final_norm is not None:
-            x = self.final_norm(x)
-        return self.readout(x)
+        return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (R, B, classes) of the last hidden layer's output (R, B, N)."""
+        return self.readout(x if self.final_norm is None else self.final_norm(x))
 
     def activations(self, x: Tensor) -> Iterator[Tensor]:
         """The activations (R, B, N) of each hidden layer in turn, for inputs (R, B, features)."""
@@ -123,20 +146,21 @@ class Block(nn.Module):
         self,
         config: schema.Config,
         fan_in: int,
-        rngs: Sequence[np.random.Generator],
+        draws: Sequence[Draw],
+        alphas: Sequence[float],
         noise: Sequence[torch.Generator],
     ) -> None:
         super().__init__()
-        replicas, width = len(rngs), config.model.width
+        replicas, width = len(draws), config.model.width
         place = _place(config)
         is_gated = config.activation.name in schema.GATED
         hidden = hidden_units(config) if config.model.block == "ffn" else width
         self.pre_norm = normalization.build(config.norm, replicas, fan_in) if place == "pre" else None
-        self.up = Linear(config, fan_in, hidden, rngs, parts=2 if is_gated else 1)
+        self.up = Linear(config, fan_in, hidden, draws, parts=2 if is_gated else 1)
         self.inner_norm = normalization.build(config.norm, replicas, hidden) if place == "inner" else None
         self.activation = activations.build(config.activation, replicas, noise)
-        self.down = Linear(config, hidden, width, rngs) if config.model.block == "ffn" else None
-        self.skip = _skip(config.residual, replicas)
+        self.down = Linear(config, hidden, width, draws) if config.model.block == "ffn" else None
+        self.skip = Skip(alphas, config.residual.name == "rezero") if config.residual.name != "none" else None
         self.post_norm = normalization.build(config.norm, replicas, width) if place == "post" else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,13 +195,13 @@ class Linear(nn.Module):
         config: schema.Config,
         fan_in: int,
         fan_out: int,
-        rngs: Sequence[np.random.Generator],
+        draws: Sequence[Draw],
         parts: int = 1,
     ) -> None:
         super().__init__()
         weights, biases = [], []
-        for rng in rngs:
-            drawn = [initialization.draw(config, fan_in, fan_out, rng) for _ in range(parts)]
+        for draw in draws:
+            drawn = [draw(fan_in, fan_out) for _ in range(parts)]
             weights.append(np.concatenate([weight for weight, _ in drawn], axis=1))
             biases.append(np.concatenate([bias for _, bias in drawn]))
         self.weight = nn.Parameter(torch.from_numpy(np.stack(weights)))
@@ -188,13 +212,19 @@ class Linear(nn.Module):
 
 
 class Skip(nn.Module):
-    """x + alpha * branch; alpha is a number, or with `is_learnt` a parameter (R, 1, 1) that starts there."""
+    """x + alpha * branch; `alphas` are the replicas' own, with `is_learnt` where their parameters (R, 1, 1) start."""
 
-    def __init__(self, replicas: int, alpha: float, is_learnt: bool) -> None:
+    alpha: float | Tensor
+
+    def __init__(self, alphas: Sequence[float], is_learnt: bool) -> None:
         super().__init__()
-        self.alpha: float | Tensor = alpha
+        of_each = torch.tensor(alphas, dtype=torch.float64)[:, None, None]
         if is_learnt:
-            self.alpha = nn.Parameter(torch.full((replicas, 1, 1), alpha, dtype=torch.float64))
+            self.alpha = nn.Parameter(of_each)
+        elif len(set(alphas)) > 1:
+            self.register_buffer("alpha", of_each)
+        else:
+            self.alpha = alphas[0]
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         if not isinstance(self.alpha, Tensor):
@@ -209,15 +239,10 @@ def hidden_units(config: schema.Config) -> int:
     return max(1, math.floor(expansion * share * config.model.width + 0.5))
 
 
-def _skip(config: schema.Residual, replicas: int) -> Skip | None:
-    if isinstance(config, schema.ScaledResidual | schema.ReZero):
-        return Skip(replicas, config.alpha, is_learnt=isinstance(config, schema.ReZero))
-    return Skip(replicas, 1.0, is_learnt=False) if config.name == "identity" else None
-
-
 def _place(config: schema.Config) -> str:
     return config.norm.place if isinstance(config.norm, schema.LayerNorm) else "none"
 
 
-def _torch_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+def torch_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    """A generator of torch's on `device`, seeded from one of NumPy's."""
     return torch.Generator(device).manual_seed(int(rng.integers(2**63)))

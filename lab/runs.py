@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,33 @@ def simulate(*overrides: str) -> xr.Dataset:
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
         records = list(train(config, dataset, device))
         return to_dataset(records, config.first_replica, attributes(config, device))
+
+
+def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
+    """Run configurations as replicas of one network, without touching the disk.
+
+    Args:
+        configs: equal but for `schema.PER_REPLICA`, each with replicas=1.
+
+    Returns:
+        The readings; entry r of the dimension replica is configs[r].
+
+    Raises:
+        ConfigError: they differ in something else, or one has replicas of its own.
+    """
+    config = replace(configs[0], replicas=len(configs))
+    shared = _without_own_numbers(configs[0])
+    for other in configs:
+        if other.replicas != 1:
+            raise ConfigError(f"replicas={other.replicas}: runs side by side are one replica each; give replicas=1.")
+        keys = [key for key, value in _without_own_numbers(other).items() if shared.get(key) != value]
+        if keys:
+            raise ConfigError(f"{keys[0]}: replicas of one network cannot differ in it; run them one by one.")
+    device = choose_device(config.device)
+    with thread_budget(config.threads):
+        dataset = data.load(config.data, getattr(torch, config.dtype), device)
+        records = list(train(config, dataset, device, configs))
+        return to_dataset(records, 0, attributes(config, device))
 
 
 def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = False) -> dict[str, Any]:
@@ -91,6 +119,11 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _without_own_numbers(config: schema.Config) -> dict[str, Any]:
+    flat = schema.flatten(configuration.as_dict(config))
+    return {key: value for key, value in flat.items() if key not in schema.PER_REPLICA}
 
 
 def describe(config: schema.Config) -> str:

@@ -365,12 +365,19 @@ class Probe:
     set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
     examples: size of the fixed probe set on which dead units are counted.
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
+    cotangent: which gradient the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
+        of the network, that enters at the last hidden layer. The training itself always follows the loss.
+    jacobian: the singular values of the Jacobian from one input to the last hidden layer, at the first reading and at
+        readings that are multiples of `jacobian_every` (0: only at the first).
     """
 
     every: int = number(50, at_least=0, at_most=10**12)
     set: str = choice("full", "norms")
     examples: int = number(32, at_least=1, at_most=10**7)
     eval_every: int = number(100, at_least=0, at_most=10**12)
+    cotangent: str = choice("loss", "random")
+    jacobian: bool = False
+    jacobian_every: int = number(0, at_least=0, at_most=10**12)
 
 
 @dataclass(frozen=True)
@@ -409,6 +416,14 @@ CHOICES: Mapping[str, Mapping[str, type]] = MappingProxyType(
         "data": DATA,
     }
 )
+
+PER_REPLICA = frozenset(
+    {
+        *("seed", "first_replica", "init.gain", "init.weight_var", "init.bias_var"),
+        *("optimizer.lr", "clip.max_norm", "residual.alpha"),
+    }
+)
+"""Keys that replicas of one network can differ in."""
 
 NOT_SCIENTIFIC = frozenset({"device", "threads", "output_dir", "overwrite", "data.cache"})
 """Keys that do not change what is computed, only where and how: no part of a run's fingerprint."""
@@ -505,6 +520,10 @@ def _check_combinations(config: Config) -> None:
         raise ConfigError(
             f"activation.lower={config.activation.lower}: the lower slope is above activation.upper="
             f"{config.activation.upper}; exchange them."
+        )
+    if config.probe.jacobian_every and not config.probe.jacobian:
+        raise ConfigError(
+            f"probe.jacobian_every={config.probe.jacobian_every}: no Jacobian is measured; add probe.jacobian=true."
         )
     if isinstance(config.optimizer, SGD) and config.optimizer.nesterov and config.optimizer.momentum == 0:
         raise ConfigError("optimizer.nesterov=true: it needs momentum; give optimizer.momentum a value above 0.")

@@ -13,10 +13,11 @@ class Streams(NamedTuple):
     weights: np.random.Generator
     batches: np.random.Generator
     noise: np.random.Generator
+    cotangents: np.random.Generator
 
 
 def streams(seed: int, replica: int) -> Streams:
     """The streams of one replica, seeded from the pair (seed, replica)."""
     # As a spawn key the replica cannot run into the seed: SeedSequence([2**32, 0]) would equal SeedSequence([0, 1]).
-    children = np.random.SeedSequence(seed, spawn_key=(replica,)).spawn(3)
+    children = np.random.SeedSequence(seed, spawn_key=(replica,)).spawn(4)
     return Streams(*(np.random.default_rng(child) for child in children))

@@ -7,8 +7,9 @@ where memory is the host's own, looking at a number costs nothing, and the loop 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,16 +19,21 @@ from torch import Tensor
 from lab import clipping, optimizers, schema
 from lab.data import Batches, Dataset
 from lab.instrument import Instrument
-from lab.network import Network
+from lab.network import Network, torch_generator
 from lab.parameters import Parameters
 from lab.readings import NORMS, Record, delta_slope
 from lab.seeding import streams
+
+OF_THE_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
+"""With `probe.cotangent=random` these, and all that hooks see, are of the injected gradient; the rest is the loss's."""
 
 EVAL_ROWS = 2048
 """Held-out examples evaluated at once: bounds the memory of a large test set."""
 
 
-def train(config: schema.Config, dataset: Dataset, device: torch.device) -> Iterator[Record]:
+def train(
+    config: schema.Config, dataset: Dataset, device: torch.device, variants: Sequence[schema.Config] | None = None
+) -> Iterator[Record]:
     """Train and yield a record at every reading; the run ends early when every replica has diverged.
 
     A reading at step s is taken on the batch of step s before its update. The last one, at s = steps, makes no update.
@@ -36,8 +42,9 @@ def train(config: schema.Config, dataset: Dataset, device: torch.device) -> Iter
         config: the run.
         dataset: tensors on `device`.
         device: where to compute.
+        variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
     """
-    trainer = Trainer(config, dataset, device)
+    trainer = Trainer(config, dataset, device, variants)
     for step in range(config.steps + 1):
         is_reading = is_due(step, config.probe.every, config.steps)
         is_evaluated = is_reading and is_due(step, config.probe.eval_every, config.steps)
@@ -51,16 +58,28 @@ def train(config: schema.Config, dataset: Dataset, device: torch.device) -> Iter
 class Trainer:
     """A network with its data, optimizer and instrument, and the step that joins them."""
 
-    def __init__(self, config: schema.Config, dataset: Dataset, device: torch.device) -> None:
-        replicas = [streams(config.seed, config.first_replica + r) for r in range(config.replicas)]
+    def __init__(
+        self,
+        config: schema.Config,
+        dataset: Dataset,
+        device: torch.device,
+        variants: Sequence[schema.Config] | None = None,
+    ) -> None:
+        variants = variants or alone(config)
+        replicas = [streams(variant.seed, variant.first_replica) for variant in variants]
         self.config, self.dataset = config, dataset
-        self.network = Network(config, dataset.features, dataset.classes, replicas, device)
+        self.network = Network(config, dataset.features, dataset.classes, replicas, device, variants)
         self.parameters = Parameters(self.network.sections())
-        self.optimizer = optimizers.build(config.optimizer, [run.values for run in self.parameters.runs])
+        lr = _if_they_differ([variant.optimizer.lr for variant in variants], device)
+        self.optimizer = optimizers.build(config.optimizer, [run.values for run in self.parameters.runs], lr)
+        self.max_norm = _if_they_differ([getattr(variant.clip, "max_norm", 0.0) for variant in variants], device)
         self.batches = Batches(dataset, config.batch_size, [stream.batches for stream in replicas])
         probe_set = dataset.train_x[: config.probe.examples].expand(config.replicas, -1, -1)  # (R, P, features)
         self.instrument = Instrument(self.network, self.parameters, probe_set, is_full=config.probe.set == "full")
         self.watch = Watch(self.parameters, self.instrument, config.replicas, device)
+        self.cotangents: list[torch.Generator] = []
+        if config.probe.cotangent == "random":
+            self.cotangents = [torch_generator(stream.cotangents, device) for stream in replicas]
         self.steps = 0
         self.started = time.perf_counter()
 
@@ -70,25 +89,17 @@ class Trainer:
         x, y = self.batches.next()  # (R, B, features), (R, B)
         if is_reading and instrument.is_full:
             x.requires_grad_()  # layer 0's gain needs the gradient of its input
-        watching: AbstractContextManager[dict[str, Tensor]] = (
-            instrument.watching(config.batch_size) if is_reading else nullcontext({})
-        )
-        with watching as measured:
-            loss = cross_entropy(self.network(x), y)  # (R,)
-            wanted = [*parameters.tensors, *([x] if x.requires_grad else [])]
-            gradients = torch.autograd.grad(loss.sum(), wanted)
-        loss = loss.detach()
+        loss, measured = self._backward(x, y, is_reading)
         with torch.no_grad():
-            parameters.take(gradients[: len(parameters.tensors)])
             alive = self.watch.look(loss)
             if is_reading:
-                measured |= instrument.gradients()
+                measured = instrument.gradients() | measured  # what a random gradient showed stays
                 if instrument.is_full:
                     measured |= instrument.weights()
                 measured["dead_fraction"] = instrument.dead_fraction()
                 if is_evaluated:
                     measured |= evaluate(self.network, self.dataset)
-            clipping.clip(config.clip, parameters)
+            clipping.clip(config.clip, parameters, self.max_norm)
             if is_reading:
                 has_clip = config.clip.name != "none"
                 measured["clipped_grad_norm"] = clipping.total_norm(parameters) if has_clip else measured["grad_norm"]
@@ -104,6 +115,50 @@ class Trainer:
             return None
         step = self.steps - has_update
         return fetch(step, loss, measured, self.watch, time.perf_counter() - self.started, config)
+
+    def _backward(self, x: Tensor, y: Tensor, is_reading: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Put the loss's gradients into the runs; return each replica's loss (R,) and what the instrument saw."""
+        instrument, parameters = self.instrument, self.parameters
+        watching: AbstractContextManager[dict[str, Tensor]] = (
+            instrument.watching(self.config.batch_size) if is_reading else nullcontext({})
+        )
+        has_cotangent = is_reading and bool(self.cotangents)
+        with watching as measured:
+            top = self.network.trunk(x)  # (R, B, N)
+            loss = cross_entropy(self.network.head(top), y)  # (R,)
+            wanted = [*parameters.tensors, *([x] if x.requires_grad else [])]
+            if has_cotangent:
+                self._take(torch.autograd.grad(top, wanted, self._cotangent(top), True, materialize_grads=True))
+            else:
+                self._take(torch.autograd.grad(loss.sum(), wanted))
+        if has_cotangent:
+            seen = instrument.gradients()
+            measured |= {name: seen[name] for name in OF_THE_COTANGENT if name in seen}
+            self._take(torch.autograd.grad(loss.sum(), parameters.tensors))
+        return loss.detach(), measured
+
+    def _cotangent(self, like: Tensor) -> Tensor:
+        """A random dL/dx for x (R, B, N): 1 in rms for each example, before the 1/B of a mean loss."""
+        batch, units = like.shape[1:]
+        drawn = [
+            torch.randn(batch, units, generator=generator, dtype=like.dtype, device=like.device)
+            for generator in self.cotangents
+        ]
+        return torch.stack(drawn) / batch
+
+    @torch.no_grad()
+    def _take(self, gradients: Sequence[Tensor]) -> None:
+        self.parameters.take(gradients[: len(self.parameters.tensors)])
+
+
+def alone(config: schema.Config) -> list[schema.Config]:
+    """Each replica of a configuration as a configuration of its own."""
+    return [replace(config, replicas=1, first_replica=config.first_replica + r) for r in range(config.replicas)]
+
+
+def _if_they_differ(values: Sequence[float], device: torch.device) -> Tensor | None:
+    """One number a replica, (R,) float64; None if they are all the same."""
+    return torch.tensor(values, dtype=torch.float64, device=device) if len(set(values)) > 1 else None
 
 
 def is_due(step: int, every: int, last: int) -> bool:

@@ -83,7 +83,7 @@ def test_off_the_cpu_neither_a_step_nor_a_reading_asks_for_a_number_before_it_is
     """A tensor on the meta device has no numbers: there, whatever would make a GPU wait is an error."""
     if choices.get("activation") == "rrelu":
         pytest.skip("the meta device draws no random numbers")
-    monkeypatch.setattr(network, "_torch_generator", lambda stream, device: None)
+    monkeypatch.setattr(network, "torch_generator", lambda stream, device: None)
     fetched = []
 
     def fetch(step, loss, measured, watch, *rest):
