@@ -23,12 +23,16 @@ TITLE_WIDTH = 100
 
 
 def gradients(table: xr.Dataset, title: str = "") -> Figure:
-    """Gradient against depth at the first and the last reading: delta_rms and weight_grad_norm side by side.
+    """Gradient and signal against depth at the first and the last reading, with what theory says of the first.
 
-    A line is the median over replicas, its band reaches from the smallest to the largest replica.
+    A line is the median over replicas, its band reaches from the smallest to the largest replica. Dashed is the
+    prediction, and between the dotted lines lies the geometric mean over replicas if theory is right.
     """
-    figure, axes = _new(columns=2, size=(10.5, 4.2))
-    for ax, quantity in zip(axes, ("delta_rms", "weight_grad_norm"), strict=True):
+    quantities = [name for name in ("delta_rms", "weight_grad_norm", "pre_rms") if name in table]
+    figure, axes = _new(columns=len(quantities), size=(5.2 * len(quantities), 4.4))
+    for ax, quantity in zip(axes, quantities, strict=True):
+        if f"predicted_{quantity}" in table:
+            _prediction(ax, table, quantity)
         readings = sorted({0, table.sizes["step"] - 1})
         for number, index in enumerate(readings):
             reading = table.isel(step=index)
@@ -88,6 +92,16 @@ def curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str, 
     ax.fill_between(
         layer, np.nanmin(positive, axis=1), np.nanmax(positive, axis=1), color=colour, alpha=0.2, linewidth=0
     )
+
+
+def _prediction(ax: Axes, table: xr.Dataset, quantity: str) -> None:
+    """The prediction as a dashed line, its band between dotted ones; ends that are 0 or infinite are left out."""
+    layer = table["layer"].to_numpy()
+    middle, lower, upper = (table[f"predicted_{quantity}{end}"].to_numpy() for end in ("", "_lower", "_upper"))
+    for values, style, label in ((middle, "--", "theory, step 0"), (lower, ":", ""), (upper, ":", "")):
+        shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        width = 1.6 if label else 0.9
+        ax.plot(layer, shown, style, color="black", linewidth=width, label=label or None, zorder=3)
 
 
 def save(figure: Figure, path: Path) -> None:

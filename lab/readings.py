@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -55,8 +55,22 @@ SCALAR_QUANTITIES: Mapping[str, Quantity] = {
     "delta_slope": Quantity("least-squares slope of log10 delta_rms against layer index", "decades per layer"),
     "readout_weight_grad_norm": Quantity("L2 norm of the readout's dL/dW before clipping", "loss per weight", True),
     "readout_weight_norm": Quantity("L2 norm of the readout's weights", "1", True),
+    "jacobian_mean": Quantity("mean of the squared singular values of the Jacobian", "1", True),
+    "jacobian_relative_variance": Quantity("variance of the squared singular values over their squared mean", "1"),
 }
 """Quantities with dimensions (step, replica)."""
+
+SPECTRA: Mapping[str, Quantity] = {
+    "jacobian_sv": Quantity(
+        "singular values of d(last hidden layer)/d(input) at one example, the largest first; NaN where not measured",
+        "1",
+        True,
+    ),
+}
+"""Quantities with dimensions (step, singular_value, replica), with `probe.jacobian=true`."""
+
+JACOBIAN_MOMENTS = ("jacobian_mean", "jacobian_relative_variance")
+"""The scalar quantities that only `probe.jacobian=true` has."""
 
 NORMS = ("weight_grad_norm", "delta_rms", "dead_fraction", "nonfinite")
 """The layer quantities of `probe.set=norms`; `full` has all of them."""
@@ -74,6 +88,7 @@ class Record:
         diverged_layer: (replicas,) the layer nearest the loss with a non-finite gradient at that step, where the
             backward pass met it first; -1 if there was none or only the loss was non-finite.
         seconds: wall time since the run began.
+        spectra: quantity -> float64 array (singular values, replicas), where they were measured.
     """
 
     step: int
@@ -82,6 +97,7 @@ class Record:
     diverged_at: NDArray[np.int64]
     diverged_layer: NDArray[np.int64]
     seconds: float
+    spectra: Mapping[str, Array] = field(default_factory=dict)
 
 
 def delta_slope(delta_rms: Array) -> Array:
@@ -102,8 +118,17 @@ def delta_slope(delta_rms: Array) -> Array:
     return np.where(squares > 0, np.sum(x * log, 0) / np.where(squares > 0, squares, 1.0), np.nan)
 
 
-def to_dataset(records: Sequence[Record], first_replica: int = 0, attrs: Mapping[str, str] | None = None) -> xr.Dataset:
-    """The records as one table: dimensions (step, layer, replica), float64, each variable with long_name and units."""
+def to_dataset(
+    records: Sequence[Record],
+    first_replica: int = 0,
+    attrs: Mapping[str, str] | None = None,
+    predictions: Iterable[tuple[str, Array, str, str]] = (),
+) -> xr.Dataset:
+    """The records as one table: dimensions (step, layer, replica), float64, each variable with long_name and units.
+
+    Args:
+        predictions: (name, values, long_name, units) of what theory says, (layer,) or a number.
+    """
     import xarray as xr
 
     if not records:
@@ -119,6 +144,19 @@ def to_dataset(records: Sequence[Record], first_replica: int = 0, attrs: Mapping
         if name in first.scalars:
             table[name] = (("step", "replica"), np.stack([record.scalars[name] for record in records]))
             table[name].attrs = {"long_name": what.long_name, "units": what.units}
+    for name, what in SPECTRA.items():
+        if name in first.spectra:
+            missing = np.full_like(first.spectra[name], np.nan)
+            values = np.stack([record.spectra.get(name, missing) for record in records])
+            table[name] = (("step", "singular_value", "replica"), values)
+            table.coords["singular_value"] = (
+                "singular_value",
+                np.arange(values.shape[1]),
+                {"long_name": "0 is largest"},
+            )
+            table[name].attrs = {"long_name": what.long_name, "units": what.units}
+    for name, values, long_name, units in predictions:
+        table[name] = (("layer",) if values.ndim else (), values, {"long_name": long_name, "units": units})
     replicas = len(first.diverged_at)
     table.coords["replica"] = ("replica", first_replica + np.arange(replicas), {"long_name": "replica of the seed"})
     if "layer" in table.dims:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lab import config as configuration
-from lab import data, schema
+from lab import data, overlay, schema
 from lab.files import SUMMARY, clear, refuse_to_overwrite, whole
+from lab.overlay import Overlay
 from lab.readings import to_dataset
 from lab.schema import ConfigError
 from lab.summary import Summary, describe_device, versions
@@ -43,8 +44,10 @@ def simulate(*overrides: str) -> xr.Dataset:
     device = choose_device(config.device)
     with thread_budget(config.threads):
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
+        expected = overlay.expect(config, dataset)
         records = list(train(config, dataset, device))
-        return to_dataset(records, config.first_replica, attributes(config, device))
+        predictions = expected.variables(records[0]) if isinstance(expected, Overlay) else ()
+        return to_dataset(records, config.first_replica, attributes(config, device), predictions)
 
 
 def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
@@ -91,8 +94,11 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
         folder.mkdir(parents=True, exist_ok=True)
         clear(folder)
         title = title or folder.name
-        table = Table(folder, config.first_replica, attributes(config, device), f"{title}\n{describe(config)}")
-        sinks: list[Sink] = [table, TensorBoard(folder, config)]
+        theory = overlay.expect(config, dataset)
+        expected = theory if isinstance(theory, Overlay) else None
+        heading = f"{title}\n{describe(config)}"
+        table = Table(folder, config.first_replica, attributes(config, device), heading, expected)
+        sinks: list[Sink] = [table, TensorBoard(folder, config, expected)]
         if not is_quiet:
             sinks.append(Console(title, config.steps))
         started = time.perf_counter()
@@ -115,7 +121,8 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
             summary = Summary(config, device)
             for record in table.records:  # not as a sink of its own: Ctrl-C between two sinks would set them apart
                 summary.write(record)
-            result = summary.result(status, time.perf_counter() - started, error)
+            comparison = overlay.judge(theory, table.records[0] if table.records else None)
+            result = summary.result(status, time.perf_counter() - started, comparison, error)
             with whole(folder / SUMMARY) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Summary:
             if value is not None and (name not in self.best or is_better(value, self.best[name]["value"])):
                 self.best[name] = {"value": value, "step": record.step}
 
-    def result(self, status: str, seconds: float, error: str = "") -> dict[str, Any]:
+    def result(self, status: str, seconds: float, theory: Mapping[str, Any], error: str = "") -> dict[str, Any]:
         """The summary as plain values fit for JSON; metrics are medians over the replicas whose value is finite."""
         fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica, status)
         diverged = [fate for fate in fates if fate["status"] == "diverged"]
@@ -41,6 +42,7 @@ class Summary:
             "last": metrics(self.last) if self.last else {},
             "best": self.best,
             "replicas": fates,
+            "theory": theory,
             "first_nonfinite": min(diverged, key=lambda fate: fate["step"]) if diverged else None,
             "fingerprint": configuration.fingerprint(self.config),
             "config": configuration.as_dict(self.config),

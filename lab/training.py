@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab import clipping, optimizers, schema
+from lab import clipping, jacobian, optimizers, schema
 from lab.data import Batches, Dataset
 from lab.instrument import Instrument
 from lab.network import Network, torch_generator
 from lab.parameters import Parameters
-from lab.readings import NORMS, Record, delta_slope
+from lab.readings import JACOBIAN_MOMENTS, NORMS, SPECTRA, Record, delta_slope
 from lab.seeding import streams
 
 OF_THE_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
@@ -48,7 +48,8 @@ def train(
     for step in range(config.steps + 1):
         is_reading = is_due(step, config.probe.every, config.steps)
         is_evaluated = is_reading and is_due(step, config.probe.eval_every, config.steps)
-        record = trainer.step(is_reading, is_evaluated, has_update=step < config.steps)
+        has_jacobian = is_reading and config.probe.jacobian and is_due(step, config.probe.jacobian_every)
+        record = trainer.step(is_reading, is_evaluated, has_update=step < config.steps, has_jacobian=has_jacobian)
         if record is not None:
             yield record
             if (record.diverged_at >= 0).all():
@@ -83,7 +84,9 @@ class Trainer:
         self.steps = 0
         self.started = time.perf_counter()
 
-    def step(self, is_reading: bool, is_evaluated: bool = False, has_update: bool = True) -> Record | None:
+    def step(
+        self, is_reading: bool, is_evaluated: bool = False, has_update: bool = True, has_jacobian: bool = False
+    ) -> Record | None:
         """One batch: forward, backward, and with `has_update` clip and update; a record if `is_reading`."""
         config, instrument, parameters = self.config, self.instrument, self.parameters
         x, y = self.batches.next()  # (R, B, features), (R, B)
@@ -97,6 +100,8 @@ class Trainer:
                 if instrument.is_full:
                     measured |= instrument.weights()
                 measured["dead_fraction"] = instrument.dead_fraction()
+                if has_jacobian:
+                    measured |= jacobian.spectrum(config, self.network, instrument.probe_set)
                 if is_evaluated:
                     measured |= evaluate(self.network, self.dataset)
             clipping.clip(config.clip, parameters, self.max_norm)
@@ -161,7 +166,7 @@ def _if_they_differ(values: Sequence[float], device: torch.device) -> Tensor | N
     return torch.tensor(values, dtype=torch.float64, device=device) if len(set(values)) > 1 else None
 
 
-def is_due(step: int, every: int, last: int) -> bool:
+def is_due(step: int, every: int, last: int = 0) -> bool:
     """Whether something at a cadence happens at this step: the first, the last, and every multiple."""
     return step in (0, last) or (every > 0 and step % every == 0)
 
@@ -250,13 +255,14 @@ def fetch(
     diverged_at = values.pop("diverged_at").astype(np.int64)
     diverged_layer = values.pop("diverged_layer").astype(np.int64)
     depth, replicas = config.model.depth, config.replicas
+    spectra = {name: values.pop(name) for name in SPECTRA if name in values}
     layers = {name: value for name, value in values.items() if value.ndim == 2 and name != "parameter_norm"}
     if config.probe.set == "norms":
         layers = {name: layers[name] for name in NORMS}
     else:
         layers.setdefault("update_ratio", np.full((depth, replicas), np.nan))
     scalars = {name: value for name, value in values.items() if value.ndim == 1}
-    for name in ("eval_loss", "eval_accuracy"):
+    for name in ("eval_loss", "eval_accuracy", *(JACOBIAN_MOMENTS if config.probe.jacobian else ())):
         scalars.setdefault(name, np.full(replicas, np.nan))
     scalars["delta_slope"] = delta_slope(layers["delta_rms"])
-    return Record(step, layers, scalars, diverged_at, diverged_layer, seconds)
+    return Record(step, layers, scalars, diverged_at, diverged_layer, seconds, spectra)

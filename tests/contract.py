@@ -13,6 +13,7 @@ LAYER_QUANTITIES = {
     *("delta_rms", "weight_grad_norm", "bias_grad_norm", "weight_norm", "layer_gain", "update_ratio", "nonfinite"),
 }
 SCALAR_QUANTITIES = {"loss", "eval_loss", "eval_accuracy", "grad_norm", "clipped_grad_norm", "delta_slope"}
+PREDICTED = {f"predicted_{name}{end}" for name in ("delta_rms", "pre_rms") for end in ("", "_lower", "_upper")}
 READOUT_QUANTITIES = {"readout_weight_grad_norm", "readout_weight_norm"}
 
 
@@ -34,7 +35,10 @@ def assert_keeps_contract(folder: Path, status: str = "finished") -> tuple[xr.Da
     table = xr.load_dataset(folder / "readings.nc", engine="h5netcdf")
     assert {name for name in table if table[name].dims == ("step", "layer", "replica")} == LAYER_QUANTITIES
     of_a_run = {name for name in table if table[name].dims == ("step", "replica")}
-    assert of_a_run == SCALAR_QUANTITIES | READOUT_QUANTITIES == set(table) - LAYER_QUANTITIES
+    predicted = {name for name in table if str(name).startswith("predicted_")}
+    assert of_a_run == SCALAR_QUANTITIES | READOUT_QUANTITIES == set(table) - LAYER_QUANTITIES - predicted
+    assert predicted in (PREDICTED, set())
+    assert ("delta_slope" in summary["theory"]) == bool(predicted)
     for name, variable in table.data_vars.items():
         assert variable.dtype == np.float64, name
         assert variable.attrs["long_name"], name

@@ -173,7 +173,7 @@ def test_custom_scalars_opens_on_the_charts_that_matter_with_a_line_for_each_run
     )
     charts = dict(zip(page.shown("tf-card-heading"), cards, strict=True))
     assert list(charts) == [
-        "log10 delta_rms against layer, at the first and the last reading",
+        "log10 delta_rms against layer: first and last reading, and theory for the first",
         "training loss",
         "delta_slope: decades of gradient per layer",
         "log10 delta_rms at 0, 1/4, 2/4, 3/4 and 4/4 of the depth",

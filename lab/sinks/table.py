@@ -6,14 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.files import PICTURE, READINGS, whole
+from lab.overlay import Overlay
 from lab.readings import Record, to_dataset
 
 
 class Table:
     """Keeps the records and at the end writes readings.nc (NetCDF-4) and gradients.png."""
 
-    def __init__(self, folder: Path, first_replica: int, attrs: Mapping[str, str], title: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        first_replica: int,
+        attrs: Mapping[str, str],
+        title: str,
+        expected: Overlay | None = None,
+    ) -> None:
         self.folder, self.first_replica, self.attrs, self.title = folder, first_replica, attrs, title
+        self.expected = expected
         self.records: list[Record] = []
 
     def write(self, record: Record) -> None:
@@ -24,7 +33,8 @@ class Table:
             return
         from lab import figures
 
-        table = to_dataset(self.records, self.first_replica, self.attrs)
+        predictions = self.expected.variables(self.records[0]) if self.expected is not None else ()
+        table = to_dataset(self.records, self.first_replica, self.attrs, predictions)
         with whole(self.folder / READINGS) as draft:
             table.to_netcdf(draft, engine="h5netcdf")
         with whole(self.folder / PICTURE) as draft:

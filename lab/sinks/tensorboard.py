@@ -11,8 +11,9 @@ Time Series page as on Scalars; an open group shows up to 12 cards. So the first
     eval      loss, accuracy                                                 open
     health    one number over all layers                                     open
     heat_map  layer x step, one image a run
+    jacobian  singular values from the input to the last hidden layer, with probe.jacobian=true
     layers    one tag for each quantity and layer
-    profile   a quantity against depth: what TensorBoard calls step is the layer
+    profile   a quantity against depth, measured and predicted: what TensorBoard calls step is the layer
     quarters  log10 delta_rms at 0, 1/4, 1/2, 3/4 and all of the depth: the same five tags at any depth, so that the
               Custom Scalars page, whose charts TensorBoard collects from all runs, does not grow with a sweep of depths
     train     loss, gradient norms, delta_slope, diverged replicas
@@ -31,9 +32,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from torch.utils.tensorboard import FileWriter
-from torch.utils.tensorboard.summary import custom_scalars, image
+from torch.utils.tensorboard.summary import custom_scalars, histogram, image
 
-from lab.readings import LAYER_QUANTITIES, SCALAR_QUANTITIES, Array, Quantity, Record
+from lab.overlay import Overlay
+from lab.readings import LAYER_QUANTITIES, SCALAR_QUANTITIES, SPECTRA, Array, Quantity, Record
 from lab.schema import CHOICES, Config
 from lab.sinks.heat_map import HeatMap
 
@@ -63,9 +65,10 @@ METRICS = (
 """The tags whose last value stands in the HParams table, which opens with the first five."""
 
 CHARTS = {
-    "log10 delta_rms against layer, at the first and the last reading": [
+    "log10 delta_rms against layer: first and last reading, and theory for the first": [
         "profile/log10_delta_rms/first",
         "profile/log10_delta_rms/last",
+        "profile/log10_predicted_delta_rms",
     ],
     "training loss": ["train/loss"],
     "delta_slope: decades of gradient per layer": ["train/delta_slope"],
@@ -83,8 +86,8 @@ FLUSH_SECONDS = 10
 class TensorBoard:
     """The sink that writes TensorBoard's event file into `folder`, which is made if it is not there."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        self._config = config
+    def __init__(self, folder: Path, config: Config, expected: Overlay | None = None) -> None:
+        self._config, self._expected = config, expected
         self._digits = max(3, len(str(config.model.depth - 1)))  # so that runs of any depth share the tags of a layer
         self._floor = LOG10_FLOOR[config.dtype]
         self._tags: set[str] = set()
@@ -104,6 +107,7 @@ class TensorBoard:
         self._profiles |= {label: values for label, values in layers.items() if not np.all(np.isnan(values))}
         if self._last is None:
             self._write_profiles("first")
+            self._write_predictions(record)
         self._last = record
         self._heat_map.add(record.step, layers["log10_delta_rms"])
         summary = Summary()
@@ -111,6 +115,13 @@ class TensorBoard:
             # NaN of a living replica means "does not apply"; once all are dead, it is what became of a curve.
             if value == value or tag == "train/loss" or (_all_diverged(record) and tag in self._tags):
                 self._append(summary, tag, value, description)
+        for name, values in record.spectra.items():
+            finite = values[np.isfinite(values)]
+            if finite.size:  # a histogram of nothing is an error
+                shown = _shown(finite, SPECTRA[name], self._floor)
+                summary.value.append(
+                    histogram(f"jacobian/log10_{name.removeprefix('jacobian_')}", shown, "auto").value[0]
+                )
         self._add(summary, record.step)
 
     def close(self) -> None:
@@ -133,7 +144,8 @@ class TensorBoard:
         for name, what in SCALAR_QUANTITIES.items():
             if name not in record.scalars or (name.startswith("eval_") and not evaluated):
                 continue
-            group, label = ("eval", name.removeprefix("eval_")) if name.startswith("eval_") else ("train", name)
+            group = next((group for group in ("eval", "jacobian") if name.startswith(f"{group}_")), "train")
+            label = name.removeprefix(f"{group}_")
             value = float(_over_replicas(_shown(record.scalars[name], what, self._floor), record))
             yield f"{group}/{_log10_name(label, what)}", value, self._describe(what)
         yield "train/diverged_fraction", float(np.mean(record.diverged_at >= 0)), "share of replicas that have diverged"
@@ -155,6 +167,23 @@ class TensorBoard:
                 if label in self._profiles and not math.isnan(value := float(self._profiles[label][layer])):
                     about = f"{self._describe(what)}. Against depth at the {when} reading: the step is the layer."
                     self._append(summary, f"profile/{label}/{when}", value, about)
+            self._add(summary, layer)
+
+    def _write_predictions(self, first: Record) -> None:
+        """Write what theory expects against depth, an event a layer."""
+        if self._expected is None:
+            return
+        expected = {
+            "delta_rms": self._expected.scaled_delta_rms(first).middle,
+            "pre_rms": self._expected.pre_rms.middle,
+        }
+        for layer in range(self._config.model.depth):
+            summary = Summary()
+            for name, values in expected.items():
+                value = float(_shown(values[layer], LAYER_QUANTITIES[name], self._floor))
+                if not math.isnan(value):
+                    about = f"log10 of {name} as theory expects it at the first reading. The step is the layer."
+                    self._append(summary, f"profile/log10_predicted_{name}", value, about)
             self._add(summary, layer)
 
     def _append(self, summary: Summary, tag: str, value: float, description: str) -> None:

@@ -10,6 +10,7 @@ from lab.theory.kernels import Kernel, kernel
 from lab.theory.phase import PhaseMap, phase_map
 from lab.theory.propagation import NoTheory
 from lab.theory.signal import DepthScales, FixedPoint, depth_scales, fixed_points
+from lab.theory.slope import Slope, expected_slope
 from lab.theory.structure import Prediction, predict
 from lab.theory.width import Band, Bands, bands
 
@@ -23,11 +24,13 @@ __all__ = [
     "NoTheory",
     "PhaseMap",
     "Prediction",
+    "Slope",
     "bands",
     "critical_line",
     "critical_weight_var",
     "critical_weight_var_of",
     "depth_scales",
+    "expected_slope",
     "fixed_points",
     "jacobian_moments",
     "kernel",

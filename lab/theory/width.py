@@ -31,6 +31,7 @@ import numpy as np
 
 from lab import schema
 from lab.readings import Array
+from lab.theory.criticality import solved
 from lab.theory.kernels import Kernel, kernel
 from lab.theory.structure import Prediction
 from lab.theory.variances import Map, hidden_units, maps
@@ -82,7 +83,8 @@ def bands(config: schema.Config, prediction: Prediction, replicas: int | None = 
     def band(log_center: Array, variance: Array, shift: tuple[Array, Array]) -> Band:
         reach = sigmas * np.sqrt(variance / count)
         lowest, highest = shift
-        return Band(np.exp(log_center + (lowest - reach) / 2), np.exp(log_center + (highest + reach) / 2))
+        with np.errstate(over="ignore"):  # an end at infinity: where scatter feeds on itself nothing is excluded
+            return Band(np.exp(log_center + (lowest - reach) / 2), np.exp(log_center + (highest + reach) / 2))
 
     with np.errstate(divide="ignore"):
         log_pre = np.log(prediction.q) / 2
@@ -94,6 +96,8 @@ def bands(config: schema.Config, prediction: Prediction, replicas: int | None = 
 
 def noise(config: schema.Config, prediction: Prediction) -> Noise:
     """Scatter of single replicas at the configured width."""
+    if isinstance(config.init, schema.Critical):
+        config = solved(config)
     if config.norm.name == "none" and config.residual.name == "none":
         return _plain_noise(config, prediction)
     return _bounded_noise(config, prediction)
