@@ -29,20 +29,35 @@ def gradients(table: xr.Dataset, title: str = "") -> Figure:
     prediction, and between the dotted lines lies the geometric mean over replicas if theory is right.
     """
     quantities = [name for name in ("delta_rms", "weight_grad_norm", "pre_rms") if name in table]
-    figure, axes = _new(columns=len(quantities), size=(5.2 * len(quantities), 4.4))
+    figure, axes = _new(columns=len(quantities), size=(5.2 * len(quantities), 4.8))
     for ax, quantity in zip(axes, quantities, strict=True):
-        if f"predicted_{quantity}" in table:
-            _prediction(ax, table, quantity)
-        readings = sorted({0, table.sizes["step"] - 1})
-        for number, index in enumerate(readings):
-            reading = table.isel(step=index)
-            curve(ax, reading[quantity], f"step {int(reading['step'])}", COLOURS[number], MARKERS[number])
-        ax.set_xlabel("layer (0 is nearest the input)")
-        ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
-        ax.set_title(LAYER_QUANTITIES[quantity].long_name, fontsize="medium")
-        ax.legend(loc="best", fontsize="small", title="median and range\nover replicas", title_fontsize="small")
+        _readings(ax, table, quantity)
+        ax.set_title(textwrap.fill(LAYER_QUANTITIES[quantity].long_name, 48), fontsize="medium")
+    _legend(figure, axes)
     lines = (title or "Gradient against depth").splitlines()
     figure.suptitle("\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines), fontsize="medium")
+    return figure
+
+
+def grid(tables: Mapping[str, xr.Dataset], quantities: Sequence[str], title: str) -> Figure:
+    """One column a table, one row a quantity, against depth at the first and the last reading, theory laid over them.
+
+    Args:
+        tables: heading of the column -> readings.
+        quantities: layer quantities of the lab.
+        title: what the picture says.
+    """
+    figure, axes = _new(
+        columns=len(tables), rows=len(quantities), size=(4.6 * len(tables), 3.7 * len(quantities) + 0.6)
+    )
+    for number, ax in enumerate(axes):
+        row, column = divmod(number, len(tables))
+        heading, quantity = list(tables)[column], quantities[row]
+        _readings(ax, tables[heading], quantity)
+        if row == 0:
+            ax.set_title(heading, fontsize="medium")
+    _legend(figure, axes)
+    figure.suptitle(title, fontsize="large")
     return figure
 
 
@@ -94,13 +109,41 @@ def curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str, 
     )
 
 
+def _readings(ax: Axes, table: xr.Dataset, quantity: str) -> None:
+    """A quantity at the first and the last reading, and what theory says of the first."""
+    if f"predicted_{quantity}" in table:
+        _prediction(ax, table, quantity)
+    for number, index in enumerate(sorted({0, table.sizes["step"] - 1})):
+        reading = table.isel(step=index)
+        curve(ax, reading[quantity], f"step {int(reading['step'])}", COLOURS[number], MARKERS[number])
+    ax.set_xlabel("layer (0 is nearest the input)")
+    ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend for all panels, below them, where it covers nothing."""
+    named = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    title = "readings: median and range over replicas"
+    figure.legend(
+        named.values(),
+        named.keys(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize="small",
+        title=title,
+        title_fontsize="small",
+        frameon=False,
+    )
+
+
 def _prediction(ax: Axes, table: xr.Dataset, quantity: str) -> None:
     """The prediction as a dashed line, its band between dotted ones; ends that are 0 or infinite are left out."""
     layer = table["layer"].to_numpy()
     middle, lower, upper = (table[f"predicted_{quantity}{end}"].to_numpy() for end in ("", "_lower", "_upper"))
-    for values, style, label in ((middle, "--", "theory, step 0"), (lower, ":", ""), (upper, ":", "")):
+    band = ((lower, ":", "its band for the mean over replicas"), (upper, ":", ""))
+    for values, style, label in ((middle, "--", "theory, step 0"), *band):
         shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        width = 1.6 if label else 0.9
+        width = 1.6 if style == "--" else 1.0
         ax.plot(layer, shown, style, color="black", linewidth=width, label=label or None, zorder=3)
 
 
@@ -109,10 +152,10 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def _new(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def _new(columns: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)

@@ -32,25 +32,39 @@ def drawn(ax: Axes, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def labels(ax: Axes) -> list[str]:
-    legend = ax.get_legend()
-    assert legend is not None
-    return [text.get_text() for text in legend.get_texts()]
+    """What the legend, which is the figure's where the panels share one, says of a panel."""
+    named = ax.get_legend_handles_labels()[1]
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    legend = ax.get_legend() or figure.legends[0]
+    assert set(named) <= {text.get_text() for text in legend.get_texts()}
+    return named
 
 
 def test_gradients_shows_median_and_range_over_replicas_of_the_first_and_the_last_reading():
     figure = figures.gradients(table(DELTA, 7 * DELTA, 2 * DELTA), "mine")
-    delta, weight = figure.axes
+    delta, weight, signal = figure.axes
     assert labels(delta) == ["step 0", "step 20"]
     for number, values in enumerate((DELTA, 2 * DELTA)):
         x, y, band = drawn(delta, number)
         assert x.tolist() == [0, 1, 2, 3, 4, 5]
         np.testing.assert_allclose(y, np.median(values, axis=1))
         np.testing.assert_allclose(band, np.stack([values.min(1), values.max(1)], axis=1))
-    for ax, quantity in ((delta, "delta_rms"), (weight, "weight_grad_norm")):
+    for ax, quantity in ((delta, "delta_rms"), (weight, "weight_grad_norm"), (signal, "pre_rms")):
         assert ax.get_yscale() == "log"
         assert ax.get_xlabel().startswith("layer")
         assert ax.get_ylabel().startswith(quantity)
     assert figure.get_suptitle() == "mine"
+
+
+def test_the_shared_legend_covers_no_panel():
+    figure = figures.gradients(table(DELTA, 2 * DELTA), "mine")
+    figure.canvas.draw()
+    [legend] = figure.legends
+    box = legend.get_window_extent()
+    for ax in figure.axes:
+        assert not box.overlaps(ax.get_window_extent())
+        assert not box.overlaps(ax.xaxis.label.get_window_extent())
 
 
 def test_one_reading_is_one_curve():

@@ -116,7 +116,7 @@ def test_the_scatter_of_replicas_is_predicted(name, weight_var, bias_var, width,
             deviation, variance = deviations[quantity][:, layer], getattr(expected, quantity)[layer]
             lowest, highest = (bound[layer] for bound in getattr(expected, f"{quantity}_shift"))
             error = 3.5 * math.sqrt(variance / replicas) + variance**2 / 10
-            assert deviation.mean() == pytest.approx(lowest + highest, abs=error)
+            assert deviation.mean() == pytest.approx(getattr(expected, f"{quantity}_mean")[layer], abs=error)
             assert deviation.var() == pytest.approx(variance, rel=3.5 * math.sqrt(2 / replicas) + variance / 10)
 
 

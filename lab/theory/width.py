@@ -12,7 +12,7 @@ steps of ln q and ln delta^2, whose variances add up: with x the deviation of ln
     ln rate = h(x) + epsilon,   h = ln(s D),        Var epsilon = (3 E phi'^4 / D^2 - 1) / n
                                                     Cov = p (E phi^2 phi'^2 / (V D) - 1) / n
 
-where p is the share of s V in q'.
+where p is the share of s V in q'. Where the maps bend too much for that, `lab.theory.paths` follows them.
 
 Forward and backward pass share weights: W^T delta has a component along the input x of W that is not random but
 x (W x . delta) / |x|^2. It moves the mean by 1/n as well (`_coupling`); relu and its kin are spared.
@@ -31,6 +31,7 @@ import numpy as np
 
 from lab import schema
 from lab.readings import Array
+from lab.theory import paths
 from lab.theory.criticality import solved
 from lab.theory.kernels import Kernel, kernel
 from lab.theory.structure import Prediction
@@ -42,6 +43,14 @@ SIGMAS = 3.0
 BATCH_ERROR, WIDTH_ERROR = 2.0, 5.0
 """Batch norm: ln of the rate of delta^2 is right to 2 / batch + 5 / width a layer; in simulations of width 512 and
 batches of 32 to 128 it was off by up to 0.017."""
+
+LARGEST_BEND = 0.2
+"""Curvature of the maps times the variance of ln q, up to which the scatter is taken to first order: the change of a
+variance by a fifth, as much as what is left out of it, the scatter of `_coupling`. Beyond it paths are followed."""
+
+LEAST, LEAST_SCATTERED = 1e-280, 1e-70
+"""Variances below are taken for these, the second where squares of squares are needed: near 0 every activation is a
+power of its argument, whose relative scatter does not know the variance."""
 
 ROUNDING = 1e-3
 """What the eps of a norm and float32 may do to ln of a mean square that the norm sets to 1."""
@@ -66,12 +75,15 @@ class Noise(NamedTuple):
 
     Attributes:
         delta, q: variance of ln of (delta_l / delta_last)^2 and of the mean square pre-activation.
-        delta_shift, q_shift: (lowest, highest) deviation of their means from mean-field theory.
+        delta_mean, q_mean: what width adds to the mean of one example's; NaN where only its range is known.
+        delta_shift, q_shift: (lowest, highest) deviation of the mean from mean-field theory, of one example or many.
     """
 
     delta: Array
+    delta_mean: Array
     delta_shift: tuple[Array, Array]
     q: Array
+    q_mean: Array
     q_shift: tuple[Array, Array]
 
 
@@ -118,13 +130,6 @@ def probability_dead(width: int, depth: int) -> float:
     return -math.expm1(depth * math.log1p(-(0.5**width))) if width > 0 else 1.0
 
 
-def _up_to(shift: Array, variance: Array) -> tuple[Array, Array]:
-    """Between none of the shift, as for the mean over many examples, and all of it, as for one; and what second order,
-    the square of the variance, may add."""
-    beyond = variance**2 / 8
-    return np.minimum(shift, 0.0) - beyond, np.maximum(shift, 0.0) + beyond
-
-
 class _Steps(NamedTuple):
     """First-order terms of each layer, (depth,): slopes and curvatures of f and h in ln q, and the variances."""
 
@@ -144,36 +149,79 @@ def _plain_noise(config: schema.Config, prediction: Prediction) -> Noise:
         f1, f2, xi = steps.f1[layer], steps.f2[layer], steps.xi[layer]
         mean[layer + 1] = f1 * mean[layer] + f2 * variance[layer] / 2 - xi / 2
         variance[layer + 1] = f1**2 * variance[layer] + xi
+    coupling = _from_here_up(_coupling(config, prediction.q)[:-1])
+    beyond = _from_here_up(steps.epsilon[:-1] ** 2)  # ln of a sum of squares is Gaussian to first order only
+    sampling = 2 / _units(config)
+    if np.max((np.abs(steps.f2) + np.abs(steps.h2)) * variance) > LARGEST_BEND:
+        found = paths.moments(lambda q: _terms(config, q), prediction.q, LEAST)
+        delta_mean, delta_log_mean = (
+            mean - 2 * prediction.log_delta + coupling for mean in (found.delta_mean, found.delta_log_mean)
+        )
+        return Noise(
+            delta=found.delta_variance,
+            delta_mean=delta_mean,
+            delta_shift=_between(delta_mean, delta_log_mean, beyond),
+            q=found.q_variance + sampling,
+            q_mean=found.q_mean - sampling / 2,
+            q_shift=_between(found.q_mean - sampling / 2, found.q_log_mean),
+        )
     # How a step of x in one layer acts on the rates of all layers from it up to the last.
     reach = np.zeros(depth)
     for layer in range(depth - 2, -1, -1):
         reach[layer] = steps.h1[layer] + steps.f1[layer] * reach[layer + 1]
-    beyond = np.append(reach[1:], 0.0)
-    own = steps.epsilon + 2 * beyond * steps.covariance + beyond**2 * steps.xi
-    rate_shift = steps.h1 * mean + steps.h2 * variance / 2 - steps.epsilon / 2 + _coupling(config, prediction.q)
+    above = np.append(reach[1:], 0.0)
+    own = steps.epsilon + 2 * above * steps.covariance + above**2 * steps.xi
+    rate_shift = steps.h1 * mean + steps.h2 * variance / 2 - steps.epsilon / 2
     delta = reach**2 * variance + _from_here_up(own[:-1])
-    delta_shift = _from_here_up(rate_shift[:-1])
-    sampling = 2 / _units(config)
-    q_shift, variance = mean - sampling / 2, variance + sampling
-    return Noise(delta, _up_to(delta_shift, delta), variance, _up_to(q_shift, variance))
+    delta_mean, q_mean, q = _from_here_up(rate_shift[:-1]) + coupling, mean - sampling / 2, variance + sampling
+    return Noise(
+        delta=delta,
+        delta_mean=delta_mean,
+        delta_shift=_between(delta_mean, delta_mean + delta / 2, beyond),  # the mean of a log-normal number
+        q=q,
+        q_mean=q_mean,
+        q_shift=_between(q_mean, q_mean + q / 2),
+    )
+
+
+def _between(shift: Array, other: Array, beyond: Array | float = 0.0) -> tuple[Array, Array]:
+    """Range of the shift: none, that of one example's logarithm, or the other one, of many examples' mean."""
+    lowest, highest = np.minimum(np.minimum(shift, other), 0.0), np.maximum(np.maximum(shift, other), 0.0)
+    return lowest - beyond, highest + beyond
 
 
 def _steps(config: schema.Config, q: Array) -> _Steps:
     """The terms of a plain network of either block."""
-    phi, sizes = kernel(config.activation), maps(config, config.model.width)
-    units, ln_q, small = _units(config), np.log(np.maximum(q, 1e-290)), 1e-3
-    points = [np.exp(ln_q + side * small) for side in (-1, 0, 1)]
-    f = [np.log(_next_q(phi, sizes.up, sizes.down, point)) for point in points]
-    h = [np.log(phi.slope_moment(point)) for point in points]
-    second, slope = phi.second_moment(points[1]), phi.slope_moment(points[1])
-    fourth, slope_fourth, mixed = phi.fourth_moments(points[1])
-    share = 1 - _next_q(phi, sizes.up, sizes.down, points[1], second_moment=0.0) / np.exp(f[1])
-    second_map = 0.0 if sizes.down is None else 2 / config.model.width
+    ln_q, small = np.log(np.maximum(q, LEAST)), 1e-3
+    low, here, high = (_terms(config, np.exp(ln_q + side * small)) for side in (-1, 0, 1))
     return _Steps(
-        f1=(f[2] - f[0]) / (2 * small),
-        f2=(f[2] - 2 * f[1] + f[0]) / small**2,
-        h1=(h[2] - h[0]) / (2 * small),
-        h2=(h[2] - 2 * h[1] + h[0]) / small**2,
+        f1=(high.next_q - low.next_q) / (2 * small),
+        f2=(high.next_q - 2 * here.next_q + low.next_q) / small**2,
+        h1=(high.rate - low.rate) / (2 * small),
+        h2=(high.rate - 2 * here.rate + low.rate) / small**2,
+        xi=here.xi,
+        epsilon=here.epsilon,
+        covariance=here.covariance,
+    )
+
+
+def _terms(config: schema.Config, q: Array) -> paths.Terms:
+    """Both maps of a plain network of either block at variances q (points,), and the variances of their steps."""
+    phi, sizes = kernel(config.activation), maps(config, config.model.width)
+    units, usual = _units(config), np.maximum(q, LEAST_SCATTERED)
+    second, slope = phi.second_moment(usual), phi.slope_moment(usual)
+    fourth, slope_fourth, mixed = phi.fourth_moments(usual)
+    next_q = _next_q(phi, sizes.up, sizes.down, q)
+    share = 1 - _next_q(phi, sizes.up, sizes.down, q, second_moment=0.0) / next_q
+    second_map, passed = 0.0, sizes.up.weight_var
+    if sizes.down is not None:
+        second_map, passed = (
+            2 / config.model.width,
+            passed * sizes.down.weight_var * sizes.down.fan_out / sizes.down.fan_in,
+        )
+    return paths.Terms(
+        next_q=np.log(next_q),
+        rate=np.log(passed * sizes.up.fan_out / sizes.up.fan_in * phi.slope_moment(q)),
         xi=share**2 * ((fourth / second**2 - 1) / units + second_map),
         epsilon=(3 * slope_fourth / slope**2 - 1) / units + second_map,
         covariance=share * (mixed / (second * slope) - 1) / units,
@@ -189,7 +237,7 @@ def _coupling(config: schema.Config, q: Array) -> Array:
     (softplus, or gelu on its way down) rho grows with the distance from the end, until that one direction carries most
     of the gradient, which then shrinks with dq'/dq and not with chi. Own derivation, for one map a layer.
     """
-    phi = kernel(config.activation)
+    phi, q = kernel(config.activation), np.maximum(q, LEAST_SCATTERED)
     if phi.is_gated or config.model.block == "ffn":
         return np.zeros_like(q)
     bias_var = maps(config, config.model.width).up.bias_var
@@ -232,7 +280,15 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
         scatter = scatter + np.append(0.0, np.cumsum(part**2 * forward + angle)[:-1])
     if place == "inner":  # and the norm takes it out again, but for what its eps lets through
         scatter = scatter * (1 - q) ** 2
-    return Noise(delta, (-shift, shift), scatter, (-scatter / 2 - ROUNDING, scatter / 2 + ROUNDING))
+    unknown = np.full(depth, np.nan)
+    return Noise(
+        delta=delta,
+        delta_mean=unknown,
+        delta_shift=(-shift, shift),
+        q=scatter,
+        q_mean=unknown,
+        q_shift=(-scatter / 2 - ROUNDING, scatter / 2 + ROUNDING),
+    )
 
 
 def _rate_error(config: schema.Config) -> float:
