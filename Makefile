@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tests run on all cores, one thread each; more threads than cores make a step hundreds of times slower.
 WORKERS ?= auto
 
-.PHONY: demo test fast lint types bench clean
+.PHONY: demo test fast lint types validate pictures bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.demo
@@ -23,9 +23,16 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+validate: $(VENV)/.demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.validate
+
+pictures: $(VENV)/.demo
+	$(BIN)/python -m experiments.regimes
+
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.probes
 	$(BIN)/python -m benchmarks.depth
+	$(BIN)/python -m benchmarks.theory
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

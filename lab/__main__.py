@@ -11,6 +11,8 @@ COMMANDS = {
     "run": "train one configuration, or a sweep of them with -m, and measure every layer's gradient",
     "board": "open TensorBoard on a folder of runs",
     "collect": "gather all runs below a folder into one dataset and one table",
+    "phase": "draw the order-to-chaos map: where gradients vanish, explode or keep their size",
+    "theory": "predict every layer's gradient at initialization from mean-field theory, without training",
 }
 """Command -> what it does; the entry point is `main(arguments)` of the module of that name in experiments/."""
 

@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 
 from lab import runs
+from lab.__main__ import COMMANDS
 from lab.schema import Config
 from lab.training import train
 from tests.conftest import Command
@@ -65,7 +66,7 @@ def test_an_unknown_command_or_flag_is_refused_in_a_sentence(gradlab: Command, t
     refused = gradlab("rum")
     assert (refused.status, refused.err) == (
         2,
-        "gradlab rum: there is no such command; choose one of run, board, collect.\n",
+        f"gradlab rum: there is no such command; choose one of {', '.join(COMMANDS)}.\n",
     )
     refused = gradlab("run", "--steps=3")
     assert refused.status == 2

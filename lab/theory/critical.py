@@ -38,6 +38,10 @@ LARGEST_GATED_SLOPE = 0.95
 explodes doubly exponentially, and at finite width it would be carried there. A single map does no such harm: chi is 1
 around the point too."""
 
+MARGIN = 1.03
+"""How much more than the smallest bias_var with a critical point is advised: at the smallest one the point is
+half-stable, and the variance comes to rest beside it."""
+
 GRID = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])
 """Where roots in q are looked for."""
 
@@ -98,7 +102,7 @@ class CriticalLine:
         return next((q for q in candidates if self._is_reached(q, bias_var)), math.nan)
 
     def next_bias_var(self, bias_var: float) -> float:
-        """The smallest bias_var above the given one, to three digits, that has a critical point; NaN if none has."""
+        """A little more than the smallest bias_var above the given one that has a critical point; NaN if none has."""
         if self.is_homogeneous:
             return math.nan
         low = max(bias_var, 1e-4)
@@ -107,7 +111,7 @@ class CriticalLine:
         while high - low > 1e-3 * high:
             middle = (low + high) / 2
             low, high = (middle, high) if math.isnan(self.solve(middle)) else (low, middle)
-        return float(f"{1.0005 * high:.3g}")
+        return float(f"{MARGIN * high:.3g}")
 
     def _is_reached(self, q: float, bias_var: float) -> bool:
         """Whether the variance moves from the first layer's to q without a stop, which an unstable point never sees."""

@@ -209,7 +209,10 @@ class GELU(Kernel):
         return self.product(q, q, 1.0)
 
     def slope_moment(self, q: Numbers) -> Array:
-        return self.slope_product(q, q, 1.0)
+        """`slope_product` of an input with itself, simplified: its terms would cancel where q is large."""
+        _, overlap, density, _ = self._parts(q, q, 1.0)
+        q = np.asarray(q, dtype=np.float64)
+        return np.asarray(overlap + density * (q / (1 + q)) * ((3 + 5 * q) / (1 + 2 * q)))
 
     def mean(self, q: Numbers) -> Array:
         q = np.asarray(q, dtype=np.float64)

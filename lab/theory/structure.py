@@ -56,8 +56,9 @@ class Prediction:
 
     @property
     def delta_rms(self) -> Array:
-        """delta_rms over the last layer's; 0 where it is below the smallest float64."""
-        return np.exp(self.log_delta)
+        """delta_rms over the last layer's; 0 or infinity where float64 cannot hold it."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log_delta)
 
 
 def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | None = None) -> Prediction:

@@ -52,6 +52,9 @@ LEAST, LEAST_SCATTERED = 1e-280, 1e-70
 """Variances below are taken for these, the second where squares of squares are needed: near 0 every activation is a
 power of its argument, whose relative scatter does not know the variance."""
 
+LEAST_GROWTH = 0.1
+"""What `_coupling` may leave of a layer's gradient, at most widths 1 and 2, where its expansion in 1/width has no say."""
+
 ROUNDING = 1e-3
 """What the eps of a norm and float32 may do to ln of a mean square that the norm sets to 1."""
 
@@ -248,6 +251,7 @@ def _coupling(config: schema.Config, q: Array) -> Array:
     excess, shift = 0.0, np.zeros_like(q)  # excess: rho - 1 of the layer above
     for layer in range(len(q) - 1, -1, -1):
         growth = 1 + excess * mixed[layer] / (second[layer] * slope[layer]) / config.model.width
+        growth = max(float(growth), LEAST_GROWTH)
         shift[layer] = math.log(growth)
         excess = float((1 + own[layer] + inherited[layer] * excess) / growth - 1)
     return shift
