@@ -229,7 +229,7 @@ def test_gradients_keep_their_size_on_the_critical_line_when_the_map_is_iterated
         ("silu", 0.1, "init.bias_var=0.57 or more"),
         ("softplus", 0.0, "init=he_normal"),
         ("swiglu", 0.0, "norm=rms"),
-        ("glu", 0.0, "init.bias_var=0.224 or more"),
+        ("glu", 0.0, "init.bias_var=0.231 or more"),
     ],
 )
 def test_where_there_is_no_critical_point_the_remedy_is_named(name, bias_var, remedy):

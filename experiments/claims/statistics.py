@@ -1,0 +1,83 @@
+"""Intervals over replicas, by the bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from experiments.claims.claim import Number
+from lab.readings import Array
+
+LEVEL = 0.95
+RESAMPLES = 5000
+
+Statistic = Callable[..., Any]
+
+
+def interval(
+    name: str,
+    values: ArrayLike,
+    units: str = "",
+    predicted: float | None = None,
+    statistic: Statistic = np.mean,
+) -> Number:
+    """A statistic of replicas (R,) with its 95% percentile interval; NaNs are no replicas. One replica has no interval.
+
+    Whole replicas are resampled (Efron and Tibshirani 1993, chapter 13), from a fixed seed.
+    """
+    sample = np.asarray(values, dtype=np.float64).ravel()
+    sample = sample[~np.isnan(sample)]
+    if not len(sample):
+        return Number(name, float("nan"), None, None, units, predicted)
+    value = float(statistic(sample))
+    lower, upper = _percentiles((sample,), statistic)
+    return Number(name, value, lower, upper, units, predicted)
+
+
+def difference(
+    name: str, first: ArrayLike, second: ArrayLike, units: str = "", statistic: Statistic = np.mean
+) -> Number:
+    """statistic(first) - statistic(second) of independent replicas, with its interval."""
+    a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (first, second))
+    a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+    if not len(a) or not len(b):
+        return Number(name, float("nan"), None, None, units)
+
+    def compare(x: Array, y: Array, axis: int = -1) -> Any:
+        return statistic(x, axis=axis) - statistic(y, axis=axis)
+
+    value = float(compare(a, b))
+    lower, upper = _percentiles((a, b), compare)
+    return Number(name, value, lower, upper, units)
+
+
+def _percentiles(samples: tuple[Array, ...], statistic: Statistic) -> tuple[float | None, float | None]:
+    if min(len(sample) for sample in samples) < 2:
+        return None, None
+    if all(np.ptp(sample) == 0 for sample in samples):
+        value = float(statistic(*samples))
+        return value, value
+    found = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def is_above(number: Number, bound: float) -> bool:
+    """Whether the whole interval lies above the bound."""
+    return number.lower is not None and number.lower > bound
+
+
+def is_below(number: Number, bound: float) -> bool:
+    """Whether the whole interval lies below the bound."""
+    return number.upper is not None and number.upper < bound
