@@ -241,8 +241,8 @@ def test_paths_scatter_like_the_first_order_where_that_holds(monkeypatch):
 
 
 def test_networks_without_a_stable_point_scatter_as_the_paths_do():
-    """SiLU without biases at s = 2: some networks keep their signal. To first order the variance of ln q is an eighth too
-    large in the middle; the paths are allowed a tenth of the variance for what they leave out.
+    """SiLU without biases at s = 2: some networks keep their signal. To first order the variance of ln q is an eighth
+    too large in the middle; the paths are allowed a tenth of the variance for what they leave out.
     """
     config = plain("silu", 2.0, depth=20, width=64)
     prediction = predict(config)
