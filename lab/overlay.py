@@ -103,9 +103,9 @@ def expect(config: schema.Config, dataset: Dataset) -> Overlay | NoTheory:
     inputs = _first_inputs(config, dataset)
     try:
         prediction = theory.predict(config, inputs, dataset.features)
+        band = theory.bands(config, prediction)
     except NoTheory as none:
         return none
-    band = theory.bands(config, prediction)
     coupled = (COUPLED,) if config.probe.cotangent == "loss" else ()
     return Overlay(
         delta_rms=Expected(prediction.delta_rms, *band.delta_rms),

@@ -34,6 +34,7 @@ from lab.readings import Array
 from lab.theory import paths
 from lab.theory.criticality import solved
 from lab.theory.kernels import Kernel, kernel
+from lab.theory.propagation import RANGE, NoTheory
 from lab.theory.structure import Prediction
 from lab.theory.variances import Map, hidden_units, maps
 
@@ -53,7 +54,7 @@ LEAST, LEAST_SCATTERED = 1e-280, 1e-70
 power of its argument, whose relative scatter does not know the variance."""
 
 LEAST_GROWTH = 0.1
-"""What `_coupling` may leave of a layer's gradient, at most widths 1 and 2, where its expansion in 1/width has no say."""
+"""What `_coupling` may leave of a layer's gradient: a bound for widths of 1 and 2, where 1/width is no small number."""
 
 ROUNDING = 1e-3
 """What the eps of a norm and float32 may do to ln of a mean square that the norm sets to 1."""
@@ -91,8 +92,13 @@ class Noise(NamedTuple):
 
 
 def bands(config: schema.Config, prediction: Prediction, replicas: int | None = None, sigmas: float = SIGMAS) -> Bands:
-    """Where the geometric mean over replicas (`config.replicas` unless given) of a measurement is expected."""
+    """Where the geometric mean over replicas (`config.replicas` unless given) of a measurement is expected.
+
+    Raises:
+        NoTheory: finite width may carry the variance of single replicas beyond what the network's arithmetic holds.
+    """
     scatter = noise(config, prediction)
+    _check_range(config, prediction, scatter)
     count = config.replicas if replicas is None else replicas
 
     def band(log_center: Array, variance: Array, shift: tuple[Array, Array]) -> Band:
@@ -107,6 +113,20 @@ def bands(config: schema.Config, prediction: Prediction, replicas: int | None = 
         delta_rms=band(prediction.log_delta, scatter.delta, scatter.delta_shift),
         pre_rms=band(log_pre, scatter.q, scatter.q_shift),
     )
+
+
+def _check_range(config: schema.Config, prediction: Prediction, scatter: Noise) -> None:
+    least, most = RANGE[config.dtype]
+    with np.errstate(divide="ignore"):
+        log_q = np.log(prediction.q)
+    reach = SIGMAS * np.sqrt(scatter.q)
+    lost = np.flatnonzero(~((log_q - reach > math.log(least)) & (log_q + reach < math.log(most))))
+    if len(lost) and np.any(reach[lost] > 1):
+        raise NoTheory(
+            f"model.width={config.model.width}: from layer {lost[0]} on replicas of this width scatter so much that the"
+            f" variance of some passes what dtype={config.dtype} holds, and theory does not say of which; choose a larger"
+            " width, fewer layers or a norm."
+        )
 
 
 def noise(config: schema.Config, prediction: Prediction) -> Noise:
