@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lab.schema import ConfigError
+
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
@@ -106,7 +108,7 @@ def _coupling(overrides: Sequence[str], console: Console) -> Table:
 
     table = Table(box=MARKDOWN)
     for heading in ("network", "theory", "independent gradient", "the loss's gradient", "difference"):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
+        table.add_column(heading, justify="left" if heading == "network" else "right", no_wrap=True)
     common = ("model.depth=30", "replicas=8", "steps=0", "dtype=float64", *overrides)
     for name, words in track(COUPLED.items(), "Comparing gradients", console=console, transient=True):
         found = {
@@ -124,4 +126,8 @@ def _coupling(overrides: Sequence[str], console: Console) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -246,7 +246,7 @@ def _layers(config: schema.Config, prediction: Prediction) -> Layers:
     level = replace(prediction, log_delta=np.zeros_like(prediction.log_delta))  # so that the band cannot overflow
     try:
         around = bands(config, level)
-    except ValueError:  # to first order in 1 / width there may be none: one unit of gelu
+    except NoTheory:  # replicas scatter beyond what numbers hold
         nothing = np.full_like(prediction.q, math.nan)
         around = Bands(Band(nothing, nothing), Band(nothing, nothing))
     lower, upper = (prediction.log_delta + np.log(factor) for factor in around.delta_rms)

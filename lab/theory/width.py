@@ -124,8 +124,8 @@ def _check_range(config: schema.Config, prediction: Prediction, scatter: Noise) 
     if len(lost) and np.any(reach[lost] > 1):
         raise NoTheory(
             f"model.width={config.model.width}: from layer {lost[0]} on replicas of this width scatter so much that the"
-            f" variance of some passes what dtype={config.dtype} holds, and theory does not say of which; choose a larger"
-            " width, fewer layers or a norm."
+            f" variance of some passes what dtype={config.dtype} holds, and theory does not say of which; choose a"
+            " larger width, fewer layers or a norm."
         )
 
 
