@@ -256,3 +256,26 @@ def test_networks_without_a_stable_point_scatter_as_the_paths_do():
         assert deviation[:, layer].mean() == pytest.approx(float(expected.q_mean[layer]), abs=error)
         error = 3.5 * math.sqrt(2 / replicas + 2 / paths.PATHS) + 0.1
         assert deviation[:, layer].var() == pytest.approx(variance, rel=error)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_skips_without_norms_are_inside_a_band_that_follows_the_inputs_own_direction(activation):
+    """relu piles up a mean and is far above mean field at layer 0, tanh does not and is not."""
+    import lab
+
+    words = (f"activation={activation}", "init=he_normal", "residual=identity", "model.depth=30", "model.width=128")
+    table = lab.simulate(
+        *(*words, "batch_size=16", "replicas=8", "steps=0", "dtype=float64", "data=gaussian", "data.examples=400"),
+        "probe.cotangent=random",
+    )
+    measured = np.log(table["delta_rms"].isel(step=0).to_numpy()).mean(1)
+    middle, lower, upper = (np.log(table[f"predicted_delta_rms{end}"].to_numpy()) for end in ("", "_lower", "_upper"))
+    assert np.all(measured >= lower - 1e-9)
+    assert np.all(measured <= upper + 1e-9)
+    assert (measured[0] - middle[0] > 2) == (activation == "relu")
+
+
+def test_batch_norm_around_gates_has_no_theory():
+    config = replace(plain("reglu", 2.0), norm=schema.BatchNorm("batch", "pre"), batch_size=512)
+    with pytest.raises(NoTheory, match=r"norm=batch.*reglu.*heavy tails"):
+        predict(config)

@@ -142,6 +142,11 @@ def _batch_theory(
     norm, size = config.norm, config.batch_size
     if not isinstance(norm, schema.BatchNorm):
         return None, ()
+    if config.activation.name in schema.GATED:
+        raise NoTheory(
+            f"norm=batch: with activation={config.activation.name}, whose products have heavy tails, no batch is large"
+            " enough for the theory of large batches; choose norm=layer or norm=rms."
+        )
     alike = "Batch norm: every example has the same variance and every pair of examples the same correlation."
     has_skip = config.residual.name != "none"
     if not has_skip and config.activation.name == "identity":

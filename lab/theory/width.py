@@ -56,6 +56,9 @@ power of its argument, whose relative scatter does not know the variance."""
 LEAST_GROWTH = 0.1
 """What `_coupling` may leave of a layer's gradient: a bound for widths of 1 and 2, where 1/width is no small number."""
 
+LOG_CHI_SQUARE = math.pi**2 / 2
+"""Variance of the logarithm of a squared Gaussian number."""
+
 ROUNDING = 1e-3
 """What the eps of a norm and float32 may do to ln of a mean square that the norm sets to 1."""
 
@@ -299,6 +302,12 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
     error = _rate_error(config) * np.arange(depth - 1, -1, -1)
     shift = np.append(_from_here_up(step[1:])[:-1], 0.0) / 2 + error
     place = config.norm.place if isinstance(config.norm, schema.LayerNorm) else "none"
+    if place == "none" and not phi.is_gated:
+        share = _along_input(config, prediction)
+        delta = delta + LOG_CHI_SQUARE * (share / (1 + share)) ** 2
+        shift_up = shift + np.log1p(share)
+    else:
+        shift_up = shift
     scatter = np.full(depth, 2 / units)
     if place in ("none", "inner"):  # every branch below adds its scatter
         scatter = scatter + np.append(0.0, np.cumsum(part**2 * forward + angle)[:-1])
@@ -308,11 +317,26 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
     return Noise(
         delta=delta,
         delta_mean=unknown,
-        delta_shift=(-shift, shift),
+        delta_shift=(-shift, shift_up),
         q=scatter,
         q_mean=unknown,
         q_shift=(-scatter / 2 - ROUNDING, scatter / 2 + ROUNDING),
     )
+
+
+def _along_input(config: schema.Config, prediction: Prediction) -> Array:
+    """delta^2 that comes in along the layer's own input, over all the rest, in skip networks without norms: (depth,).
+
+    A skip hands its input x on, and with it the product g . x of gradient and input, which no layer changes
+    (Euler, for relu and its kin; the others come close once their variance has grown). So this one part of g^2,
+    1 / width of it at the top, grows towards the input as x^2 shrinks, and where activations of one sign pile up in x
+    that is faster than the rest: for relu by 2.9 a layer, not 2. Own derivation.
+    """
+    up = maps(config, config.model.width).up
+    square = np.log((prediction.q - up.bias_var) / up.weight_var)  # of the inputs
+    outputs = np.append(square[1:], 2 * square[-1] - square[-2] if len(square) > 1 else square[-1])
+    rest = _from_here_up(-np.log1p(-prediction.branch_share[1:]))  # a layer adds the branch's share to the skip's
+    return np.asarray(np.exp(np.minimum(outputs[-1] - outputs - rest, 700.0)) / config.model.width)
 
 
 def _rate_error(config: schema.Config) -> float:
