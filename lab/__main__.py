@@ -12,6 +12,8 @@ COMMANDS = {
     "board": "open TensorBoard on a folder of runs",
     "collect": "gather all runs below a folder into one dataset and one table",
     "phase": "draw the order-to-chaos map: where gradients vanish, explode or keep their size",
+    "figures": "draw every activation with its derivative, and both forms of GELU against torch's",
+    "reproduce": "examine the claims of a textbook guide, and compare with the verdicts on record",
     "theory": "predict every layer's gradient at initialization from mean-field theory, without training",
 }
 """Command -> what it does; the entry point is `main(arguments)` of the module of that name in experiments/."""

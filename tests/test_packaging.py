@@ -57,7 +57,8 @@ def test_the_wheel_holds_the_lab_its_commands_and_every_config_file_and_nothing_
     config = {f"lab/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert len(config) > 50
     described = {name for name in names if name.split("/")[0].endswith(".dist-info")}
-    assert names - described == modules | config | {"lab/py.typed"}
+    templates = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "experiments").rglob("templates/*")}
+    assert names - described == modules | config | templates | {"lab/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in described)
 
 

@@ -113,7 +113,9 @@ def _combine(config: schema.Config, sizes: Maps, layers: list[Layer], assumption
         log_delta=nothing if is_off else _relative(log_delta),
         log_weight_grad_norm=nothing if is_off else _relative(log_weight_grad),
         layer_gain=np.exp((_log_mean(below) - _log_mean(above)) / 2),
-        branch_share=np.mean(branch / (skip + branch), axis=1),
+        branch_share=np.mean(
+            np.divide(branch, skip + branch, out=np.ones_like(branch), where=skip + branch > 0), axis=1
+        ),
         assumptions=assumptions,
     )
 

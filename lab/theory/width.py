@@ -292,8 +292,11 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
     phi, q, depth = kernel(config.activation), prediction.q, len(prediction.q)
     width, units, part = config.model.width, _units(config), prediction.branch_share
     fourth, slope_fourth, _ = phi.fourth_moments(q)
-    forward = (fourth / phi.second_moment(q) ** 2 - 1) / units
-    backward = (3 * slope_fourth / phi.slope_moment(q) ** 2 - 1) / units
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # NaN, no band, where an activation has saturated to the last bit
+        forward = (fourth / phi.second_moment(q) ** 2 - 1) / units
+        backward = (3 * slope_fourth / phi.slope_moment(q) ** 2 - 1) / units
     if config.model.block == "ffn":
         forward, backward = forward + 2 / width, backward + 2 / width
     angle = 4 * part * (1 - part) / width

@@ -1,0 +1,322 @@
+"""ELU's promises in section 4.4: activations centred nearer 0, and a gradient for negative inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.claims import exact
+from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.dead_units import SLEEPERS, share
+from experiments.claims.elu_noise import NOISE
+from experiments.claims.panels import label, legend_below, panels
+from experiments.claims.statistics import difference, interval, is_above, is_below
+from lab.readings import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lab.activations import ActivationLayer
+    from lab.training import Trainer
+
+# --- nearer to 0 ----------------------------------------------------------------------------------------------------
+
+DEPTH, STEPS = 6, 600
+TIMES = ("at initialization", "trained")
+FOR_THEORY = 20
+"""Networks for each of the scale's replicas, at initialization only, to compare layer 0 with theory."""
+NEARER_BY = 0.1
+"""Of the activations' rms."""
+_STACK = (
+    *(f"model.depth={DEPTH}", "model.width=64", "data=digits", "batch_size=64", "optimizer.lr=0.03"),
+    *("probe.examples=512", "probe.set=norms"),
+)
+CENTRED_ARMS = {
+    "relu, he": (*_STACK, "activation=relu", "init=he_normal"),
+    "elu, he": (*_STACK, "activation=elu", "init=he_normal"),
+    "elu, lecun": (*_STACK, "activation=elu", "init=lecun_normal"),
+    "tanh, xavier": (*_STACK, "activation=tanh", "init=xavier_normal"),
+}
+ELUS = ("elu, he", "elu, lecun")
+MEASURES = {
+    "layer": "mean of the layer",
+    "units": "means of its units (rms)",
+}
+"""Two ways to see a shift, each over the rms of the layer's activations."""
+
+
+def measure_centred(scale: Scale) -> Samples:
+    """Both measures by layer and replica, before and after training, and what theory says of layer 0's mean."""
+    from experiments.claims import dead_units
+    from lab.runs import thread_budget
+    from lab.training import evaluate
+
+    samples: dict[str, Array] = {}
+    with thread_budget(1):
+        for name, overrides in CENTRED_ARMS.items():
+            trainer = dead_units.start(overrides, scale.replicas)
+            many = dead_units.start(overrides, FOR_THEORY * scale.replicas)
+            samples |= {f"first {name}": _first_mean(many), f"predicted {name}": np.array([_predicted(many)])}
+            for time in TIMES:
+                if time == "trained":
+                    for _ in range(scale.steps(STEPS)):
+                        trainer.step(is_reading=False)
+                for kind, values in _shifts(trainer).items():
+                    samples[f"{kind} {name}, {time}"] = np.where(trainer.watch.alive.numpy(), values, np.nan)
+            samples[f"accuracy {name}"] = evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy()
+    return samples
+
+
+def _shifts(trainer: Trainer) -> dict[str, Array]:
+    """Size of the layer's mean, and rms of the units' means, over the rms of the activations: (layers, R) each."""
+    import torch
+
+    found: dict[str, list[Array]] = {kind: [] for kind in MEASURES}
+    with torch.no_grad():
+        for a in trainer.network.activations(trainer.instrument.probe_set):
+            rms = a.double().square().mean((1, 2)).sqrt()  # (R,)
+            of_units = a.double().mean(1)  # (R, N)
+            found["layer"].append((of_units.mean(1).abs() / rms).numpy())
+            found["units"].append((of_units.square().mean(1).sqrt() / rms).numpy())
+    return {kind: np.array(values) for kind, values in found.items()}
+
+
+def _first_mean(trainer: Trainer) -> Array:
+    """Mean activation of layer 0, (R,)."""
+    import torch
+
+    with torch.no_grad():
+        first = next(iter(trainer.network.activations(trainer.instrument.probe_set)))  # (R, P, N)
+    return np.asarray(first.double().mean((1, 2)).numpy())
+
+
+def _predicted(trainer: Trainer) -> float:
+    """E a in layer 0, whatever its width: for an input x and Gaussian weights, z is N(0, s |x|^2 / fan_in)."""
+    from lab.theory import kernel
+
+    x = trainer.instrument.probe_set[0].double().numpy()  # (P, features)
+    features, width = x.shape[1], trainer.config.model.width
+    s = {"he_normal": 2.0, "lecun_normal": 1.0, "xavier_normal": 2 * features / (features + width)}
+    return float(kernel(trainer.config.activation).mean(s[trainer.config.init.name] * (x**2).mean(1)).mean())
+
+
+def judge_centred(samples: Samples) -> Judgement:
+    """ELU's shift less ReLU's, by both measures, before and after training."""
+    numbers, nearer = [], {}
+    for time in TIMES:
+        for kind, words in MEASURES.items():
+            shifts = {name: samples[f"{kind} {name}, {time}"].mean(0) for name in CENTRED_ARMS}
+            numbers += [interval(f"{words}, {time}: {n}", values, "of rms") for n, values in shifts.items()]
+            for name in ELUS:
+                gap = difference(f"{words}, {time}: {name} less relu", shifts[name], shifts["relu, he"], "of rms")
+                numbers.append(gap)
+                nearer[f"{words}, {time}, {name}"] = is_below(gap, -NEARER_BY)
+    for name in CENTRED_ARMS:
+        predicted = float(samples[f"predicted {name}"][0])
+        numbers.append(interval(f"mean activation of layer 0: {name}", samples[f"first {name}"], "", predicted))
+        numbers.append(interval(f"held-out accuracy: {name}", samples[f"accuracy {name}"]))
+    means = {
+        (kind, time, name): np.nanmean(samples[f"{kind} {name}, {time}"])
+        for kind in MEASURES
+        for time in TIMES
+        for name in ("relu, he", *ELUS)
+    }
+    reason = "; ".join(
+        f"{words}, {time}: ReLU {means[kind, time, 'relu, he']:.2f}, ELU {means[kind, time, ELUS[0]]:.2f} (He) and"
+        f" {means[kind, time, ELUS[1]]:.2f} (LeCun)"
+        for time in TIMES
+        for kind, words in MEASURES.items()
+    )
+    reason = f"Over the activations' rms: {reason}."
+    if all(nearer.values()):
+        return Judgement(Verdict.HOLDS, reason, tuple(numbers))
+    if not any(nearer.values()):
+        return Judgement(Verdict.FAILS, reason, tuple(numbers))
+    missing = "; ".join(case for case, is_nearer in nearer.items() if not is_nearer)
+    return Judgement(Verdict.CONDITION, reason, tuple(numbers), f"not by {NEARER_BY:g} for {missing}")
+
+
+def draw_centred(figure: Figure, samples: Samples) -> None:
+    """Both measures by layer; dashed at initialization, solid after training."""
+    from lab.figures import COLOURS, MARKERS
+
+    axes = panels(figure, 2)
+    for ax, (kind, words) in zip(axes, MEASURES.items(), strict=True):
+        for number, name in enumerate(CENTRED_ARMS):
+            for time, style in zip(TIMES, ("--", "-"), strict=True):
+                values = np.nanmean(samples[f"{kind} {name}, {time}"], 1)
+                text = name if style == "-" else None
+                ax.plot(range(DEPTH), values, style, color=COLOURS[number], marker=MARKERS[number], label=text)
+        ax.set_ylim(0, 1)
+        label(ax, "layer (0 is nearest the input)", "over the activations' rms" if ax is axes[0] else "", words)
+    axes[0].plot([], [], "--", color="0.4", label=TIMES[0])
+    axes[0].plot([], [], "-", color="0.4", label=TIMES[1])
+    legend_below(figure, axes[:1], 3)
+
+
+CENTRED = Claim(
+    id="elu-centred",
+    section="4.4",
+    statement="ELU's negative part brings the mean of the activations nearer to 0 than ReLU's.",
+    limit=(
+        "What biases the next layer is the mean of each unit over the examples, not the mean over the layer, in which"
+        " units of opposite sign cancel; that one depends on how alike the examples have become, whatever the"
+        " activation."
+    ),
+    source="Clevert et al. 2016, section 3; theory of layer 0: Gaussian pre-activations",
+    quantity=(
+        f"|mean| of a layer's activations, and rms of its units' means over 512 examples, both over the activations'"
+        f" rms; {DEPTH} layers of 64 on digits, before and after {STEPS} steps of SGD; means over layers"
+    ),
+    rule=(
+        f"Nearer is a difference from ReLU whose 95% interval lies below -{NEARER_BY:g}. Holds if ELU is nearer by both"
+        " measures, with He's and LeCun's initialization, before and after training; fails if nowhere; else holds with"
+        " a condition."
+    ),
+    caption="How far the activations' means are from 0, by layer, before (dashed) and after training (solid).",
+    measure=measure_centred,
+    judge=judge_centred,
+    draw=draw_centred,
+    arms=CENTRED_ARMS,
+    needs_full=True,
+)
+
+# --- a gradient for negative inputs ---------------------------------------------------------------------------------
+
+DEPTHS_OF_SLEEP = (0.1, 1.0, 4.0, 8.0)
+SLEEP_STEPS, SLEEP_EVERY = 1000, 50
+ALIVE_ARMS = {name: (*SLEEPERS, f"activation={name}") for name in ("relu", "elu")}
+ROUNDINGS = 4.0
+"""Units of the last place by which a slope may miss the exact one."""
+
+
+def measure_alive(scale: Scale) -> Samples:
+    """ELU's slope against 50 digits, where it and its function end in float32, and what becomes of sleeping units."""
+    from experiments.claims.dead_units import sleepers
+    from lab import activations, schema
+    from lab.runs import thread_budget
+
+    samples = slope_samples(activations.build(schema.ELU("elu", 1.0), 1, []))
+    with thread_budget(1):
+        for name in ALIVE_ARMS:
+            for depth in DEPTHS_OF_SLEEP:
+                found = sleepers((f"activation={name}",), scale.replicas, scale.steps(SLEEP_STEPS), SLEEP_EVERY, depth)
+                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in found._asdict().items()}
+    return samples
+
+
+def slope_samples(layer: ActivationLayer) -> dict[str, Array]:
+    """The layer's slope and backpropagation's, below 0, against exp(z)."""
+    import mpmath
+    import torch
+
+    sizes = np.concatenate([np.linspace(0, 110, 2201), np.geomspace(1e-12, 700, 201)])
+    z = -sizes.astype(np.float32).astype(np.float64)  # both formats hold each point exactly
+    reference = exact.exact(mpmath.exp, z)
+    both = (layer.slope(torch.from_numpy(z)).numpy(), exact.autograd_slope(layer, z, "float64"))
+    return {
+        "z": z,
+        "exact_slope": reference,
+        "slope_float32": exact.autograd_slope(layer, z, "float32"),
+        "relative_error": np.array([max(np.abs(slope / reference - 1).max() for slope in both)]),
+        "flat_from": np.array([exact.edge(lambda x: layer(x) > -1, 0.0, -1000.0, "float32")]),
+        "slope_until": np.array([exact.edge(lambda x: layer.slope(x) > 0, 0.0, -1000.0, "float32")]),
+    }
+
+
+def judge_alive(samples: Samples) -> Judgement:
+    """The slope is exp(z), which sleepers get a gradient, and which wake."""
+    eps = float(np.finfo(np.float64).eps)
+    error = float(samples["relative_error"][0]) / eps
+    flat, until = float(samples["flat_from"][0]), float(samples["slope_until"][0])
+    numbers = [
+        Number("largest relative error of the slope, float64", error, units="units of the last place"),
+        Number("ELU is above -1 in float32 down to z =", flat),
+        Number("its slope is above 0 in float32 down to z =", until),
+    ]
+    moved, woken = {}, {}
+    for name in ALIVE_ARMS:
+        for depth in DEPTHS_OF_SLEEP:
+            slept, got, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "moved", "woke"))
+            arm = f"{name}, {depth:g} below waking"
+            moved[name, depth] = interval(f"sleeping units with a gradient: {arm}", share(got, slept), "of units")
+            woken[name, depth] = interval(f"woken: {arm}", share(woke, slept), "of units")
+            numbers += [moved[name, depth], woken[name, depth]]
+    wakes = [depth for depth in DEPTHS_OF_SLEEP if is_above(woken["elu", depth], 0)]
+    reason = (
+        f"ELU's slope below 0 is exp(z) to {error:.1f} units of the last place, and above 0 in float32 down to"
+        f" z = {until:.0f}. Of the units put to sleep "
+        + ", ".join(f"{woken['elu', depth].value:.0%} ({depth:g} below waking)" for depth in DEPTHS_OF_SLEEP)
+        + f" woke within {SLEEP_STEPS} steps; of ReLU's "
+        + f"{max(woken['relu', depth].value for depth in DEPTHS_OF_SLEEP):.0%}."
+    )
+    has_gradient = all(moved["elu", depth].value == 1 for depth in DEPTHS_OF_SLEEP)
+    relu_has_none = all(moved["relu", depth].value == 0 for depth in DEPTHS_OF_SLEEP)
+    if not (has_gradient and relu_has_none and error <= ROUNDINGS and wakes):
+        return Judgement(Verdict.FAILS, reason, tuple(numbers))
+    if len(wakes) == len(DEPTHS_OF_SLEEP):
+        return Judgement(Verdict.HOLDS, reason, tuple(numbers))
+    asleep = ", ".join(f"{depth:g}" for depth in DEPTHS_OF_SLEEP if depth not in wakes)
+    condition = f"near waking: the gradient shrinks as exp(z), and nothing that can be told from 0 woke at {asleep}"
+    return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
+
+
+def draw_alive(figure: Figure, samples: Samples) -> None:
+    """Left: the slope. Right: woken share by depth of sleep."""
+    from lab.figures import COLOURS, MARKERS
+
+    slope, woken = panels(figure, 2)
+    order = np.argsort(samples["z"])
+    z, exact_slope, rounded = (samples[name][order] for name in ("z", "exact_slope", "slope_float32"))
+    shown = z > -120
+    slope.semilogy(z[shown], exact_slope[shown], color="black", linestyle="--", label="exact")
+    in_floats = np.where(rounded > 0, rounded, np.nan)
+    slope.semilogy(z[shown], in_floats[shown], color=COLOURS[0], alpha=0.6, linewidth=3, label="float32")
+    slope.legend(frameon=False, loc="upper left")
+    label(slope, "pre-activation z", "slope", "ELU's slope below 0")
+    for number, name in enumerate(ALIVE_ARMS):
+        found = [
+            interval(name, share(samples[f"woke {name}, {depth:g}"], samples[f"slept {name}, {depth:g}"]))
+            for depth in DEPTHS_OF_SLEEP
+        ]
+        middle = np.array([each.value for each in found])
+        ends = np.array([[each.value if end is None else end for end in (each.lower, each.upper)] for each in found])
+        bars = np.abs(ends - middle[:, None]).T
+        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "capsize": 2, "label": name}
+        woken.errorbar(DEPTHS_OF_SLEEP, middle, yerr=bars, **style)
+    woken.set_ylim(-0.02, 1.02)
+    woken.legend(frameon=False)
+    label(woken, "largest pre-activation below 0 by", "share of sleeping units that woke", "Sleeping units")
+
+
+ALIVE = Claim(
+    id="elu-alive",
+    section="4.4",
+    statement="ELU has a gradient for negative inputs, which relieves dying units.",
+    limit=(
+        "The slope is alpha exp(z): it falls by e with each unit of z, so that a unit far below 0 learns next to"
+        " nothing. ELU saturates where ReLU dies."
+    ),
+    source="Clevert et al. 2016, section 3, eq. 15",
+    quantity=(
+        "the lab's slope against exp(z) in 50 digits; half of layer 0 (3 layers of 32, digits) put to sleep on all"
+        f" training examples: the share with a gradient, and the share that wakes within {SLEEP_STEPS} steps of SGD"
+    ),
+    rule=(
+        f"Fails if the slope misses exp(z) by more than {ROUNDINGS:g} units of the last place, if a sleeping unit of"
+        " ELU gets no gradient or one of ReLU does, or if none wakes (95% interval above 0). Holds if units wake at"
+        " every depth of sleep tried; else holds with a condition."
+    ),
+    caption=(
+        "Left: ELU's slope, exactly and in float32. Right: of units whose largest pre-activation was put below 0, the"
+        " share that woke. Bars: 95% over replicas."
+    ),
+    measure=measure_alive,
+    judge=judge_alive,
+    draw=draw_alive,
+    arms=ALIVE_ARMS,
+    needs_full=True,
+)
+
+CLAIMS = (CENTRED, ALIVE, NOISE)

@@ -1,0 +1,53 @@
+"""GELU written by hand in both forms, against torch's own in float32 and float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.claims import by_hand
+from lab.readings import Array
+
+if TYPE_CHECKING:
+    from lab.activation_figures import Comparison
+
+FORMATS = ("float32", "float64")
+
+
+def grid() -> Array:
+    """Where both are looked at: from -10 to 10 in steps of 1/1024, which both formats hold exactly."""
+    return np.arange(-10 * 1024, 10 * 1024 + 1) / 1024
+
+
+def compare(x: Array) -> list[Comparison]:
+    """Tanh form against exact, then each by hand against torch's, each in both formats; x has to be exact in float32.
+
+    Args:
+        x: (X,)
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from lab.activation_figures import Comparison
+
+    values: dict[tuple[str, str], torch.Tensor] = {}
+    for name in FORMATS:
+        points = torch.from_numpy(x).to(getattr(torch, name))
+        values |= {
+            ("exact by hand", name): by_hand.gelu(points, torch),
+            ("tanh form by hand", name): by_hand.gelu_tanh(points, torch),
+            ("torch's exact", name): F.gelu(points),
+            ("torch's tanh form", name): F.gelu(points, approximate="tanh"),
+        }
+    known = {key: value.double().numpy() for key, value in values.items()}
+    pairs = (
+        ("torch's tanh form", "torch's exact"),
+        ("exact by hand", "torch's exact"),
+        ("tanh form by hand", "torch's tanh form"),
+    )
+    return [
+        Comparison(first, second, name, x, known[first, name] - known[second, name])
+        for first, second in pairs
+        for name in FORMATS
+    ]

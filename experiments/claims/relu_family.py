@@ -1,0 +1,269 @@
+"""What a slope below 0 does: sleeping units wake, the slope is learnt or drawn (the guide's sections 4.2 and 4.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.dead_units import SLEEPERS, share
+from experiments.claims.leaky_inconsistent import INCONSISTENT
+from experiments.claims.panels import label, legend_below, panels
+from experiments.claims.rrelu import RANDOM
+from experiments.claims.statistics import difference, interval, is_above, is_below
+from lab.readings import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# --- waking sleepers ------------------------------------------------------------------------------------------------
+
+NEGATIVE_SLOPES = (0.01, 0.1, 0.3)
+DEPTHS_OF_SLEEP = (0.1, 1.0)
+"""How far below 0 a unit's largest pre-activation is put."""
+STEPS, EVERY = 1000, 50
+REVIVE_ARMS = {
+    "relu": (*SLEEPERS, "activation=relu"),
+    **{
+        f"slope {a:g}": (*SLEEPERS, "activation=leaky_relu", f"activation.negative_slope={a:g}")
+        for a in NEGATIVE_SLOPES
+    },
+}
+MAXIMUM_SLOPES = (-0.5, 0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
+"""Slopes at which max(a z, z) is compared with the definition by cases."""
+
+
+def measure_revives(scale: Scale) -> Samples:
+    """Counts of sleeping units, of those that get a gradient, of those that wake; and the formula with the maximum."""
+    from experiments.claims.dead_units import sleepers
+    from lab.runs import thread_budget
+
+    samples = {"largest_difference": largest_differences()}
+    with thread_budget(1):
+        for name, overrides in REVIVE_ARMS.items():
+            for depth in DEPTHS_OF_SLEEP:
+                more = overrides[len(SLEEPERS) :]
+                found = sleepers(more, scale.replicas, scale.steps(STEPS), EVERY, depth)
+                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in found._asdict().items()}
+    return samples
+
+
+def largest_differences() -> Array:
+    """The largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
+    import torch
+
+    from lab.activations import LeakyReLU
+
+    z = np.linspace(-5, 5, 10_001)
+    return np.array(
+        [np.abs(np.maximum(a * z, z) - LeakyReLU(a)(torch.from_numpy(z)).numpy()).max() for a in MAXIMUM_SLOPES]
+    )
+
+
+def judge_revives(samples: Samples) -> Judgement:
+    """Who gets a gradient, who wakes, and up to which slope the maximum is leaky ReLU."""
+    numbers, moved, woken = [], {}, {}
+    for name in REVIVE_ARMS:
+        for depth in DEPTHS_OF_SLEEP:
+            slept, got, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "moved", "woke"))
+            arm = f"{name}, {depth:g} below waking"
+            moved[arm] = interval(f"sleeping units with a gradient: {arm}", share(got, slept), "of units")
+            woken[arm] = interval(f"woken: {arm}", share(woke, slept), "of units")
+            numbers += [moved[arm], woken[arm]]
+    errors = dict(zip(MAXIMUM_SLOPES, samples["largest_difference"], strict=True))
+    numbers += [Number(f"largest |max(az, z) - leaky ReLU|, a = {a:g}, |z| < 5", float(e)) for a, e in errors.items()]
+    leaky = [arm for arm in moved if arm.startswith("slope")]
+    has_gradient = all(moved[arm].value == 1 for arm in leaky)
+    relu_is_stuck = all(moved[arm].value == 0 and woken[arm].value == 0 for arm in moved if arm not in leaky)
+    is_right_up_to_one = all(error == 0 for a, error in errors.items() if a <= 1)
+    reason = (
+        "Sleeping units of leaky ReLU with a gradient: "
+        + ("all" if has_gradient else "not all")
+        + f"; of ReLU: {'none' if relu_is_stuck else 'some'}. Woken within {STEPS} steps: "
+        + ", ".join(f"{woken[arm].value:.0%} ({arm})" for arm in leaky)
+        + f". max(az, z) differs from leaky ReLU by {errors[1.5]:g} at a = 1.5 and not at all up to a = 1."
+    )
+    wakes = [arm for arm in leaky if is_above(woken[arm], 0)]
+    if not (has_gradient and relu_is_stuck and is_right_up_to_one and wakes):
+        return Judgement(Verdict.FAILS, reason, tuple(numbers))
+    if len(wakes) == len(leaky):
+        return Judgement(Verdict.HOLDS, reason, tuple(numbers))
+    asleep = "; ".join(arm for arm in leaky if arm not in wakes)
+    condition = (
+        f"the slope is large enough for how deep the unit sleeps; nothing that can be told from 0 woke at {asleep}"
+    )
+    return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
+
+
+def draw_revives(figure: Figure, samples: Samples) -> None:
+    """Woken share by slope, for both depths of sleep."""
+    from lab.figures import COLOURS, MARKERS
+
+    (ax,) = panels(figure)
+    for number, depth in enumerate(DEPTHS_OF_SLEEP):
+        for row, name in enumerate(REVIVE_ARMS):
+            slept, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "woke"))
+            found = interval(name, share(woke, slept))
+            low, high = (found.value if end is None else end for end in (found.lower, found.upper))
+            ax.errorbar(
+                row + 0.1 * (2 * number - 1),
+                found.value,
+                yerr=[[max(0.0, found.value - low)], [max(0.0, high - found.value)]],
+                fmt=MARKERS[number],
+                color=COLOURS[number],
+                label=f"{depth:g} below waking" if row == 0 else None,
+            )
+    ax.set_xticks(range(len(REVIVE_ARMS)), list(REVIVE_ARMS))
+    ax.set_ylim(-0.02, 1.02)
+    ax.legend(frameon=False, loc="upper left")
+    label(ax, "slope below 0", "share of sleeping units that woke")
+
+
+REVIVES = Claim(
+    id="leaky-revives",
+    section="4.2",
+    statement="With max(az, z), a about .01, negative inputs keep a gradient, so that dead units can come back.",
+    limit=(
+        "The gradient is a times as large, so waking takes 1/a times as long and may not happen in any training. And"
+        " max(az, z) is leaky ReLU only for a up to 1; above, it bends the other way: z below 0 and az above."
+    ),
+    source="Maas et al. 2013, section 2",
+    quantity=(
+        "half of layer 0 (3 layers of 32, digits) put to sleep on all training examples through its biases: the share"
+        f" that gets a gradient from the first batch, and the share that wakes within {STEPS} steps of SGD"
+    ),
+    rule=(
+        "Fails if not every sleeping unit of leaky ReLU gets a gradient, if one of ReLU does, if leaky ReLU wakes none"
+        " (95% interval above 0) at any slope, or if max(az, z) differs from the definition by cases for some a up to"
+        " 1. Holds if units wake at every slope and depth of sleep tried; else holds with a condition."
+    ),
+    caption=(
+        "Share of units that woke, by slope, for units whose largest pre-activation was put 0.1 or 1 below 0. Bars: 95%"
+        " over replicas."
+    ),
+    measure=measure_revives,
+    judge=judge_revives,
+    draw=draw_revives,
+    arms=REVIVE_ARMS,
+    needs_full=True,
+)
+
+# --- a slope that is learnt -----------------------------------------------------------------------------------------
+
+STARTS = (0.0, 0.25, 0.5)
+LEARN_STEPS, LEARN_EVERY = 1500, 50
+MOVED = 0.02
+"""Mean absolute change of a slope that counts as learning: a tenth of what it starts from."""
+SETTLED = 0.25
+"""Of the distance between two starts: what may be left of it if the slope that is best is found."""
+LEARN_ARMS = {
+    f"from {start:g}": (
+        *("init=he_normal", "data=digits", "model.depth=6", "model.width=32", "batch_size=64", "optimizer.lr=0.02"),
+        *("optimizer.momentum=0.9", "probe.set=norms", "activation=prelu", f"activation.negative_slope={start:g}"),
+    )
+    for start in STARTS
+}
+
+
+def measure_learns(scale: Scale) -> Samples:
+    """Slopes of every layer at every look."""
+    from experiments.claims import dead_units
+    from lab.runs import thread_budget
+    from lab.training import evaluate
+
+    samples = {}
+    with thread_budget(1):
+        for name, overrides in LEARN_ARMS.items():
+            trainer = dead_units.start(overrides, scale.replicas)
+            looks = []
+            steps = scale.steps(LEARN_STEPS)
+            for step in range(steps + 1):
+                if step % LEARN_EVERY == 0:
+                    slopes = [block.get_parameter("activation.negative_slope") for block in trainer.network.blocks]
+                    looks.append([slope.detach().double().flatten().numpy().copy() for slope in slopes])
+                if step < steps:
+                    trainer.step(is_reading=False)
+            samples[f"slopes {name}"] = np.where(trainer.watch.alive.numpy(), np.array(looks), np.nan)  # (S, L, R)
+            samples[f"accuracy {name}"] = evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy()
+    return samples
+
+
+def judge_learns(samples: Samples) -> Judgement:
+    """Whether slopes move, differ by layer, and forget where they started."""
+    numbers = []
+    moves = []
+    for name in LEARN_ARMS:
+        slopes = samples[f"slopes {name}"]
+        moves.append(interval(f"mean change of a slope: {name}", np.abs(slopes[-1] - slopes[0]).mean(0)))
+        by_layer = interval(f"slope of layer 0 less that of the last: {name}", slopes[-1, 0] - slopes[-1, -1])
+        numbers += [moves[-1], by_layer, interval(f"held-out accuracy: {name}", samples[f"accuracy {name}"])]
+        if name == f"from {STARTS[1]:g}":
+            usual_by_layer = by_layer
+    ends = [samples[f"slopes {name}"][-1].mean(0) for name in LEARN_ARMS]
+    apart = STARTS[-1] - STARTS[0]
+    left = difference(
+        f"mean slope at the end, from {STARTS[-1]:g} less from {STARTS[0]:g}, over their distance at the start",
+        ends[-1] / apart,
+        ends[0] / apart,
+    )
+    numbers += [left, *(interval(f"mean slope at the end: {n}", e) for n, e in zip(LEARN_ARMS, ends, strict=True))]
+    differs = is_above(usual_by_layer, 0) or is_below(usual_by_layer, 0)
+    reason = (
+        f"From {STARTS[1]:g} a slope moves by {moves[1].value:.2f} on average; layer 0's ends"
+        f" {usual_by_layer.value:+.2f} from the last layer's. Of the distance between starts {STARTS[0]:g} and"
+        f" {STARTS[-1]:g}, {left.value:.0%} is left after {LEARN_STEPS} steps."
+    )
+    if not all(is_above(move, MOVED) for move in moves) or not differs:
+        return Judgement(Verdict.FAILS, reason, tuple(numbers))
+    if is_below(left, SETTLED):
+        return Judgement(Verdict.HOLDS, reason, tuple(numbers))
+    return Judgement(
+        Verdict.CONDITION,
+        reason,
+        tuple(numbers),
+        "learnt means moved: where a slope ends still depends on where it started, so it is not the one best slope",
+    )
+
+
+def draw_learns(figure: Figure, samples: Samples) -> None:
+    """Left: slopes against steps, mean over layers, by start. Right: slopes at the end by layer."""
+    from lab.figures import COLOURS, MARKERS
+
+    course, ends = panels(figure, 2)
+    for number, name in enumerate(LEARN_ARMS):
+        slopes = samples[f"slopes {name}"]
+        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "label": name}
+        steps = LEARN_EVERY * np.arange(len(slopes))
+        course.plot(steps, np.nanmean(slopes, (1, 2)), markevery=max(1, len(steps) // 8), **style)
+        middle, spread = np.nanmean(slopes[-1], 1), np.nanstd(slopes[-1], 1)
+        ends.errorbar(np.arange(len(middle)), middle, yerr=spread, capsize=2, **style)
+    label(course, "step", "slope below 0, mean over layers", "While training")
+    label(ends, "layer (0 is nearest the input)", "slope at the end", "By layer (bars: ± std over replicas)")
+    legend_below(figure, [course], 3)
+
+
+LEARNS = Claim(
+    id="prelu-learns",
+    section="4.3",
+    statement="PReLU's slope is a parameter that backpropagation trains, so the network finds the best slope itself.",
+    limit=(
+        "It follows the gradient like any weight. Layers end at slopes of their own, and a finite training may leave it"
+        " near where it started."
+    ),
+    source="He et al. 2015, sections 2.1 and 4.1",
+    quantity=f"slopes of 6 layers of 32 on digits, {LEARN_STEPS} steps of SGD with momentum, from {STARTS}",
+    rule=(
+        f"Fails unless slopes move by more than {MOVED:g} on average from every start and layer 0's differs from the"
+        f" last layer's (95% intervals). Holds if less than {SETTLED:.0%} of the distance between two starts is left"
+        " at the end, as it must be if the best slope is found; else holds with a condition."
+    ),
+    caption="PReLU's slopes while training and at the end, from three starts.",
+    measure=measure_learns,
+    judge=judge_learns,
+    draw=draw_learns,
+    arms=LEARN_ARMS,
+    needs_full=True,
+)
+
+CLAIMS = (REVIVES, INCONSISTENT, LEARNS, RANDOM)
