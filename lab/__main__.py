@@ -11,10 +11,10 @@ COMMANDS = {
     "run": "train one configuration, or a sweep of them with -m, and measure every layer's gradient",
     "board": "open TensorBoard on a folder of runs",
     "collect": "gather all runs below a folder into one dataset and one table",
-    "phase": "draw the order-to-chaos map: where gradients vanish, explode or keep their size",
-    "figures": "draw every activation with its derivative, and both forms of GELU against torch's",
-    "reproduce": "examine the claims of a textbook guide, and compare with the verdicts on record",
     "theory": "predict every layer's gradient at initialization from mean-field theory, without training",
+    "phase": "draw the order-to-chaos map: where gradients vanish, explode or keep their size",
+    "reproduce": "examine the claims of a textbook guide, and compare with the verdicts on record",
+    "figures": "draw every activation with its derivative, and both forms of GELU against torch's",
 }
 """Command -> what it does; the entry point is `main(arguments)` of the module of that name in experiments/."""
 
