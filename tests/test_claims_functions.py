@@ -87,9 +87,9 @@ def sigmoid_max() -> dict[str, Array]:
     return {"z": SMALL, "slope": 0.25 - square, "square": square, "top": np.array([0.0, 0.25])}
 
 
-def sigmoid_bounds(critical: float = 0.98) -> dict[str, Array]:
+def sigmoid_bounds(critical: float = 0.98, orthogonal: float = 0.236) -> dict[str, Array]:
     samples: dict[str, Array] = {}
-    for name, rate in zip(sigmoid_bound.ARMS, (0.236, 0.235, 0.14, critical), strict=True):
+    for name, rate in zip(sigmoid_bound.ARMS, (orthogonal, 0.235, 0.14, critical), strict=True):
         curve = np.log10(rate) * np.arange(9, -1, -1)
         samples |= {f"{name} measured": 10 ** (near(curve) * (curve < 0)[:, None]), f"{name} predicted": 10**curve}
     return samples
@@ -122,12 +122,12 @@ def tanh_identities(quotient: Callable[[Array, str], Array] | None = None) -> di
     return samples
 
 
-def learning(twin: float = 60.0) -> dict[str, Array]:
+def learning(twin: float = 80.0, usual: float = 120.0) -> dict[str, Array]:
     at = np.arange(0.0, 305, 5)
     samples: dict[str, Array] = {"steps": at}
     for name in tanh_faster.ARMS:
         kind = name.rpartition(", depth")[0]
-        taken = {"tanh, Xavier": 20.0, "sigmoid, Xavier": 120.0, "sigmoid, critical": 90.0, tanh_faster.TWIN: twin}[
+        taken = {"tanh, Xavier": 40.0, "sigmoid, Xavier": usual, "sigmoid, critical": 90.0, tanh_faster.TWIN: twin}[
             kind
         ]
         accuracy = np.clip(0.1 + 0.8 * at[:, None] / (taken + np.linspace(-8, 8, R)), 0, 1)
@@ -154,10 +154,10 @@ def tanh_depths(weights: float = 0.36, power: bool = True) -> dict[str, Array]:
     return samples
 
 
-def linear_stack(collapse: float = 5e-15) -> dict[str, Array]:
+def linear_stack(collapse: float = 5e-15, line: float = 0.5, bent: float = 0.99) -> dict[str, Array]:
     at = np.arange(0.0, 420, 20)
     samples = {"collapse": np.full(R, collapse), "steps": at}
-    ends = {"circles, linear, depth 1": 0.5, "circles, linear, depth 8": 0.48, "circles, tanh, depth 2": 0.99}
+    ends = {"circles, linear, depth 1": line, "circles, linear, depth 8": 0.48, "circles, tanh, depth 2": bent}
     ends |= {"digits, linear, depth 1": 0.96, "digits, linear, depth 20": 0.12}
     for name, end in ends.items():
         samples |= {f"accuracy {name}": near(np.linspace(0.1, end, len(at)), 0.005), f"rate {name}": np.array([0.1])}
@@ -273,7 +273,7 @@ CASES: dict[str, tuple[Samples, Samples]] = {
     "sigmoid-bound": (sigmoid_bounds(), sigmoid_bounds(critical=0.2)),
     "sigmoid-not-centred": (like_signs(), like_signs(batch=0.97, back=0.3)),
     "tanh-identity": (tanh_identities(), tanh_identities(quotient=lambda z, name: np.tanh(z))),
-    "tanh-faster": (learning(), learning(twin=20.0)),
+    "tanh-faster": (learning(), learning(twin=40.0)),
     "tanh-vanishes": (tanh_depths(), tanh_depths(weights=-0.36, power=False)),
     "swish-shape": (swish_family(), swish_family(scale=1.0001)),
     "gelu-definition": (gelu_definitions(), gelu_definitions(constant=1.0001)),
@@ -291,6 +291,44 @@ def test_every_claim_can_fail(id_):
     good, doctored = CASES[id_]
     assert CLAIMS[id_].judge(good).verdict == RECORDED[id_]
     assert CLAIMS[id_].judge(doctored).verdict != RECORDED[id_]
+
+
+OTHER_BRANCHES = {
+    "ends that floats keep off": ("sigmoid-range", lambda: open_range(), Verdict.HOLDS),
+    "a product that only floats get wrong": (
+        "sigmoid-derivative",
+        lambda: sigmoid_derivative() | {"written_float32": 1.001 * sigmoid_derivative()["exact"]},
+        Verdict.CONDITION,
+    ),
+    "a bound broken by weights of norm 1": ("sigmoid-bound", lambda: sigmoid_bounds(orthogonal=0.3), Verdict.FAILS),
+    "critical weights neither above nor below": ("sigmoid-bound", lambda: sigmoid_bounds(critical=0.25), Verdict.FAILS),
+    "signs mixed within one example": (
+        "sigmoid-not-centred",
+        lambda: like_signs() | {"alike sigmoid trained": 0.5 * like_signs()["alike sigmoid trained"]},
+        Verdict.FAILS,
+    ),
+    "a twin as fast as tanh": ("tanh-faster", lambda: learning(twin=40.0), Verdict.CONDITION),
+    "a sigmoid faster than tanh": ("tanh-faster", lambda: learning(usual=20.0), Verdict.FAILS),
+    "a linear network beyond what a line can": ("linear-collapse", lambda: linear_stack(line=0.9), Verdict.FAILS),
+    "a nonlinear network that does not learn": ("linear-collapse", lambda: linear_stack(bent=0.55), Verdict.UNDECIDED),
+    "two forms that differ relatively": ("gelu-approximation", gelu_forms, Verdict.CONDITION),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_BRANCHES)
+def test_a_rule_tells_its_cases_apart(name):
+    id_, samples, verdict = OTHER_BRANCHES[name]
+    assert CLAIMS[id_].judge(samples()).verdict == verdict
+
+
+def open_range() -> dict[str, Array]:
+    """Floats that come no closer to 0 and 1 than a rounding of 1."""
+    samples = sigmoid_range()
+    for name in FORMATS:
+        eps = float(np.finfo(name).eps)
+        for kind in ("value", "written"):
+            samples[f"{kind}_{name}"] = np.clip(samples[f"{kind}_{name}"], eps, 1 - eps)
+    return samples
 
 
 def test_every_claim_of_these_topics_has_a_case_and_a_record():
