@@ -236,8 +236,7 @@ def _normal_distribution(z: Tensor) -> Tensor:
 
 
 def _silu_derivative(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return s + z * s * (1 - s)
+    return torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))  # 1 - sigmoid(z) would cancel for large z
 
 
 def _gelu_tanh_derivative(z: Tensor) -> Tensor:

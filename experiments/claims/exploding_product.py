@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.claims import profiles
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
 from experiments.claims.shares import share
@@ -57,7 +58,7 @@ def diverged(overrides: tuple[str, ...], scale: Scale) -> Array:
     from lab import config, runs
 
     steps = scale.steps(STEPS)
-    base = config.compose([*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", "threads=1"])
+    base = config.compose([*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *ALONE])
     arms = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
         for rate in RATES

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.claims import profiles
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.statistics import interval, is_above
@@ -55,7 +56,7 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
     from lab.runs import thread_budget
     from lab.training import Trainer
 
-    settings = config.compose([*TRAINED, f"replicas={scale.replicas}", "threads=1", f"steps={scale.steps(STEPS)}"])
+    settings = config.compose([*TRAINED, f"replicas={scale.replicas}", *ALONE, f"steps={scale.steps(STEPS)}"])
     found: dict[str, Array] = {}
     with thread_budget(settings.threads):
         dataset = data.load(settings.data, torch.float64, torch.device("cpu"))

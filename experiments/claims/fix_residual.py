@@ -33,7 +33,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "skip, norm first": (*KEEPING, *PRENORM),
 }
 NO_SKIP, SMALL_SKIP, UNDAMPED, DAMPED, NORMED = KINDS
-READ = ("model.width=64", "batch_size=32", "data=gaussian")
+READ = ("model.width=64", "batch_size=32", "data=gaussian", f"data.variance={2**-0.5!r}")
+"""With s = sqrt(2) in the embedding too, the stream starts at a mean square of 1."""
 SMALL_SHARE = 1 + (1 / 3) ** 2 / 2
 """1 + s^2 / 2, what a block with a skip multiplies the squared gradient by; torch's default s is 1/3 in both maps."""
 LAYERS, STEPS, EVERY = 30, 300, 30

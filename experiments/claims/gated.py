@@ -11,6 +11,7 @@ from experiments.claims import exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.gated_ffn import BLOCK, SWIGLU_FFN
 from experiments.claims.gated_stability import SWIGLU_STABLE
+from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import interval, is_above
 from lab import schema
@@ -97,7 +98,7 @@ def _shares(arm: tuple[str, ...], replicas: int, steps: int) -> tuple[Array, Arr
     from lab import config, data, runs
     from lab.training import Trainer
 
-    configuration = config.compose([*arm, f"replicas={replicas}", f"steps={steps}", "threads=1"])
+    configuration = config.compose([*arm, f"replicas={replicas}", f"steps={steps}", *ALONE])
     device = torch.device("cpu")
     with runs.thread_budget(1):
         trainer = Trainer(configuration, data.load(configuration.data, torch.float32, device), device)

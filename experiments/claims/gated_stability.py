@@ -13,6 +13,7 @@ from experiments.claims.better import signed
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.gated_ffn import BLOCK
 from experiments.claims.gated_stacks import LAYERS, STACK, STACKS, STARTS, fixed_point, predicted, variances
+from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
 from lab import schema
@@ -77,7 +78,7 @@ def _losses(overrides: Sequence[str], rates: Sequence[float], replicas: int, ste
     from lab import config, runs
 
     common = ("replicas=1", f"steps={steps}", f"probe.every={EVERY}", "probe.set=norms", "probe.eval_every=0")
-    base = config.compose([*overrides, *common, "probe.examples=1", "threads=1"])
+    base = config.compose([*overrides, *common, "probe.examples=1", *ALONE])
     arms = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
         for rate in rates
@@ -94,7 +95,7 @@ def tails(overrides: Sequence[str], replicas: int) -> Array:
     from lab import config, data, runs
     from lab.training import Trainer
 
-    wide = ("model.width=256", "model.depth=1", f"replicas={replicas}", "threads=1")
+    wide = ("model.width=256", "model.depth=1", f"replicas={replicas}", *ALONE)
     configuration = config.compose([*overrides, *wide])
     device = torch.device("cpu")
     with runs.thread_budget(1), torch.no_grad():

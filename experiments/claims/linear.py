@@ -180,7 +180,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     label(
         axes[1],
         "layer (0 is nearest the input)",
-        "log10 of the gradient over the last's",
+        "log10 gradient, over the last's",
         "derivative 1 in every layer",
     )
     legend_below(figure, axes, 3)

@@ -13,22 +13,25 @@ from lab.readings import Array
 if TYPE_CHECKING:
     import xarray as xr
 
+ALONE = ("device=cpu", "threads=1")
+"""What is read is the same on every machine, and the processes beside this one keep their cores."""
+
 SELECTED_ON = 100
 """Replicas from this number on choose the learning rate; those that are compared start at 0."""
 
 
 def initial(overrides: Sequence[str], replicas: int, *more: str) -> xr.Dataset:
-    """The reading at initialization, on one thread: dimensions (layer, replica)."""
+    """The reading at initialization, on one thread of the CPU: dimensions (layer, replica)."""
     import lab
 
-    return lab.simulate(*overrides, f"replicas={replicas}", "steps=0", "threads=1", *more).isel(step=0)
+    return lab.simulate(*overrides, f"replicas={replicas}", "steps=0", *ALONE, *more).isel(step=0)
 
 
 def trained(overrides: Sequence[str], replicas: int, steps: int, *more: str) -> xr.Dataset:
-    """All readings of a training, on one thread: dimensions (step, layer, replica)."""
+    """All readings of a training, on one thread of the CPU: dimensions (step, layer, replica)."""
     import lab
 
-    return lab.simulate(*overrides, f"replicas={replicas}", f"steps={steps}", "threads=1", *more)
+    return lab.simulate(*overrides, f"replicas={replicas}", f"steps={steps}", *ALONE, *more)
 
 
 def first_over_last(reading: xr.Dataset, quantity: str = "delta_rms") -> Array:
@@ -66,7 +69,7 @@ def tuned(
     from lab import config, runs
 
     common = ("replicas=1", f"steps={steps}", f"probe.every={every}", f"probe.eval_every={every}", "probe.set=norms")
-    base = config.compose([*overrides, *common, "threads=1"])
+    base = config.compose([*overrides, *common, *ALONE])
     numbers = [*range(replicas), *range(SELECTED_ON, SELECTED_ON + replicas)]
     arms = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))

@@ -98,7 +98,7 @@ def draw(figure: Figure, samples: Samples) -> None:
         ax.plot(layer, measured.mean(1), "-", label=name, **style)
         ax.plot(layer, np.log10(samples[f"{name} predicted"]), "--", color="black", linewidth=1)
     ax.plot([], [], "--", color="black", linewidth=1, label="theory")
-    label(ax, "layer (0 is nearest the input)", "log10 of the gradient over the last's")
+    label(ax, "layer (0 is nearest the input)", "log10 gradient, over the last's")
     legend_below(figure, axes, 3)
 
 

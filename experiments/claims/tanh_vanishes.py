@@ -129,7 +129,7 @@ def draw(figure: Figure, samples: Samples) -> None:
         axes[0].plot(layer, samples[f"predicted {name}"], "--", color="black", linewidth=1)
     axes[0].plot([], [], "--", color="black", linewidth=1, label="theory")
     axes[0].set_ylim(-30, 30)
-    label(axes[0], "layer (0 is nearest the input)", "log10 of the gradient over the last's", "four ways to start")
+    label(axes[0], "layer (0 is nearest the input)", "log10 gradient, over the last's", "four ways to start")
     axes[1].plot(layer + 1, samples["measured critical"].mean(1), color=COLOURS[1], linewidth=2)
     axes[1].plot(layer + 1, samples["predicted critical"], "--", color="black", linewidth=1)
     axes[1].plot(layer + 1, POWER * np.log10((layer + 1) / DEPTH), ":", color="0.4", label="root of the layer's number")
