@@ -452,7 +452,7 @@ def test_an_ensemble_has_its_variance_and_its_spectral_radius(ensemble: str, rad
 
 
 def two() -> list[Streams]:
-    return [streams(0, r) for r in range(2)]
+    return [streams(networks.SEED, r) for r in range(2)]
 
 
 def matrices_of(network: rnn.Network, replica: int) -> list[Array]:
@@ -516,7 +516,7 @@ def test_training_is_what_torch_makes_of_it(monkeypatch: pytest.MonkeyPatch):
     assert found["steps"].tolist() == [0, 6, 12]
     x, y = (torch.from_numpy(part).float() for part in rnn.adding(np.random.default_rng(rnn.DATA_SEED), 96, 6))
     for replica, (rate, limit) in enumerate(zip(rates, limits, strict=True)):
-        own = streams(0, 3 + replica)
+        own = streams(networks.SEED, 3 + replica)
         drawn = rnn.Network(settings, [own])
         cell: Any = torch.nn.RNN(2, 5, nonlinearity="relu", batch_first=True)
         head = torch.nn.Linear(5, 1)

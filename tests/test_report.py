@@ -378,7 +378,7 @@ def test_arms_are_commands_where_they_are_overrides(report: Report):
         arms={"a": ("init.gain=2", "+norm=layer", "data.path=my file.npz"), "b": ("spectral radius = 1",), "c": ()},
     )
     arms = replace(report.outcomes[0], claim=claim).arms
-    assert arms["a"].command == "gradlab run init.gain=2 +norm=layer 'data.path=my file.npz'"
+    assert arms["a"].command == "gradlab run init.gain=2 +norm=layer 'data.path=my file.npz' seed=1"
     assert (arms["b"].command, arms["b"].words) == ("", "spectral radius = 1")
     assert arms["c"] == ("", "")
 

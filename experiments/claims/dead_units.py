@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.claims.networks import ALONE
 from lab.readings import Array
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def start(overrides: Sequence[str], replicas: int, rates: Sequence[float] = ()) 
     from lab import config, data
     from lab.training import Trainer
 
-    one = config.compose([*overrides, "replicas=1"])
+    one = config.compose([*overrides, "replicas=1", *ALONE])
     variants = [
         replace(one, first_replica=number, optimizer=replace(one.optimizer, lr=rate))
         for rate in rates or (one.optimizer.lr,)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.claims.networks import SEED
 from lab import schema
 from lab.readings import Array
 
@@ -42,8 +43,8 @@ def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) 
     assert isinstance(configuration.init, schema.Gaussian)
     weight_var, width = configuration.init.weight_var, configuration.model.width
     with runs.thread_budget(1), torch.no_grad():
-        network = Network(configuration, width, 2, [streams(0, r) for r in range(replicas)], torch.device("cpu"))
-        direction = np.random.default_rng(1).standard_normal((replicas, 1, width))
+        network = Network(configuration, width, 2, [streams(SEED, r) for r in range(replicas)], torch.device("cpu"))
+        direction = np.random.default_rng(SEED).standard_normal((replicas, 1, width))
         direction /= np.sqrt(np.mean(direction**2, -1, keepdims=True))
         x = torch.from_numpy(direction * np.sqrt(np.array(starts) / weight_var)[:, None])  # (R, starts, width)
         found = [weight_var * a.square().mean(-1).T.numpy() for a in network.activations(x)]  # (starts, R) each

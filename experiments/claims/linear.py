@@ -78,7 +78,7 @@ def _collapse(replicas: int) -> Array:
     from lab.seeding import streams
 
     config = configuration.compose([*STACK, "init=torch_default", f"replicas={replicas}"])  # which has biases
-    network = Network(config, 64, 10, [streams(config.seed, r) for r in range(replicas)], torch.device("cpu"))
+    network = Network(config, 64, 10, [streams(networks.SEED, r) for r in range(replicas)], torch.device("cpu"))
     x = torch.randn(replicas, 256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         weight, bias = single_map(network)

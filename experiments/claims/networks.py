@@ -13,7 +13,11 @@ from lab.readings import Array
 if TYPE_CHECKING:
     import xarray as xr
 
-ALONE = ("device=cpu", "threads=1")
+SEED = 1
+"""Of every network. The rules were settled while looking at seed 0, and some were mended then, so what is on record was
+measured on networks that no rule had been tried on."""
+
+ALONE = ("device=cpu", "threads=1", f"seed={SEED}")
 """What is read is the same on every machine, and the processes beside this one keep their cores."""
 
 SELECTED_ON = 100

@@ -83,7 +83,7 @@ def judge(samples: Samples) -> Judgement:
     faster: dict[str, list[str]] = {rival: [] for rival in RIVALS}
     slower: dict[str, list[str]] = {rival: [] for rival in RIVALS}
     for task, depth in PLACES:
-        place = f"{task}, {depth} layers"
+        place = _place((task, depth))
         best = {activation: better_init(samples, activation, task, depth) for activation in ACTIVATIONS}
         losses = {activation: _log_loss(samples, name, TASKS[task][3]) for activation, name in best.items()}
         for rival in RIVALS:
@@ -106,8 +106,21 @@ def judge(samples: Samples) -> Judgement:
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
     if not any(faster.values()):
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
-    condition = "; ".join(f"against {rival}: {' / '.join(faster[rival]) or 'nowhere'}" for rival in RIVALS)
+    condition = "; ".join(f"against {rival}: {_in_short(faster[rival])}" for rival in RIVALS)
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
+
+
+def _place(of: tuple[str, int]) -> str:
+    task, depth = of
+    return f"{task}, {depth} layers"
+
+
+def _in_short(places: list[str]) -> str:
+    """Where ReLU is faster, or where it is not if those are fewer."""
+    others = [place for place in map(_place, PLACES) if place not in places]
+    if not others or not places:
+        return "everywhere" if places else "nowhere"
+    return " / ".join(places) if len(places) <= len(others) else f"everywhere but in {' / '.join(others)}"
 
 
 def _log_loss(samples: Samples, name: str, classes: int) -> Array:

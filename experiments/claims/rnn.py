@@ -17,6 +17,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from experiments.claims.networks import SEED
 from lab import activations, clipping, optimizers, probes, schema
 from lab.data import Batches, Dataset
 from lab.parameters import Parameters
@@ -90,7 +91,7 @@ class Network(nn.Module):
 
 def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array:
     """delta_rms of each step, (T, replicas), when a random gradient enters at the last state. float64."""
-    own = [streams(0, r) for r in range(replicas)]
+    own = [streams(SEED, r) for r in range(replicas)]
     network = Network(config, own, torch.float64)
     x = _of_replicas([adding(stream.batches, batch, config.steps)[0] for stream in own])  # (R, B, T, features)
     pre_activations, last = network.states(x)
@@ -101,7 +102,7 @@ def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array
 
 def log_radii(config: Recurrence, replicas: int) -> Array:
     """ln of the spectral radius of the matrices of `gradient_in_time`, its mean over them: (replicas,)."""
-    network = Network(config, [streams(0, r) for r in range(replicas)], torch.float64)
+    network = Network(config, [streams(SEED, r) for r in range(replicas)], torch.float64)
     with torch.no_grad():
         radii = [torch.linalg.eigvals(step.weight).abs().amax(1).log() for step in network.steps]  # (R,) each
     return np.asarray(torch.stack(radii).mean(0).numpy())
@@ -126,7 +127,7 @@ def train(
         (readings,); and `growth` (R,), the largest norm of a whole gradient over the first step's, infinity where a
         loss or gradient was not finite.
     """
-    own = [streams(0, int(number)) for number in replicas]
+    own = [streams(SEED, int(number)) for number in replicas]
     network = Network(config, own)
     parameters = Parameters(network.sections())
     optimizer = optimizers.build(schema.SGD("sgd"), [run.values for run in parameters.runs], torch.from_numpy(rates))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above
 
@@ -44,7 +45,7 @@ def measure(scale: Scale) -> Samples:
     samples = {"batches": np.array(BATCHES, dtype=np.float64)}
     with thread_budget(1):
         for name, overrides in ARMS.items():
-            config = configuration.compose([*overrides, f"replicas={scale.replicas}", "probe.set=norms"])
+            config = configuration.compose([*overrides, f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
             cpu = torch.device("cpu")
             trainer = Trainer(config, data.load(config.data, torch.float32, cpu), cpu)
             for time in TIMES:

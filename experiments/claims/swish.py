@@ -11,6 +11,7 @@ import numpy as np
 from experiments.claims import by_hand, exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.exact import FORMATS, ROUNDINGS
+from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import interval, is_above
 from lab.readings import Array
@@ -82,7 +83,7 @@ def _learnt(scale: Scale) -> Array:
     from lab.runs import thread_budget
     from lab.training import Trainer
 
-    config = configuration.compose([*ARMS["learnt beta"], f"replicas={scale.replicas}", "probe.set=norms"])
+    config = configuration.compose([*ARMS["learnt beta"], f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
     cpu = torch.device("cpu")
 
     def betas() -> Array:

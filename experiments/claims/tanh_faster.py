@@ -88,7 +88,7 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     from lab.runs import thread_budget
     from lab.training import Trainer, is_due
 
-    base = configuration.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms"])
+    base = configuration.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
     numbers = [*range(replicas), *range(networks.SELECTED_ON, networks.SELECTED_ON + replicas)]
     variants = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.claims.claim import FULL, Claim, Judgement, Scale, Verdict
+from experiments.claims.networks import SEED
 from experiments.report.measurement import Failure, Measurement, failure
 from lab import schema
 
@@ -169,5 +170,6 @@ def _arm(overrides: Sequence[str]) -> Arm:
     keys = [word.partition("=")[0].lstrip("+") for word in overrides]
     is_config = all("=" in word for word in overrides) and all(key.split(".")[0] in _GROUPS for key in keys)
     if overrides and is_config:
-        return Arm(command=f"gradlab run {shlex.join(overrides)}")
+        seed = () if "seed" in keys else (f"seed={SEED}",)
+        return Arm(command=f"gradlab run {shlex.join([*overrides, *seed])}")
     return Arm(words=", ".join(overrides))
