@@ -1,4 +1,4 @@
-"""All claims together: each has a case in which its verdict must change, and the verdicts on record are the rules' own."""
+"""All claims together: each has a case in which its verdict must change, and that case leads to what is on record."""
 
 import pytest
 
