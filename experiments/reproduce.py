@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,34 +50,51 @@ def main(arguments: Sequence[str]) -> int:
         if options.quick:
             raise ConfigError("--record: a quick run is too small to put verdicts on record; leave out --quick.")
         catalogue.refuse_to_record()
-    folder = Path(options.folder or FOLDERS["quick" if options.quick else "full"])
-    _refuse_folder(folder)
+    catalogue.recorded()  # refused before anything is measured
+    folder = Path(FOLDERS["quick" if options.quick else "full"] if options.folder is None else options.folder)
 
     from experiments.claims.claim import FULL, QUICK
+    from experiments.report.folder import taken
 
-    try:
-        report = _examine(entries, QUICK if options.quick else FULL, folder, options.workers, options.again, started)
-    except KeyboardInterrupt:
-        from lab.__main__ import INTERRUPTED
+    with taken(folder, [entry.claim.id for entry in entries]):
+        try:
+            scale = QUICK if options.quick else FULL
+            report, lost = _examine(entries, scale, folder, options.workers, options.again, started)
+        except KeyboardInterrupt:
+            from lab.__main__ import INTERRUPTED
 
-        print(f"Interrupted; what was measured is kept in {folder}, and the same command goes on.", file=sys.stderr)
-        return INTERRUPTED
+            print(f"Interrupted; what was measured is kept in {folder}, and the same command goes on.", file=sys.stderr)
+            return INTERRUPTED
+        differences = report.differences
+        if options.record:
+            report = _on_record(report)
+        paths, failure = _write(report, folder, options.record)
+    _tell(report, [*differences, *paths])
+    if lost:
+        print(f"Not kept in {folder / 'samples'}: {', '.join(lost)} ({lost[next(iter(lost))]}).", file=sys.stderr)
+    if failure:
+        print(f"The report is not whole: {failure}; what is kept in {folder} is used again.", file=sys.stderr)
+    return 1 if report.differences or lost or failure else 0
+
+
+def _write(report: Report, folder: Path, is_record: bool) -> tuple[list[str], str]:
+    """Write what there is to write; its paths, and why it is not all of it if it is not."""
     from experiments import report as reports
 
-    differences = report.differences
-    if options.record:
-        report = _on_record(report)
-    paths = reports.write(report, folder)
-    if options.record:
-        paths += _record(report)
-    _tell(report, [*differences, *map(str, paths)])
-    return 1 if report.differences else 0
+    lines: list[str] = []
+    try:
+        lines += map(str, reports.write(report, folder))
+        if is_record:
+            lines += _record(report)
+    except OSError as error:
+        return lines, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    return lines, ""
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "gradlab reproduce",
-        description="Examine the guide's claims: measure, judge by rules fixed beforehand, and write a report.",
+        description="Examine the guide's claims: measure, judge by the rule of each, and write a report.",
         epilog="Ends with 0 if every claim reached the verdict on record, with 1 and the differences if not. What was"
         " measured is kept, and used again by the next call if the code is still the same.",
         allow_abbrev=False,
@@ -96,15 +112,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="put the verdicts on record in a checkout; with all claims, docs/claims.md too",
     )
     options = parser.parse_intermixed_args(list(arguments))
+    if options.folder == "":
+        raise ConfigError("--folder: give the name of a folder, or leave out the flag.")
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: give a number of at least 1.")
     return options
-
-
-def _refuse_folder(folder: Path) -> None:
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"--folder {folder}: {above} is no folder that can be written in; choose another.")
 
 
 # --- examining ------------------------------------------------------------------------------------------------------
@@ -112,16 +124,17 @@ def _refuse_folder(folder: Path) -> None:
 
 def _examine(
     entries: Sequence[Entry], scale: Scale, folder: Path, workers: int | None, is_again: bool, started: float
-) -> Report:
-    """Measure what is not stored, judge everything, and draw it."""
-    from experiments.report import catalogue, fingerprint, pool
+) -> tuple[Report, Mapping[str, str]]:
+    """Measure what is not stored, judge everything, and draw it; with the claims whose samples could not be kept."""
+    from experiments.report import SAMPLES, catalogue, fingerprint, pool
     from experiments.report.content import Report
     from experiments.report.measurement import Job, Measurement, now
     from experiments.report.outcome import judge
     from experiments.report.store import Store
     from lab.summary import versions
 
-    store, recorded = Store(folder / "samples"), catalogue.recorded()
+    store, recorded = Store(folder / SAMPLES), catalogue.recorded()
+    lost: dict[str, str] = {}
     claims = {entry.claim.id: entry.claim for entry in entries}
     keys = {entry.claim.id: fingerprint.fingerprint(entry, scale) for entry in entries}
     if is_again:
@@ -145,12 +158,15 @@ def _examine(
         with closing(results):
             for job, found in results:
                 if isinstance(found, Measurement):
-                    store.save(job.id, keys[job.id], found)
+                    try:
+                        store.save(job.id, keys[job.id], found)
+                    except OSError as error:  # a full disk; the verdict is told all the same
+                        lost[job.id] = error.strerror or str(error)
                 outcomes[job.id] = judge(claims[job.id], scale, found, recorded.get(job.id))
                 watch.finished(outcomes[job.id])
         watch.says("drawing")
         drawn = [_drawn(outcomes[id_]) for id_ in claims]
-    return Report(drawn, len(catalogue.catalogue()), scale, versions(), time.perf_counter() - started, now())
+    return Report(drawn, len(catalogue.catalogue()), scale, versions(), time.perf_counter() - started, now()), lost
 
 
 def _longest_first(entries: Sequence[Entry], store: Store) -> list[Entry]:
@@ -179,15 +195,16 @@ def _on_record(report: Report) -> Report:
     return replace(report, outcomes=outcomes)
 
 
-def _record(report: Report) -> list[Path]:
-    """Put the verdicts on record; the document only if it would be whole. The paths of what was written."""
+def _record(report: Report) -> list[str]:
+    """Put the verdicts on record; the document only if it would be whole. What was written, and what was not."""
     from experiments import report as reports
     from experiments.report import catalogue
 
     sound = {outcome.claim.id: outcome.verdict for outcome in report.outcomes if not outcome.failure}
     catalogue.record(sound)
-    is_whole = len(sound) == report.claims
-    return [catalogue.RECORDED, *(reports.commit(report, catalogue.REPOSITORY) if is_whole else [])]
+    if len(sound) < report.claims:
+        return [str(catalogue.RECORDED), "docs/claims.md and README.md are still those of the last whole record."]
+    return list(map(str, [catalogue.RECORDED, *reports.commit(report, catalogue.REPOSITORY)]))
 
 
 # --- telling --------------------------------------------------------------------------------------------------------

@@ -108,8 +108,10 @@ def like_signs(batch: float = 0.3, back: float = 0.1) -> dict[str, Array]:
     return samples
 
 
-def tanh_identities(quotient: Callable[[Array, str], Array] | None = None) -> dict[str, Array]:
-    slope = np.cosh(np.clip(Z, -350, 350)) ** -2.0
+def tanh_identities(
+    quotient: Callable[[Array, str], Array] | None = None, slope: Array | None = None
+) -> dict[str, Array]:
+    slope = np.cosh(np.clip(Z, -350, 350)) ** -2.0 if slope is None else slope
     samples = {"z": Z, "exact": np.tanh(Z), "exact_slope": slope, "crossing": np.array([1.6628858910586212])}
     samples |= {"gap_forms": np.full(len(Z), -49.8), "gap_slope": np.full(len(Z), -49.8)}
     for name in FORMATS:
@@ -122,7 +124,7 @@ def tanh_identities(quotient: Callable[[Array, str], Array] | None = None) -> di
     return samples
 
 
-def learning(twin: float = 80.0, usual: float = 120.0) -> dict[str, Array]:
+def learning(twin: float = 50.0, usual: float = 120.0) -> dict[str, Array]:
     at = np.arange(0.0, 305, 5)
     samples: dict[str, Array] = {"steps": at}
     for name in tanh_faster.ARMS:
@@ -272,8 +274,8 @@ CASES: dict[str, tuple[Samples, Samples]] = {
     "sigmoid-max": (sigmoid_max(), sigmoid_max() | {"slope": sigmoid_max()["slope"] + 1e-6}),
     "sigmoid-bound": (sigmoid_bounds(), sigmoid_bounds(critical=0.2)),
     "sigmoid-not-centred": (like_signs(), like_signs(batch=0.97, back=0.3)),
-    "tanh-identity": (tanh_identities(), tanh_identities(quotient=lambda z, name: np.tanh(z))),
-    "tanh-faster": (learning(), learning(twin=40.0)),
+    "tanh-identity": (tanh_identities(), tanh_identities() | {"gap_forms": np.full(len(Z), -3.0)}),
+    "tanh-faster": (learning(), learning(twin=110.0)),
     "tanh-vanishes": (tanh_depths(), tanh_depths(weights=-0.36, power=False)),
     "swish-shape": (swish_family(), swish_family(scale=1.0001)),
     "gelu-definition": (gelu_definitions(), gelu_definitions(constant=1.0001)),
@@ -308,6 +310,28 @@ OTHER_BRANCHES = {
         Verdict.FAILS,
     ),
     "a twin as fast as tanh": ("tanh-faster", lambda: learning(twin=40.0), Verdict.CONDITION),
+    "a twin that lags as much": ("tanh-faster", lambda: learning(twin=110.0), Verdict.HOLDS),
+    "a twin with half of the lag": ("tanh-faster", lambda: learning(twin=80.0), Verdict.UNDECIDED),
+    "a slope that floats keep above 0": (
+        "sigmoid-max",
+        lambda: sigmoid_max() | {"slope": np.maximum(sigmoid_max()["slope"], 1e-300)},
+        Verdict.HOLDS,
+    ),
+    "floats that are right, but slopes that cross": (
+        "tanh-identity",
+        lambda: tanh_identities(quotient=lambda z, name: np.tanh(z)),
+        Verdict.CONDITION,
+    ),
+    "a tanh steeper than the sigmoid everywhere": (
+        "tanh-identity",
+        lambda: steep_everywhere(),
+        Verdict.HOLDS,
+    ),
+    "slopes that cross elsewhere": (
+        "tanh-identity",
+        lambda: tanh_identities() | {"crossing": np.array([1.7])},
+        Verdict.FAILS,
+    ),
     "a sigmoid faster than tanh": ("tanh-faster", lambda: learning(usual=20.0), Verdict.FAILS),
     "a linear network beyond what a line can": ("linear-collapse", lambda: linear_stack(line=0.9), Verdict.FAILS),
     "a nonlinear network that does not learn": ("linear-collapse", lambda: linear_stack(bent=0.55), Verdict.UNDECIDED),
@@ -329,6 +353,19 @@ def open_range() -> dict[str, Array]:
         for kind in ("value", "written"):
             samples[f"{kind}_{name}"] = np.clip(samples[f"{kind}_{name}"], eps, 1 - eps)
     return samples
+
+
+def steep_everywhere() -> dict[str, Array]:
+    """The slope of a function that is twice as steep as the sigmoid for every z, and floats that are right."""
+    slope = np.maximum(2 * special.expit(Z) * special.expit(-Z), 1e-300)
+    return tanh_identities(lambda z, name: np.tanh(z), slope) | {f"slope_{name}": slope for name in FORMATS}
+
+
+def test_the_condition_of_tanhs_slope_is_where_it_crosses_the_sigmoids():
+    """u = cosh(z / 2) solves 2 u^2 - 2 u - 1 = 0; checked where tanh' = 1 / cosh^2 z is s (1 - s)."""
+    at = tanh.CROSSING
+    assert np.cosh(at) ** -2 == pytest.approx(special.expit(at) * special.expit(-at), rel=1e-14)
+    assert "|z| < 1.663" in CLAIMS["tanh-identity"].judge(tanh_identities()).condition
 
 
 def test_every_claim_of_these_topics_has_a_case_and_a_record():
@@ -560,11 +597,11 @@ RECORDED = {
     "linear-collapse": Verdict.CONDITION,
     "sigmoid-range": Verdict.CONDITION,
     "sigmoid-derivative": Verdict.HOLDS,
-    "sigmoid-max": Verdict.HOLDS,
+    "sigmoid-max": Verdict.CONDITION,
     "sigmoid-bound": Verdict.CONDITION,
     "sigmoid-not-centred": Verdict.CONDITION,
     "tanh-identity": Verdict.CONDITION,
-    "tanh-faster": Verdict.HOLDS,
+    "tanh-faster": Verdict.CONDITION,
     "tanh-vanishes": Verdict.CONDITION,
     "swish-shape": Verdict.CONDITION,
     "gelu-definition": Verdict.CONDITION,

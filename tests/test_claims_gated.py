@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from experiments.claims import better, gated, gated_ffn, gated_stability, gated_stacks, networks
 from experiments.claims.claim import Claim, Scale, Verdict
+from experiments.claims.statistics import is_above
 from lab import activations
 from lab.readings import Array
 
@@ -116,6 +117,29 @@ def test_other_verdicts_come_out_too() -> None:
     assert CLAIMS["swiglu-stable"].judge(stability_samples(-2)).verdict == Verdict.FAILS
     assert CLAIMS["gelu-better"].judge(better_samples(0.03)).verdict == Verdict.HOLDS
     assert CLAIMS["gelu-better"].judge(better_samples(-0.03)).verdict == Verdict.FAILS
+
+
+def test_a_gain_that_eight_comparisons_may_show_by_chance_does_not_count() -> None:
+    """2.35 standard errors above half a point: more than a 95% interval needs (1.96), less than one of 1 - 0.05/8
+    (2.73); 4 are more than both."""
+    error = 0.005 * math.sqrt(2 / REPLICAS)
+    samples = better_samples(0.0)
+    one = "spirals, depth 4, plain"
+    for errors, verdict in ((2.35, Verdict.UNDECIDED), (4.0, Verdict.CONDITION)):
+        gain = better.EFFECT / 100 + errors * error
+        changed = {f"{one}/rival": spread(0.7 + gain, 0.005, seed=2), f"{one}/relu": spread(0.7, 0.005, seed=1)}
+        judged = CLAIMS["gelu-better"].judge(samples | changed)
+        assert is_above(next(n for n in judged.numbers if n.name.endswith(one)), better.EFFECT)
+        assert (judged.verdict == Verdict.CONDITION) == (verdict == Verdict.CONDITION)
+        assert ("300 steps of this budget" in judged.condition) == (verdict == Verdict.CONDITION)
+
+
+def test_plain_stacks_that_diverge_are_said_to_count_as_guessing() -> None:
+    samples = ffn_samples(swiglu=0.8)
+    samples["digits, plain swiglu, s = 0.1/loss"] = np.full(REPLICAS, math.log(10))
+    reason = CLAIMS["swiglu-ffn"].judge(samples).reason
+    assert f"from s = 1 {REPLICAS} of {REPLICAS} diverged and 0 end at guessing" in reason
+    assert f"from s = 0.1 0 of {REPLICAS} diverged and {REPLICAS} end at guessing" in reason
 
 
 @pytest.mark.parametrize("id_", ["gelu-better", "swish-better", "swiglu-ffn"])

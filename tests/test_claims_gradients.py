@@ -27,7 +27,9 @@ from experiments.claims import (
     recurrent,
     rnn,
     shares,
+    statistics,
     vanishing_product,
+    wording,
 )
 from experiments.claims.claim import Claim, Number, Samples, Scale, Verdict
 from lab import config, schema, theory
@@ -282,6 +284,75 @@ def test_diverged_replicas_do_not_stop_a_judgement(claim_id: str):
     claim = CLAIMS[claim_id]
     assert claim.judge({**good, **lost}).reason
     claim.draw(Figure(), {**good, **lost})
+
+
+def test_a_diverged_network_counts_as_one_that_guesses():
+    """Batch norm that adds 0.11 to networks which diverge without it adds 0.01 to those that guess."""
+    good = dict(CASES["fix-batchnorm"][0])
+    for layers in ("10 sigmoid layers", "10 ReLU layers"):
+        good |= {f"{layers}: accuracy": np.full((3, R), np.nan), f"{layers}, batch norm: accuracy": near(0.11, 3)}
+    assert CLAIMS["fix-batchnorm"].judge(good).verdict is Verdict.FAILS
+    assert shares.answered(np.array([np.nan, 0.3])).tolist() == [0.1, 0.3]
+
+
+def test_the_condition_of_batch_norm_says_that_fifty_plain_layers_learn_neither_way():
+    good = CASES["fix-batchnorm"][0]
+    assert "learn neither with nor without it" in CLAIMS["fix-batchnorm"].judge(good).condition
+    without = {**good, "50 ReLU layers: accuracy": near(0.9, 3)}
+    assert "learn without it only" in CLAIMS["fix-batchnorm"].judge(without).condition
+
+
+def test_the_condition_of_clipping_names_what_was_cured_and_what_was_not():
+    good = CASES["fix-clipping"][0]
+    condition = CLAIMS["fix-clipping"].judge(good).condition
+    assert "a mild explosion (s = 3) is cured: accuracy 0.60" in condition
+    assert "a stronger one (s = 4) stays worse: accuracy 0.20" in condition
+    worse = {**good, f"{fix_clipping.CLIPPED_ARM}: accuracy": near(0.45, 3)}
+    assert "a mild explosion (s = 3) stays worse" in CLAIMS["fix-clipping"].judge(worse).condition
+
+
+def test_tanh_is_said_to_learn_as_well_as_relu_only_if_it_does():
+    good = CASES["fix-activation"][0]
+    told = "tanh with Xavier learns at least as well (0.80 against 0.80 with He)"
+    assert told in CLAIMS["fix-activation"].judge(good).condition
+    slower = {**good, "tanh, Xavier: accuracy": near(0.6, 3)}
+    assert "learns at least" not in CLAIMS["fix-activation"].judge(slower).condition
+
+
+def test_a_pair_in_a_condition_has_no_comma():
+    condition = CLAIMS["fix-init"].judge(CASES["fix-init"][0]).condition
+    assert "Xavier with tanh and He with ReLU keep" in condition
+    assert "," not in condition
+
+
+def test_theorys_band_is_a_row_with_the_value_that_must_lie_in_it():
+    samples = profile("arm", 0.3)
+    (band,) = wording.bands(samples, ["arm"])
+    assert band.value == pytest.approx(np.log10(samples["arm: delta_rms"][0]).mean())
+    assert (band.lower, band.predicted, band.upper) == pytest.approx((-0.1, 0.0, 0.1))
+    (last,) = wording.bands(samples, ["arm"], "pre_rms", -1)
+    assert (last.lower, last.upper) == pytest.approx((-0.1, 0.1))
+
+
+def test_an_interval_for_several_comparisons_is_wider_as_bonferroni_has_it():
+    a, b = near(1.0, spread=0.1), near(0.0, spread=0.1)[::-1]
+    one, eight = statistics.difference("", a, b), statistics.wider(a, b, 8)
+    assert one.lower is not None
+    assert eight.lower is not None
+    assert eight.value == pytest.approx(one.value)
+    ratio = (eight.value - eight.lower) / (one.value - one.lower)
+    wanted = stats.norm.ppf(1 - 0.025 / 8) / stats.norm.ppf(0.975)  # 1.395; the tails of 8 replicas are shorter
+    assert ratio == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_statistic_of_several_samples_leaves_lost_replicas_out():
+    def ratio(x: Array, y: Array, axis: int = -1) -> Array:
+        return np.asarray(x.mean(axis) / y.mean(axis))
+
+    number = statistics.combined("x", ratio, [1.0, 3.0, np.nan], [4.0, 4.0])
+    assert number.value == 0.5
+    assert (number.lower, number.upper) == (0.25, 0.75)
+    assert math.isnan(statistics.combined("x", ratio, [np.nan], [4.0]).value)
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:

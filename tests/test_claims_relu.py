@@ -250,6 +250,26 @@ def test_a_diverged_replica_leaves_the_other_replicas_verdict():
         assert np.isfinite(CLAIMS[claim_id].judge(good).numbers[0].value)
 
 
+def test_the_rule_of_learnt_slopes_looks_at_layers_from_the_usual_start_alone():
+    good = dict(CASES["prelu-learns"][0])
+    alike = np.stack([np.full((6, R), 0.0), np.full((6, R), 0.4)])  # all layers end at one slope
+    assert CLAIMS["prelu-learns"].judge({**good, "slopes from 0": alike}).verdict == Verdict.CONDITION
+    alike = np.stack([np.full((6, R), 0.25), np.full((6, R), 0.4)])
+    assert CLAIMS["prelu-learns"].judge({**good, "slopes from 0.25": alike}).verdict == Verdict.FAILS
+    assert "start of 0.25" in CLAIMS["prelu-learns"].rule
+
+
+def test_a_slope_at_which_none_woke_is_told_with_the_steps_that_it_had():
+    good = dict(CASES["leaky-revives"][0])
+    asleep = {f"woke slope 0.01, {depth:g}": np.zeros(R) for depth in relu_family.DEPTHS_OF_SLEEP}
+    condition = CLAIMS["leaky-revives"].judge({**good, **asleep}).condition
+    assert "at 0.01 none woke within 1000 steps" in condition
+    assert "100 times as many would be needed" in condition
+    assert "at 0.1 none that slept 1 below waking" in condition
+    awake = {name: np.full(R, 4.0) for name in good if name.startswith("woke slope")}
+    assert CLAIMS["leaky-revives"].judge({**good, **awake}).verdict == Verdict.HOLDS
+
+
 # --- units, one by one ----------------------------------------------------------------------------------------------
 
 STACK = ("data=spirals", "model.depth=3", "model.width=4", "batch_size=16", "probe.examples=64", "dtype=float64")

@@ -249,13 +249,15 @@ def test_a_bar_in_code_does_not_end_a_cell():
 
 
 def test_the_summary_names_each_claim_at_its_verdict(report: Report):
-    assert rendering.summary(report, link="docs/claims.md").splitlines()[2:] == [
-        "| ✓ holds | 2 | [slope](docs/claims.md#slope), [second](docs/claims.md#second) |",
-        "| ◐ holds with a condition | 1 | [rate](docs/claims.md#rate) |",
-        "| ✗ does not hold | 1 | [cost](docs/claims.md#cost) |",
-        "| ? not decided here | 1 | [training](docs/claims.md#training) |",
-        "| ! not measured | 1 | [lost](docs/claims.md#lost) |",
-    ]
+    counts, *rows = rendering.summary(report, link="docs/claims.md").splitlines()
+    assert counts == (
+        "✓ holds: 2, ◐ holds with a condition: 1, ✗ does not hold: 1, ? not decided here: 1, ! not measured: 1."
+    )
+    cells = re.findall(r"(.)&nbsp;\[(\w+)\]\(docs/claims.md#(\w+)\)", "\n".join(rows))
+    signs = {"slope": "✓", "second": "✓", "rate": "◐", "cost": "✗", "training": "?", "lost": "!"}
+    assert {name: sign for sign, name, _ in cells} == signs
+    assert all(name == anchor for _, name, anchor in cells)
+    assert len(rows) == 3 + len(report.chapters)
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
@@ -381,6 +383,32 @@ def test_arms_are_commands_where_they_are_overrides(report: Report):
     assert arms["a"].command == "gradlab run init.gain=2 +norm=layer 'data.path=my file.npz' seed=1"
     assert (arms["b"].command, arms["b"].words) == ("", "spectral radius = 1")
     assert arms["c"] == ("", "")
+
+
+def test_an_arm_is_shown_with_what_the_measurement_adds_to_it(report: Report):
+    claim = replace(
+        fake_claims.CLAIMS[0],
+        arms={"a": ("norm=layer",), "b": ("norm=rms",)},
+        shown_with={"a": ("steps=0", "probe.cotangent=random")},
+        training="300 steps at each of <three> rates",
+    )
+    shown = replace(report, outcomes=[replace(report.outcomes[0], claim=claim)])
+    command = "gradlab run norm=layer steps=0 probe.cotangent=random seed=1"
+    assert shown.outcomes[0].arms["a"].command == command
+    assert shown.outcomes[0].arms["b"].command == "gradlab run norm=rms seed=1"
+    assert command in rendering.page(shown)
+    assert "(training: 300 steps at each of \\<three> rates)" in rendering.text(shown, has_pictures=False)
+
+
+def test_every_arm_that_is_read_at_the_start_only_is_a_configuration_of_no_steps():
+    from experiments.report import catalogue
+    from lab import config
+
+    for entry in catalogue.choose(["fix-init", "fix-residual", "exploding-product", "tanh-vanishes", "relu-sparsity"]):
+        assert entry.claim.shown_with.keys() <= entry.claim.arms.keys()
+        for arm, more in list(entry.claim.shown_with.items())[-2:]:
+            composed = config.compose([*entry.claim.arms[arm], *more])
+            assert (composed.steps == 0) == ("steps=0" in more)
 
 
 def test_a_judgement_that_is_undecided_must_say_what_would_decide(report: Report):

@@ -1,5 +1,6 @@
 """`gradlab reproduce` as a person uses it, on claims that cost nothing, and what it keeps between calls."""
 
+import errno
 import importlib
 import json
 import os
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 
 import lab.__main__
+from experiments import report as reports
 from experiments.claims.claim import FULL, QUICK
-from experiments.report import catalogue, fingerprint, measurement, outcome, pool
+from experiments.report import catalogue, fingerprint, folder, measurement, outcome, pool
 from experiments.report.catalogue import Entry
 from experiments.report.measurement import Failure, Job, Measurement
 from experiments.report.store import Store
@@ -201,6 +203,109 @@ def test_bad_input_is_answered_in_a_sentence_and_nothing_is_written(
     assert not (tmp_path / "found").exists()
 
 
+def test_a_folder_without_a_name_is_refused(gradlab: Command, world: Path, tmp_path: Path):
+    refused = gradlab("reproduce", "--folder", "")
+    assert (refused.status, refused.err) == (2, "--folder: give the name of a folder, or leave out the flag.\n")
+    assert measured(world) == []
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"),
+    [
+        ("samples", False),
+        ("figures", False),
+        ("report.html", True),
+        ("report.md", True),
+        ("claims.json", True),
+        ("samples/rate.npz", True),
+        ("figures/cost.png", True),
+    ],
+)
+def test_what_stands_in_a_results_place_is_refused_before_anything_is_measured(
+    reproduce: Command, tmp_path: Path, world: Path, name: str, is_folder: bool
+):
+    place = tmp_path / "found" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if is_folder:
+        place.mkdir()
+    else:
+        place.touch()
+    refused = reproduce()
+    assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert refused.err.startswith(f"--folder {tmp_path / 'found'}: results cannot be written there ({name} is ")
+    assert measured(world) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that nobody can make one in")
+def test_a_folder_that_cannot_be_made_is_refused(gradlab: Command, world: Path):
+    refused = gradlab("reproduce", "--folder", "/proc/found")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert refused.err.startswith("--folder /proc/found: results cannot be written there (")
+    assert measured(world) == []
+
+
+def test_two_runs_do_not_share_a_folder(reproduce: Command, tmp_path: Path, world: Path):
+    with folder.taken(tmp_path / "found", IDS):
+        refused = reproduce()
+        assert refused.status == 2
+        assert "another gradlab reproduce is at work there" in refused.err
+        assert measured(world) == []
+    put_on_record(tmp_path)
+    assert reproduce().status == 0
+
+
+@pytest.mark.parametrize("words", ["", "[]", '{"rate": 1}', "{"])
+def test_a_broken_record_is_refused_with_the_remedy(reproduce: Command, tmp_path: Path, world: Path, words: str):
+    (tmp_path / "recorded.json").write_text(words)
+    for call in (reproduce, lambda: reproduce("--list"), lambda: reproduce("--quick")):
+        refused = call()
+        assert (refused.status, refused.out) == (2, "")
+        assert refused.err.startswith(f"{tmp_path / 'recorded.json'}: ")
+        assert "restore it with git checkout" in refused.err
+    assert measured(world) == []
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_disk_that_fills_up_costs_what_does_not_fit_and_says_so(
+    reproduce: Command, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+):
+    put_on_record(tmp_path)
+    save = Store.save
+
+    def full(self: Store, id_: str, key: str, found: Measurement) -> None:
+        if id_ == "rate":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, id_, key, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", full)
+        done = reproduce()
+    assert done.status == 1
+    assert f"Not kept in {tmp_path / 'found' / 'samples'}: rate (No space left on device)." in done.err.splitlines()
+    assert verdicts(tmp_path) == REACHED  # it was judged all the same
+    assert reproduce().status == 0
+    assert [id_ for id_ in measured(world) if measured(world).count(id_) == 2] == ["rate", "rate"]
+
+
+def test_a_report_that_cannot_be_written_is_told_and_what_was_measured_is_kept(
+    reproduce: Command, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+):
+    put_on_record(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reports, "_put", full)
+        done = reproduce()
+    assert done.status == 1
+    assert done.out.splitlines()[0].startswith("4 claims in ")
+    assert done.err.splitlines()[-1].startswith("The report is not whole: No space left on device: report.html;")
+    assert reproduce().err.splitlines()[0] == "4 of 4 claims were measured before."
+    assert len(measured(world)) == 4
+
+
 def test_a_folder_that_cannot_be_one_is_refused(reproduce: Command, tmp_path: Path, world: Path):
     (tmp_path / "found").write_text("a file")
     refused = reproduce()
@@ -295,9 +400,12 @@ def damage(kind: str, path: Path) -> None:
         np.savez(path, about=np.array([{"key": "x"}], dtype=object), allow_pickle=True)
     elif kind == "no origin":
         np.savez(path, about=np.array("{}"))
+    elif kind == "an array less":
+        with np.load(path) as stored:
+            np.savez(path, about=stored["about"])
 
 
-@pytest.mark.parametrize("kind", ["cut", "flipped", "empty", "objects", "no origin"])
+@pytest.mark.parametrize("kind", ["cut", "flipped", "empty", "objects", "no origin", "an array less"])
 def test_damaged_samples_are_measured_again(reproduce: Command, tmp_path: Path, world: Path, kind: str):
     put_on_record(tmp_path)
     reproduce()
@@ -452,9 +560,9 @@ def test_recording_all_claims_writes_verdicts_document_and_readmes_table(
     assert "Different from the record" not in document
     assert "not to be edited by hand" in document.splitlines()[0]
     readme = (checkout / "README.md").read_text()
-    assert readme.startswith("# Lab\n\n<!-- claims -->\n| verdict |")
+    assert readme.startswith("# Lab\n\n<!-- claims -->\n✓ holds: 2, ")
     assert readme.endswith("|\n<!-- end of claims -->\n\nThe end\n")
-    assert "| ✗ does not hold | 1 | [cost](docs/claims.md#cost) |" in readme
+    assert "✗&nbsp;[cost](docs/claims.md#cost)" in readme
     assert "\nold\n" not in readme
     assert reproduce().status == 0
 
@@ -464,7 +572,9 @@ def test_recording_some_claims_keeps_the_verdicts_of_the_others_and_the_document
 ):
     put_on_record(tmp_path, rate="holds", slope="does not hold")
     readme = (checkout / "README.md").read_text()
-    assert reproduce("--record", "rate").status == 0
+    done = reproduce("--record", "rate")
+    assert done.status == 0
+    assert done.out.splitlines()[-1] == "docs/claims.md and README.md are still those of the last whole record."
     assert on_record(tmp_path) == REACHED | {"slope": "does not hold"}
     assert list((checkout / "docs").iterdir()) == []
     assert (checkout / "README.md").read_text() == readme
@@ -487,7 +597,7 @@ def test_document_and_readme_say_what_is_on_record():
     for id_, verdict in verdicts.items():
         section = text.split(f"\n### {id_}\n\n**", 1)[1]
         assert section[2:].startswith(f"{verdict}.**")
-    table = text[text.index("| verdict | claims |") :].split("\n\n")[0].replace("](#", "](docs/claims.md#")
+    table = text[text.index("| section | claims |") :].split("\n\n")[0].replace("](#", "](docs/claims.md#")
     assert table in readme
 
 

@@ -1,4 +1,4 @@
-"""A claim of the guide as a value: what is said, how it is measured, and the rule that decides, fixed beforehand.
+"""A claim of the guide as a value: what is said, how it is measured, and the rule that decides.
 
 `measure` is the expensive part and returns samples, named float64 arrays that can be stored; `judge` is pure and turns
 samples into a verdict; `draw` shows them. So a stored run is judged again without a network, and a test can feed
@@ -40,6 +40,9 @@ class Scale:
         """That many training steps in a full run, fewer in a quick one."""
         return max(1, round(full * self.share))
 
+
+AT_START = ("steps=0", "probe.cotangent=random")
+"""What `profiles.measure` adds to an arm: gradients at initialization of a random one that enters at the end."""
 
 FULL = Scale("full", replicas=16, share=1.0)
 QUICK = Scale("quick", replicas=4, share=0.2)
@@ -99,6 +102,8 @@ class Claim:
         rule: the decision rule in words, with tolerance or effect size; `judge` is the same in code.
         caption: what the figure shows.
         arms: name -> config overrides of every network that is run; empty for pure mathematics.
+        shown_with: arm -> overrides that `measure` adds to it, so that the command a report shows makes that network.
+        training: in words, how the arms are trained that are not in `shown_with`: steps, learning rates.
         measure: runs the arms, or computes, at a scale.
         judge: applies the rule.
         draw: draws the samples into an empty figure.
@@ -119,6 +124,8 @@ class Claim:
     judge: Callable[[Samples], Judgement]
     draw: Callable[[Figure, Samples], None]
     arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shown_with: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    training: str = ""
     needs_full: bool = False
     is_timed: bool = False
     findings: tuple[str, ...] = ()

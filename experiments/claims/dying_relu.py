@@ -200,8 +200,8 @@ def judge(samples: Samples) -> Judgement:
     if not come_back:
         return Judgement(Verdict.HOLDS, reason, numbers)
     condition = (
-        "for ever only under plain SGD, in layer 0, and if the unit sleeps through every training example; units came"
-        f" back in {', in '.join(come_back)}"
+        "for ever only in layer 0, under plain SGD, and if the unit sleeps through every training example; units came"
+        f" back in {'; in '.join(come_back)}"
     )
     return Judgement(Verdict.CONDITION, reason, numbers, condition)
 
@@ -318,6 +318,8 @@ DYING = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    training=f"burst: {BURST} steps; after: {STEPS} steps at rate {RATE:g} from the burst's weights; put to sleep:"
+    f" {SLEEP_STEPS} steps, with the biases of half of layer 0 lowered first",
 )
 
 CLAIMS = (DYING,)

@@ -179,6 +179,7 @@ CENTRED = Claim(
     judge=judge_centred,
     draw=draw_centred,
     arms=CENTRED_ARMS,
+    training=f"{STEPS} steps of SGD",
     needs_full=True,
 )
 
@@ -257,8 +258,11 @@ def judge_alive(samples: Samples) -> Judgement:
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
     if len(wakes) == len(DEPTHS_OF_SLEEP):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    asleep = ", ".join(f"{depth:g}" for depth in DEPTHS_OF_SLEEP if depth not in wakes)
-    condition = f"near waking: the gradient shrinks as exp(z), and nothing that can be told from 0 woke at {asleep}"
+    asleep = " or ".join(f"{depth:g}" for depth in DEPTHS_OF_SLEEP if depth not in wakes)
+    condition = (
+        f"near waking: the gradient shrinks as exp(z), and of units {asleep} below 0 none woke within {SLEEP_STEPS}"
+        " steps that can be told from 0"
+    )
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
 
 
@@ -316,6 +320,7 @@ ALIVE = Claim(
     judge=judge_alive,
     draw=draw_alive,
     arms=ALIVE_ARMS,
+    training=f"{SLEEP_STEPS} steps, with the biases of half of layer 0 lowered first",
     needs_full=True,
 )
 

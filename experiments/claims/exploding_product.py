@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.claims import profiles
-from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
 from experiments.claims.shares import share
 from experiments.claims.statistics import is_above, is_below
+from experiments.claims.wording import bands
 from lab.readings import Array
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def judge(samples: Samples) -> Judgement:
     slopes = dict(zip(GUIDE, samples["largest slopes"], strict=True))
     steepest = max(slopes, key=lambda name: slopes[name])
     bounds = [Number(f"largest slope, {name}", float(slope)) for name, slope in slopes.items()]
-    numbers = (*measured.values(), *shares.values(), *anywhere.values(), *bounds)
+    numbers = (*measured.values(), *shares.values(), *anywhere.values(), *bounds, *bands(samples, ARMS))
     strange = profiles.outside(samples, ARMS)
     reason = (
         f"The gradient grows by {text(_growth(measured[LARGE_RELU]))} decades a layer towards the input in ReLU"
@@ -106,7 +107,7 @@ def judge(samples: Samples) -> Judgement:
     if not grows or not ends_in_nan:
         return Judgement(Verdict.FAILS, reason, numbers)
     if strange:
-        gap = f"an explanation of {', '.join(strange)}, whose gradient is not what theory expects"
+        gap = f"an explanation of {'; '.join(strange)}, whose gradient is not what theory expects"
         return Judgement(Verdict.UNDECIDED, reason, numbers, gap)
     if slopes["relu"] > 1 and not is_below(anywhere[LARGE_TANH], MOST):
         return Judgement(Verdict.HOLDS, reason, numbers)
@@ -164,6 +165,9 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, (*READ, *AT_START)),
+    training=f"the same with {', '.join(TRAINED)} for {STEPS} steps of SGD at each of the rates"
+    f" {', '.join(f'{rate:g}' for rate in RATES)}",
     needs_full=True,
     findings=(
         "Section 2 does not say what is above 1 when gradients explode. It cannot be the activations' slopes, of which"

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.claims import networks, profiles
-from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
+from experiments.claims.shares import answered
 from experiments.claims.statistics import difference, interval, is_above, is_below
+from experiments.claims.wording import bands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +81,7 @@ def judge(samples: Samples) -> Judgement:
     """What batch norm changes at initialization, in the first steps, in training at 10 layers and at 50."""
     slope = {arm: profiles.slope(samples, arm) for arm in STARTS}
     strange = profiles.outside(samples, STARTS)
-    learning = {arm: np.nan_to_num(samples[f"{arm}: accuracy"]) for arm in TRAINED}
+    learning = {arm: answered(samples[f"{arm}: accuracy"]) for arm in TRAINED}
     final = {arm: interval(f"held-out accuracy, {arm}", curve[-1]) for arm, curve in learning.items()}
     gain = {
         arm: difference(
@@ -93,7 +95,14 @@ def judge(samples: Samples) -> Judgement:
         interval(f"growth with batch norm after {step} steps", -slopes[index], "decades a layer")
         for index, step in ((0, 0), (-1, WATCHED))
     )
-    numbers: tuple[Number, ...] = (*slope.values(), first, last, *gain.values(), *final.values())
+    numbers: tuple[Number, ...] = (
+        *slope.values(),
+        first,
+        last,
+        *gain.values(),
+        *final.values(),
+        *bands(samples, STARTS),
+    )
     sigmoid, large, he = (arm for arm in STARTS if not arm.endswith(NORMED))
     deep, skip = "50 ReLU layers", "50 residual ReLU layers"
     reason = (
@@ -113,14 +122,15 @@ def judge(samples: Samples) -> Judgement:
     if profiles.stays(slope[he]) and profiles.explodes(slope[he + NORMED]):
         conditions.append("at initialization it makes deep plain networks explode that did not")
     if is_below(final[deep + NORMED], LEARNT) and is_above(final[skip + NORMED], LEARNT):
-        conditions.append("50 plain layers do not learn with it, where residual ones do")
+        neither = "neither with nor without it" if is_below(final[deep], LEARNT) else "without it only"
+        conditions.append(f"50 plain layers learn {neither}, residual ones do with it")
     slow = [arm for arm in ("10 sigmoid layers", "10 ReLU layers") if arm not in faster]
     if slow:
         conditions.append(f"{' and '.join(slow)} do not learn faster by more than {FASTER:g}")
     if not conditions:
         return Judgement(Verdict.HOLDS, reason, numbers)
     if strange:
-        gap = f"an explanation of {', '.join(strange)}, whose gradient is not what theory expects"
+        gap = f"an explanation of {'; '.join(strange)}, whose gradient is not what theory expects"
         return Judgement(Verdict.UNDECIDED, reason, numbers, gap)
     where = "networks of moderate depth, and with skips; " + "; ".join(conditions)
     return Judgement(Verdict.CONDITION, reason, numbers, where)
@@ -145,14 +155,14 @@ def draw(figure: Figure, samples: Samples) -> None:
             gradient = np.median(samples[f"{arm}: delta_rms"], axis=1)
             axes[0].plot(gradient / gradient[-1], markevery=(number, 6), **style)
         else:
-            curve = np.nan_to_num(samples[f"{arm}: accuracy"]).mean(1)
+            curve = answered(samples[f"{arm}: accuracy"]).mean(1)
             axes[1].plot(samples[f"{arm}: steps"], curve, markevery=3, **style)
     axes[0].set_yscale("log")
     axes[1].set_ylim(-0.02, 1)
     for words, line in (("with batch norm", "-"), ("without", ":")):
         axes[1].plot([], [], line, color="black", label=words)
     label(axes[0], "layer (0 is nearest the input)", "gradient over the last layer's", "30 layers at initialization")
-    label(axes[1], "steps", "accuracy (0: diverged)", "in training")
+    label(axes[1], "steps", "accuracy (diverged: 0.1)", "in training")
     legend_below(figure, axes, 3)
 
 
@@ -166,17 +176,21 @@ CLAIM = Claim(
     source="Yang et al. 2019, A Mean Field Theory of Batch Normalization; De and Smith 2020",
     quantity="decades of delta_rms a layer over 30 layers at initialization, for a random gradient that enters at the"
     f" end; held-out accuracy on digits, at the end and averaged over {STEPS} steps of SGD, at each arm's best of"
-    f" {len(RATES)} rates",
+    f" {len(RATES)} rates; {FEW} networks a setting with 50 layers in training",
     rule=f"Vanishing and exploding are more than {FADING:g} decades a layer by the 95% interval. Does not hold unless"
     " batch norm ends the vanishing of sigmoid with Xavier and raises the averaged accuracy of 10 sigmoid or 10 ReLU"
     f" layers by more than {FASTER:g}. Holds with a condition if it makes ReLU with He's weights explode, or 50 plain"
-    " layers stay below 50% accuracy with it where residual ones do not, or one of the 10-layer networks gains less"
-    f" than {FASTER:g}, and every arm lies in theory's band; else holds.",
+    f" layers stay below {LEARNT:.0%} accuracy with it where residual ones do not, or one of the 10-layer networks"
+    f" gains less than {FASTER:g}, and every arm lies in theory's band; else holds. A diverged network counts as"
+    " guessing, 0.1.",
     caption="Left: gradient against layer at initialization, median over replicas. Right: learning curves, mean over"
     " replicas. Dotted: without batch norm.",
     measure=measure,
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(STARTS, AT_START),
+    training=f"{STEPS} steps of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}; 50 ReLU layers"
+    f" with batch norm also for {WATCHED} steps at rate {RATE:g}",
     needs_full=True,
 )

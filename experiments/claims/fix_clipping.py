@@ -11,8 +11,8 @@ from experiments.claims import networks
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
-from experiments.claims.shares import share
-from experiments.claims.statistics import difference, interval, is_above
+from experiments.claims.shares import answered, share
+from experiments.claims.statistics import difference, interval, is_above, is_below
 from lab.readings import Array
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def judge(samples: Samples) -> Judgement:
     """Both identities, the rescue, what is missing to a critical network, and the vanishing network."""
     norm_error = Number("largest relative error of norm = min(norm, threshold)", float(np.max(samples["norm error"])))
     ratio_error = Number("largest relative change of the ratio between layers", float(np.max(samples["ratio error"])))
-    final = {arm: np.nan_to_num(samples[f"{arm}: accuracy"][-1]) for arm in TRAINED}
+    final = {arm: answered(samples[f"{arm}: accuracy"][-1]) for arm in TRAINED}
     accuracy = {arm: interval(f"held-out accuracy, {arm}", final[arm]) for arm in TRAINED}
     rescue = difference("accuracy added by clipping", final[CLIPPED_ARM], final[EXPLODING])
     missing = {
@@ -133,11 +133,11 @@ def judge(samples: Samples) -> Judgement:
     incomplete = [arm for arm, number in missing.items() if is_above(number, MATTERS)]
     if ratio_error.value > EXACT or not incomplete:
         return Judgement(Verdict.HOLDS, reason, numbers)
-    where = (
-        "it bounds the step, which keeps a run alive and can rescue it, but does not undo the explosion: all layers"
-        f" keep the ratio they had, and {' and '.join(incomplete)} stays more than {MATTERS:g} below the accuracy of"
-        " critical weights"
-    )
+    where = "it bounds the step, but all layers keep the ratio they had"
+    for arm, what in ((CLIPPED_ARM, "a mild explosion (s = 3)"), (STRONG, "a stronger one (s = 4)")):
+        fate = "stays worse" if arm in incomplete else "is cured" if is_below(missing[arm], MATTERS) else "is open"
+        where += f"; {what} {fate}: accuracy {accuracy[arm].value:.2f}"
+    where += f", critical weights {accuracy[CRITICAL].value:.2f}"
     if changed.value == 0:
         where += "; against vanishing it does nothing"
     return Judgement(Verdict.CONDITION, reason, numbers, where)
@@ -169,16 +169,20 @@ CLAIM = Claim(
     " gradient that vanishes is not touched.",
     source="Pascanu et al. 2013, section 3.2 (the algorithm); that one factor keeps ratios is arithmetic",
     quantity=f"norm after clipping; size of a layer's step over its gradient; held-out accuracy of {DEPTH} ReLU layers"
-    f" with weight variance 3 (strongly: 4) / fan_in on digits after {STEPS} steps of SGD, each arm at its best of"
-    f" {len(RATES)} rates",
+    f" with weight variance s / fan_in, s = 3 (strongly: 4), on digits after {STEPS} steps of SGD, each arm at its best"
+    f" of {len(RATES)} rates",
     rule=f"Does not hold if the norm is not min(norm, threshold) to {EXACT:g}, or clipping does not raise the accuracy"
     " at each arm's best rate (95% interval of the difference above 0); not decided if it may raise it by less than"
     f" {MATTERS:g}. Holds with a condition if the ratio between layers' steps stays and a clipped network misses more"
-    f" than {MATTERS:g} of the accuracy of critical weights, by the 95% interval; else holds.",
+    f" than {MATTERS:g} of the accuracy of critical weights, by the 95% interval; else holds."
+    " A diverged network counts as guessing.",
     caption="Held-out accuracy against learning rate, mean and range over replicas.",
     measure=measure,
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys((PLAIN, PLAIN_CLIPPED), (f"steps={WATCHED}", f"optimizer.lr={RATE}")),
+    training=f"{STEPS} steps of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}; exploding, tanh:"
+    f" one step, clipped to each of {', '.join(f'{limit:g}' for limit in THRESHOLDS)}",
     needs_full=True,
 )

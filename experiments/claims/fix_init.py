@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.claims import profiles
-from experiments.claims.claim import Claim, Judgement, Samples, Scale, Verdict
+from experiments.claims.claim import AT_START, Claim, Judgement, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
+from experiments.claims.wording import bands, pair
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,10 +43,11 @@ def judge(samples: Samples) -> Judgement:
     """Which arms keep both signal and gradient."""
     measured = {name: {arm: profiles.slope(samples, arm, name) for arm in ARMS} for name in QUANTITIES}
     numbers = tuple(number for of_arms in measured.values() for number in of_arms.values())
+    numbers += (*bands(samples, ARMS), *bands(samples, ARMS, "pre_rms", -1))
     is_kept = {arm: all(profiles.stays(measured[name][arm]) for name in QUANTITIES) for arm in ARMS}
     strange = [f"{arm} ({word})" for name, word in QUANTITIES.items() for arm in profiles.outside(samples, ARMS, name)]
     gradient = measured["delta_rms"]
-    shown = "; ".join(f"{arm} {text(gradient[arm])}" for arm in ARMS)
+    shown = "; ".join(f"{pair(arm)} {text(gradient[arm])}" for arm in ARMS)
     reason = f"Decades of gradient lost a layer towards the input (minus: gained): {shown}."
     lost = [arm for arm in OTHERS if not is_kept[arm]]
     if not all(is_kept[arm] for arm in OWN):
@@ -53,11 +55,11 @@ def judge(samples: Samples) -> Judgement:
     if not lost:
         return Judgement(Verdict.HOLDS, reason, numbers)
     if strange:
-        gap = f"an explanation of {', '.join(strange)}, which is not what theory expects"
+        gap = f"an explanation of {'; '.join(strange)}, which is not what theory expects"
         return Judgement(Verdict.UNDECIDED, reason, numbers, gap)
     where = (
-        f"the activation that an init was derived for: {' and '.join(OWN)} keep signal and gradient over {DEPTH}"
-        f" layers; {', '.join(lost)} do not"
+        f"the activation that an init was derived for: {' and '.join(map(pair, OWN))} keep signal and gradient over"
+        f" {DEPTH} layers; not so {'; '.join(map(pair, lost))}"
     )
     return Judgement(Verdict.CONDITION, reason, numbers, where)
 
@@ -93,4 +95,5 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, AT_START),
 )

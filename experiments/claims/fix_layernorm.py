@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.claims import profiles
-from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.statistics import interval, is_above
+from experiments.claims.wording import bands
 from lab.readings import Array
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def judge(samples: Samples) -> Judgement:
     )
     slope = {arm: profiles.slope(samples, arm) for arm in STARTS}
     strange = profiles.outside(samples, STARTS)
-    numbers = (error, unbiased, units, *off.values(), halves, *slope.values())
+    numbers = (error, unbiased, units, *off.values(), halves, *slope.values(), *bands(samples, STARTS))
     reason = (
         f"Each example's mean over the units is 0 and its biased deviation 1 to {error.value:.0e}, before gain and"
         f" shift; the mean of one unit over the examples is {text(units)} off. After training gain and shift have moved"
@@ -209,4 +210,5 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with={"trained": (f"steps={STEPS}",), **dict.fromkeys(STARTS, AT_START)},
 )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.claims import networks
-from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
+from experiments.claims.shares import answered
 from experiments.claims.statistics import difference, interval, is_above, is_below
 from lab.readings import Array
 
@@ -109,11 +110,11 @@ def judge(samples: Samples) -> Judgement:
     )
     power = interval("power of 1 + depth, skip, norm first", _slope(np.log1p(depth), samples[NORMED]), predicted=1.0)
     accuracy = {
-        kind: interval(f"held-out accuracy, {kind}", np.nan_to_num(samples[f"accuracy, {kind}"][-1]))
+        kind: interval(f"held-out accuracy, {kind}", answered(samples[f"accuracy, {kind}"][-1]))
         for kind in TRAINED_KINDS
     }
-    finals = (np.nan_to_num(samples[f"accuracy, {kind}"][-1]) for kind in (NORMED, "no skip"))
-    gain = difference("accuracy added by skip and norm", *finals)
+    normed, plain = (answered(samples[f"accuracy, {kind}"][-1]) for kind in (NORMED, "no skip"))
+    gain = difference("accuracy added by skip and norm", normed, plain)
     numbers: tuple[Number, ...] = (*total.values(), per_block, power, *accuracy.values(), gain)
     reason = (
         f"ln of the squared gradient changes over {deepest} blocks by {text(total[NO_SKIP], 0)} without skips and by"
@@ -156,10 +157,10 @@ def draw(figure: Figure, samples: Samples) -> None:
         axes[0].vlines(depth, values.min(1), values.max(1), color=COLOURS[number], alpha=0.5)
         axes[0].plot(fine, expected(kind, fine) / math.log(10), "--", color="black", linewidth=1)
         if kind in TRAINED_KINDS:
-            axes[1].plot(samples[f"steps, {kind}"], np.nan_to_num(samples[f"accuracy, {kind}"]).mean(1), **style)
+            axes[1].plot(samples[f"steps, {kind}"], answered(samples[f"accuracy, {kind}"]).mean(1), **style)
     axes[1].plot(
         samples["steps, no skip"],
-        np.nan_to_num(samples["accuracy, no skip"]).mean(1),
+        answered(samples["accuracy, no skip"]).mean(1),
         ":",
         color="0.3",
         label="no skip, trained",
@@ -171,7 +172,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     axes[0].set_ylim(-30, 25)
     axes[1].set_ylim(-0.02, 1)
     label(axes[0], "blocks", "log10 of squared gradient's growth", "at initialization")
-    label(axes[1], "steps", "accuracy (0: diverged)", f"{LAYERS} blocks in training")
+    label(axes[1], "steps", "accuracy (diverged: 0.1)", f"{LAYERS} blocks in training")
     legend_below(figure, axes, 3)
 
 
@@ -186,15 +187,18 @@ CLAIM = Claim(
     " 2020",
     quantity=f"squared gradient below all blocks over that above them, for {DEPTHS[0]} to {DEPTHS[-1]} blocks W2"
     f" relu(W1 x) at initialization and a random gradient; held-out accuracy of {LAYERS} blocks on digits after {STEPS}"
-    f" steps of SGD at each arm's best of {len(RATES)} rates",
+    f" steps of SGD at each arm's best of {len(RATES)} rates, {FEW} networks each",
     rule=f"Does not hold if over {DEPTHS[-1]} blocks the squared gradient falls to less than a tenth with skips, or"
     " does not without, or skips with a norm do not train better than none. Holds with a condition if undamped skips"
-    " raise it more than tenfold; else holds. All by 95% intervals.",
+    " raise it more than tenfold; else holds. All by 95% intervals; a diverged network counts as"
+    " guessing.",
     caption="Left: growth of the squared gradient against the number of blocks, median and range over replicas, theory"
     " dashed. Right: learning curves, mean over replicas.",
     measure=measure,
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with={arm: AT_START for arm in ARMS if not arm.startswith("trained")},
+    training=f"{STEPS} steps of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}",
     needs_full=True,
 )

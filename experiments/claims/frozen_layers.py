@@ -11,6 +11,7 @@ from experiments.claims import networks
 from experiments.claims.claim import Claim, Judgement, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
+from experiments.claims.shares import answered
 from experiments.claims.statistics import interval, is_above, is_below
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def judge(samples: Samples) -> Judgement:
         gradient[arm] = interval(f"first over last gradient, {arm}", samples[f"{arm}: gradient"], "log10")
         log_updates = samples[f"{arm}: update"]
         update[arm] = interval(f"first over last relative update, {arm}", log_updates[0] - log_updates[-1], "log10")
-        accuracy[arm] = interval(f"held-out accuracy, {arm}", np.nan_to_num(samples[f"{arm}: accuracy"][-1]))
+        accuracy[arm] = interval(f"held-out accuracy, {arm}", answered(samples[f"{arm}: accuracy"][-1]))
     numbers = (*gradient.values(), *update.values(), *accuracy.values())
     reason = (
         f"With SGD the first of {DEEP} layers moves 10^{text(update[DEEP_SGD], 1)} times as far as the last, relative"
@@ -110,7 +111,7 @@ def draw(figure: Figure, samples: Samples) -> None:
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
         update = samples[f"{arm}: update"].mean(1)
         axes[0].plot(np.linspace(0, 1, len(update)), update, **style, markevery=max(1, len(update) // 5), label=arm)
-        axes[1].plot(samples[f"{arm}: steps"], np.nan_to_num(samples[f"{arm}: accuracy"]).mean(1), **style)
+        axes[1].plot(samples[f"{arm}: steps"], answered(samples[f"{arm}: accuracy"]).mean(1), **style)
     axes[1].axhline(0.1, linestyle=":", color="0.4")
     axes[1].set_ylim(0, 1)
     label(axes[0], "place of the layer: 0 first, 1 last", "log10 of update over weights", "how far a layer moves")
@@ -138,5 +139,7 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    training=f"{STEPS} steps at each of the rates {', '.join(f'{rate:g}' for rate in SGD_RATES)} (SGD) or"
+    f" {', '.join(f'{rate:g}' for rate in ADAM_RATES)} (Adam)",
     needs_full=True,
 )

@@ -263,6 +263,7 @@ GLU_GATE = Claim(
         " units and held-out digits, at initialization (hollow) and after training (filled)."
     ),
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, (f"steps={STEPS}",)),
     measure=measure,
     judge=judge,
     draw=draw,

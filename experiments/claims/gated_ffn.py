@@ -60,6 +60,9 @@ MARGIN = 0.05
 """Share of the loss that counts. Another draw of 359 held-out digits would move the ratio of two blocks' losses by
 about this much, which no number of replicas averages out."""
 
+LEARNT_NOTHING = 0.99
+"""Share of the loss of guessing, above which a network has learnt nothing."""
+
 PUBLISHED = (1.636 - 1.677) / 1.677
 """SwiGLU's loss against ReLU's after 524,288 steps, relative (Shazeer 2020, table 1)."""
 
@@ -172,14 +175,14 @@ def _names(tasks: Sequence[str]) -> str:
 
 
 def _fate(samples: Samples) -> str:
-    """What became of the plain gated stacks."""
-    arms = [f"{PLAIN_TASK}, plain {name}" for name in [*PLAIN_ARMS][1:]]
-    diverged = [int(np.isnan(samples[f"{arm}/loss"]).sum()) for arm in arms]
-    total = len(samples[f"{arms[0]}/loss"])
-    return " and ".join(
-        f"{lost} of {total} networks diverged from {arm.rpartition(', ')[2]}"
-        for lost, arm in zip(diverged, arms, strict=True)
-    )
+    """What became of the plain gated stacks: a network that diverged counts as guessing, and others guess as well."""
+    fates = []
+    for name in [*PLAIN_ARMS][1:]:
+        loss = samples[f"{PLAIN_TASK}, plain {name}/loss"]
+        lost, guessing = np.isnan(loss), loss > LEARNT_NOTHING * math.log(CLASSES[PLAIN_TASK])
+        what = name.rpartition(", ")[2]
+        fates.append(f"from {what} {lost.sum()} of {len(loss)} diverged and {guessing.sum()} end at guessing")
+    return f"where who diverged counts as guessing: {'; '.join(fates)}"
 
 
 def _percent(number: Number) -> str:
@@ -253,6 +256,8 @@ SWIGLU_FFN = Claim(
         " 95% intervals over replicas. Left of 1 is better."
     ),
     arms=ARMS,
+    training=f"{TASKS['digits'][1]} steps on digits and {TASKS['spirals'][1]} on spirals at each of the rates"
+    f" {', '.join(f'{rate:g}' for rate in RATES)}",
     measure=measure,
     judge=judge,
     draw=draw,

@@ -267,6 +267,8 @@ SWIGLU_STABLE = Claim(
         " four pre-norm residual blocks of equal parameter counts."
     ),
     arms=ARMS,
+    training=f"plain: not at all, but fed inputs of chosen variance; the others {STEPS} steps at each of "
+    + "; ".join(f"{name} {', '.join(f'{rate:.3g}' for rate in rates)}" for name, rates in OPTIMIZERS.items()),
     measure=measure,
     judge=judge,
     draw=draw,

@@ -201,6 +201,9 @@ GRADIENT = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with={arm: ("steps=0",) for arm in ARMS if ", He, depth" in arm},
+    training=f"large steps: {BURST} of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}; put to"
+    f" sleep: {SLEEP_STEPS} steps, with the biases of half of layer 0 lowered first",
     needs_full=True,
     findings=(
         "Q1 calls GELU's gradient non-zero everywhere. It is 0 at x = -0.7518, negative to the left of it, and in"

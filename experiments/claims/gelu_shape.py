@@ -96,7 +96,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     axes = panels(figure, 2)
     z = samples["z"]
     inside = np.abs(z) <= 4
-    axes[0].plot(z[inside], np.maximum(z[inside], 0), "--", color="0.5", linewidth=2, label="ReLU")
+    axes[0].plot(z[inside], np.maximum(z[inside], 0), color="0.6", linewidth=2, label="ReLU")
     axes[0].plot(z[inside], samples["value"][inside], color=COLOURS[0], linewidth=2, label="GELU")
     where, dip = samples["bottom"]
     axes[0].plot(where, dip, "o", color=COLOURS[1], markersize=7)
@@ -105,7 +105,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     )
     axes[0].set_ylim(-0.45, 1.5)
     axes[0].set_xlim(-4, 2)
-    axes[1].plot(z[inside], samples["slope"][inside], color=COLOURS[0], linewidth=2, label="slope of GELU")
+    axes[1].plot(z[inside], samples["slope"][inside], "--", color=COLOURS[4], linewidth=2, label="slope of GELU")
     axes[1].plot(z[inside], samples["second"][inside], ":", color=COLOURS[2], linewidth=2.5, label="second derivative")
     axes[1].axhline(0, color="0.3", linewidth=0.8)
     axes[1].plot(where, 0, "o", color=COLOURS[1], markersize=7)

@@ -157,5 +157,9 @@ INCONSISTENT = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    training="; ".join(
+        f"{task}: {steps} steps at each of the rates {', '.join(f'{rate:g}' for rate in rates)}"
+        for task, (_, rates, steps, _) in TASKS.items()
+    ),
     needs_full=True,
 )

@@ -197,7 +197,7 @@ CLAIMS = (
         source="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep"
         " linear neural networks, section 1",
         quantity="Difference of stack and product in float64; held-out accuracy on two concentric circles and on"
-        " digits, each arm at its own best rate; first over last gradient at initialization",
+        " digits, each arm at its own best rate (8 networks each); first over last gradient at initialization",
         rule=f"Does not hold if stack and product differ by more than {ROUNDING:g} or a linear network does better"
         f" than a line can ({BEST_LINE:.2f}, sampling included); not decided if the nonlinear network is not {GAP:g}"
         f" better; holds with a condition if depth changes the gradient by more than {DECADES:g} decades either way,"
@@ -209,6 +209,8 @@ CLAIMS = (
         judge=judge,
         draw=draw,
         arms=ARMS,
+        shown_with={arm: ("steps=0",) for arm in ARMS if arm.startswith("gradient")},
+        training=f"{STEPS} steps of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}",
         needs_full=True,
         findings=(
             "Section 1 calls the one map that a stack amounts to a larger one. It is smaller: two maps from 64 inputs"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SEED = 1
-"""Of every network. The rules were settled while looking at seed 0, and some were mended then, so what is on record was
-measured on networks that no rule had been tried on."""
+"""Of every network. The rules were settled while looking at seed 0, and some were mended then; what is on record was
+measured on networks of this one. A review of that record made some rules stricter."""
 
 ALONE = ("device=cpu", "threads=1", f"seed={SEED}")
 """What is read is the same on every machine, and the processes beside this one keep their cores."""

@@ -191,9 +191,9 @@ def judge(samples: Samples) -> Judgement:
     conditions = []
     if at_start:
         conditions.append(
-            f"at the start for matrices whose spectral radius exceeds their mean gain by much ({', '.join(at_start)}),"
-            f" while for {' and '.join(name for name in ENSEMBLES if name not in at_start)} ones repetition adds less"
-            f" than {MATTERS:g} nats a step"
+            "at the start for matrices whose spectral radius exceeds their mean gain by much"
+            f" ({' and '.join(at_start)}), while for {' and '.join(name for name in ENSEMBLES if name not in at_start)}"
+            f" ones repetition adds less than {MATTERS:g} nats a step"
         )
     else:
         conditions.append(f"not at the start, where a repeated matrix adds less than {MATTERS:g} nats a step")
@@ -281,7 +281,8 @@ CLAIMS = (
         " RNNs; Le et al. 2015 (identity weights, adding problem)",
         quantity=f"growth of delta_rms a step back in time over {TIME} steps of {UNITS} units at the start; share of"
         f" trainings on the adding problem ({TRAINED_TIME} steps, SGD, {len(RATES)} rates) in which the gradient's norm"
-        f" grows more than {BURST:g}-fold; error on held-out sequences at each arm's best rate",
+        f" grows more than {BURST:g}-fold; error on held-out sequences at each arm's best rate, {FEW} networks"
+        " each in training",
         rule=f"At the start a repeated matrix is worse if it adds more than {MATTERS:g} nats a step at equal weight"
         " variance; in training, if more trainings explode over the same rates and replicas; both by 95% intervals."
         " Does not hold if it is worse in neither; holds if it is worse for Gaussian, orthogonal and symmetric"

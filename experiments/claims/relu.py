@@ -151,6 +151,7 @@ GRADIENT_ONE = Claim(
     judge=judge_gradient,
     draw=draw_gradient,
     arms=GRADIENT_ARMS,
+    shown_with=dict.fromkeys(GRADIENT_ARMS, ("steps=0",)),
 )
 
 # --- no upper bound -------------------------------------------------------------------------------------------------
@@ -246,6 +247,7 @@ UNBOUNDED = Claim(
     judge=judge_unbounded,
     draw=draw_unbounded,
     arms=UNBOUNDED_ARMS,
+    shown_with=dict.fromkeys(UNBOUNDED_ARMS, ("steps=0",)),
 )
 
 CLAIMS = (GRADIENT_ONE, SPARSITY, FASTER, UNBOUNDED)

@@ -89,11 +89,22 @@ def judge_revives(samples: Samples) -> Judgement:
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
     if len(wakes) == len(leaky):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    asleep = "; ".join(arm for arm in leaky if arm not in wakes)
-    condition = (
-        f"the slope is large enough for how deep the unit sleeps; nothing that can be told from 0 woke at {asleep}"
-    )
-    return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
+    return Judgement(Verdict.CONDITION, reason, tuple(numbers), _asleep(wakes))
+
+
+def _asleep(wakes: list[str]) -> str:
+    """The condition: at which slopes, and how deep asleep, none woke that can be told from 0."""
+    parts = []
+    for a in NEGATIVE_SLOPES:
+        missing = [depth for depth in DEPTHS_OF_SLEEP if f"slope {a:g}, {depth:g} below waking" not in wakes]
+        if len(missing) == len(DEPTHS_OF_SLEEP):
+            parts.append(
+                f"at {a:g} none woke within {STEPS} steps that can be told from 0 (a limit of this experiment: 1/a ="
+                f" {1 / a:.0f} times as many would be needed)"
+            )
+        elif missing:
+            parts.append(f"at {a:g} none that slept {' or '.join(f'{depth:g}' for depth in missing)} below waking")
+    return f"a slope that is large enough for how deep the unit sleeps: {'; '.join(parts)}"
 
 
 def draw_revives(figure: Figure, samples: Samples) -> None:
@@ -125,7 +136,8 @@ REVIVES = Claim(
     section="4.2",
     statement="With max(az, z), a about .01, negative inputs keep a gradient, so that dead units can come back.",
     limit=(
-        "The gradient is a times as large, so waking takes 1/a times as long and may not happen in any training. And"
+        "The gradient is a times as large, so waking takes 1/a times as long and may not happen in any training. Here"
+        f" training ends after {STEPS} steps; slope 0.01 would need 1/a = 100 times as many, which was not tried. And"
         " max(az, z) is leaky ReLU only for a up to 1; above, it bends the other way: z below 0 and az above."
     ),
     source="Maas et al. 2013, section 2",
@@ -136,7 +148,9 @@ REVIVES = Claim(
     rule=(
         "Fails if not every sleeping unit of leaky ReLU gets a gradient, if one of ReLU does, if leaky ReLU wakes none"
         " (95% interval above 0) at any slope, or if max(az, z) differs from the definition by cases for some a up to"
-        " 1. Holds if units wake at every slope and depth of sleep tried; else holds with a condition."
+        " 1. Holds if units wake at every slope and depth of sleep tried; else holds with a condition, which names"
+        f" the slopes at which none woke that can be told from 0 within {STEPS} steps: a limit of this experiment,"
+        " since a slope of a needs 1/a times as many."
     ),
     caption=(
         "Share of units that woke, by slope, for units whose largest pre-activation was put 0.1 or 1 below 0. Bars: 95%"
@@ -146,6 +160,7 @@ REVIVES = Claim(
     judge=judge_revives,
     draw=draw_revives,
     arms=REVIVE_ARMS,
+    training=f"{STEPS} steps, with the biases of half of layer 0 lowered first",
     needs_full=True,
 )
 
@@ -154,7 +169,7 @@ REVIVES = Claim(
 STARTS = (0.0, 0.25, 0.5)
 LEARN_STEPS, LEARN_EVERY = 1500, 50
 MOVED = 0.02
-"""Mean absolute change of a slope that counts as learning: a tenth of what it starts from."""
+"""Mean absolute change of a slope that counts as learning: nearly a tenth of the usual start."""
 SETTLED = 0.25
 """Of the distance between two starts: what may be left of it if the slope that is best is found."""
 LEARN_ARMS = {
@@ -198,7 +213,7 @@ def judge_learns(samples: Samples) -> Judgement:
         moves.append(interval(f"mean change of a slope: {name}", np.abs(slopes[-1] - slopes[0]).mean(0)))
         by_layer = interval(f"slope of layer 0 less that of the last: {name}", slopes[-1, 0] - slopes[-1, -1])
         numbers += [moves[-1], by_layer, interval(f"held-out accuracy: {name}", samples[f"accuracy {name}"])]
-        if name == f"from {STARTS[1]:g}":
+        if name == f"from {STARTS[1]:g}":  # PyTorch's and the paper's
             usual_by_layer = by_layer
     ends = [samples[f"slopes {name}"][-1].mean(0) for name in LEARN_ARMS]
     apart = STARTS[-1] - STARTS[0]
@@ -222,7 +237,7 @@ def judge_learns(samples: Samples) -> Judgement:
         Verdict.CONDITION,
         reason,
         tuple(numbers),
-        "learnt means moved: where a slope ends still depends on where it started, so it is not the one best slope",
+        f"learnt means moved: after {LEARN_STEPS} steps where a slope ends still depends on where it started",
     )
 
 
@@ -254,15 +269,17 @@ LEARNS = Claim(
     source="He et al. 2015, sections 2.1 and 4.1",
     quantity=f"slopes of 6 layers of 32 on digits, {LEARN_STEPS} steps of SGD with momentum, from {STARTS}",
     rule=(
-        f"Fails unless slopes move by more than {MOVED:g} on average from every start and layer 0's differs from the"
-        f" last layer's (95% intervals). Holds if less than {SETTLED:.0%} of the distance between two starts is left"
-        " at the end, as it must be if the best slope is found; else holds with a condition."
+        f"Fails unless slopes move by more than {MOVED:g} on average from every start and, from the usual start of"
+        f" {STARTS[1]:g}, layer 0's ends elsewhere than the last layer's (95% intervals). Holds if less than"
+        f" {SETTLED:.0%} of the distance between the outermost starts, {STARTS[0]:g} and {STARTS[-1]:g}, is left at the"
+        " end, as it must be if the best slope is found; else holds with a condition."
     ),
     caption="PReLU's slopes while training and at the end, from three starts.",
     measure=measure_learns,
     judge=judge_learns,
     draw=draw_learns,
     arms=LEARN_ARMS,
+    shown_with=dict.fromkeys(LEARN_ARMS, (f"steps={LEARN_STEPS}",)),
     needs_full=True,
 )
 

@@ -111,8 +111,9 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _place(of: tuple[str, int]) -> str:
-    task, depth = of
-    return f"{task}, {depth} layers"
+    """A place in words that need no commas."""
+    (data, optimizer), depth = of[0].split(", "), of[1]
+    return f"{depth} layers on {data} with {optimizer}"
 
 
 def _in_short(places: list[str]) -> str:
@@ -120,7 +121,7 @@ def _in_short(places: list[str]) -> str:
     others = [place for place in map(_place, PLACES) if place not in places]
     if not others or not places:
         return "everywhere" if places else "nowhere"
-    return " / ".join(places) if len(places) <= len(others) else f"everywhere but in {' / '.join(others)}"
+    return " and ".join(places) if len(places) <= len(others) else f"everywhere but in {' and '.join(others)}"
 
 
 def _log_loss(samples: Samples, name: str, classes: int) -> Array:
@@ -167,8 +168,8 @@ FASTER = Claim(
     source="Krizhevsky et al. 2012, section 3.1",
     quantity=(
         "held-out loss after equally many steps, each activation at the best of five or six learning rates and of He's"
-        " and Xavier's initialization (chosen on other replicas); stacks of 2, 6 and 12 layers of 64 units; half of the"
-        " scale's replicas"
+        " and Xavier's initialization (chosen on other replicas); stacks of 2, 6 and 12 layers of 64 units; 8 networks"
+        " an arm"
     ),
     rule=(
         "ReLU is faster (slower) in a place if the 95% interval of the difference of log10 loss lies below (above) the"
@@ -183,5 +184,9 @@ FASTER = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    training="; ".join(
+        f"{task}: {steps} steps at each of the rates {', '.join(f'{rate:g}' for rate in rates)}"
+        for task, (_, rates, steps, _) in TASKS.items()
+    ),
     needs_full=True,
 )

@@ -147,5 +147,6 @@ SPARSITY = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with={arm: (f"steps={STEPS}" if arm in RELU_ARMS else "steps=0",) for arm in ARMS},
     needs_full=True,
 )

@@ -158,4 +158,5 @@ RANDOM = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, ("steps=0",)),
 )

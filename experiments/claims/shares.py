@@ -1,4 +1,4 @@
-"""A share of replicas with an interval that holds for few of them, and for none or all."""
+"""Shares: of replicas, with an interval that holds for few of them, and of the digits that a network gets right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from scipy import stats
 
 from experiments.claims.claim import Number
 from experiments.claims.statistics import LEVEL
+from lab.readings import Array
+
+GUESSING = 0.1
+"""Share of the ten digits that a network gets right which has learnt nothing."""
+
+
+def answered(accuracy: Array) -> Array:
+    """Accuracies on the digits, where a network that diverged (NaN) counts as one that guesses."""
+    return np.nan_to_num(accuracy, nan=GUESSING)
 
 
 def share(name: str, indicators: ArrayLike) -> Number:

@@ -119,6 +119,7 @@ BOUND = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, ("steps=0",)),
     findings=(
         "Q2 writes the gradient as proportional to 0.25^(n-1), but derives only that each slope is at most 0.25, and"
         " leaves out the weights that the chain rule puts between the slopes: it is an upper bound, and only for"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from lab.readings import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+ONE_FROM = {name: math.log(2 / np.finfo(name).eps) for name in exact.FORMATS}
+"""Where exp(-z) is half the spacing of numbers above 1: the value s rounds to 1, and s (1 - s) to 0."""
+LOST_FROM = -math.log(np.finfo(np.float64).smallest_subnormal) + math.log(2)
+"""Where exp(-|z|) is half the smallest number of float64: no formula keeps the slope above 0."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -39,24 +45,39 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The slope is 1/4 - (s - 1/2)^2, so no more than 1/4, which it is at 0 alone."""
+    """The slope is 1/4 - (s - 1/2)^2, so no more than 1/4, which it is at 0 alone; and whether floats leave 0 out."""
     z, slope = samples["z"], samples["slope"]
     largest, _ = exact.largest(slope, z)
     error = exact.roundings(slope, 0.25 - samples["square"], "float64")
     top, height = (float(value) for value in samples["top"])
-    numbers = (
+    numbers: tuple[Number, ...] = (
         Number("where the second derivative is 0", top, predicted=0.0),
         Number("slope there", height, predicted=0.25),
         Number("largest slope in float64", largest, predicted=0.25),
         Number("distance of the slope from 1/4 - (s - 1/2)^2", error, units="units in the last place of 1"),
     )
     is_right = abs(top) < 1e-20 and abs(height - 0.25) < 1e-15 and bool(np.all((samples["square"] > 0) == (z != 0)))
-    verdict = Verdict.HOLDS if is_right and error <= ROUNDINGS else Verdict.FAILS
+    is_lost = slope <= 0
     reason = (
         f"The slope equals 1/4 - (s - 1/2)^2 to {error:.2g} units in the last place of 1, so it cannot exceed 1/4; it"
         f" is {height:.4g} at z = {top:.2g}, where s = 1/2 and the second derivative changes sign."
     )
-    return Judgement(verdict, reason, numbers)
+    if not is_right or error > ROUNDINGS:
+        return Judgement(Verdict.FAILS, reason, numbers)
+    if not is_lost.any():
+        return Judgement(Verdict.HOLDS, reason, numbers)
+    lost, kept = float(np.abs(z[is_lost]).min()), float(np.abs(z[~is_lost]).max())
+    reason += f" In float64 it is above 0 up to |z| = {kept:.4g} of the grid and exactly 0 from {lost:.4g} on."
+    numbers = (
+        *numbers,
+        Number("largest |z| of the grid with a slope above 0, float64", kept),
+        Number("smallest |z| of the grid with a slope of 0, float64", lost),
+    )
+    where = (
+        f"exact arithmetic; in float64 the slope is exactly 0 for |z| > {LOST_FROM:.0f}, and computed as s (1 - s) for"
+        f" z > {ONE_FROM['float64']:.0f} (float32: {ONE_FROM['float32']:.0f})"
+    )
+    return Judgement(Verdict.CONDITION, reason, numbers, where)
 
 
 def draw(figure: Figure, samples: Samples) -> None:
@@ -80,12 +101,14 @@ def draw(figure: Figure, samples: Samples) -> None:
 MAX = Claim(
     id="sigmoid-max",
     section="3.1, Q2",
-    statement="The sigmoid's derivative is never above 0.25, and is 0.25 at z = 0.",
-    limit="Exact; what follows for a network depends on the weights as well (sigmoid-bound).",
+    statement="The sigmoid's derivative lies in (0, 0.25], and is 0.25 at z = 0.",
+    limit="Exact for real numbers; in floating point 0 is reached. What follows for a network depends on the weights as"
+    " well (sigmoid-bound).",
     source="Completing the square: s (1 - s) = 1/4 - (s - 1/2)^2",
-    quantity="The slope on a grid, and the root of the second derivative in 50 digits",
-    rule=f"Holds if the slope is 1/4 - (s - 1/2)^2 to {ROUNDINGS:g} units in the last place of 1 everywhere and its one"
-    " maximum is 1/4 at 0.",
+    quantity="The slope on a grid in float64, and the root of the second derivative in 50 digits",
+    rule=f"Holds if the slope is 1/4 - (s - 1/2)^2 to {ROUNDINGS:g} units in the last place of 1 everywhere, its one"
+    " maximum is 1/4 at 0, and floats keep it above 0 for every z; with a condition if only the last fails; else it"
+    " does not hold.",
     caption="The sigmoid's derivative against z, and against the sigmoid's value, where it is a parabola with its top"
     " at one half.",
     measure=measure,

@@ -186,6 +186,7 @@ NOT_CENTRED = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, (f"steps={STEPS}",)),
     findings=(
         "Section 3.1 lets all gradients of a layer's weights share one sign. Already for one example they share it"
         " only within a unit: across the units of a layer the signs of their deltas differ.",

@@ -208,6 +208,7 @@ SHAPE = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, (f"steps={STEPS}",)),
     findings=(
         "Section 5.2 calls swish bounded below and beta a constant or learnt parameter: the former needs beta > 0,"
         " which the latter does not ensure. At beta = 0 it is x / 2.",

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
 from experiments.claims import by_hand, exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CROSSING = 2 * math.acosh((1 + math.sqrt(3)) / 2)
 """Where sigmoid' = tanh': u = cosh(z / 2) solves 2 u^2 - 1 = 2 u."""
+EXACT_CROSSING = 1e-12
 OVERFLOW = {name: math.log(np.finfo(name).max) for name in FORMATS}
 """Where exp(z) is the largest finite number."""
 
@@ -67,7 +69,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The identities in 50 digits; whether the printed forms and the range survive in floats."""
+    """The identities in 50 digits; whether tanh is the steeper one everywhere, and what survives in floats."""
     gap = float(max(np.max(samples["gap_forms"]), np.max(samples["gap_slope"])))
     references = {"value": samples["exact"], "slope": samples["exact_slope"]}
     lab = max(
@@ -91,15 +93,19 @@ def judge(samples: Samples) -> Judgement:
         f" exponentials is NaN beyond {number:.2f} and 1 - tanh^2 exactly 0 beyond {steep:.2f}. tanh is the steeper"
         f" one only up to {crossing:.3f} on either side."
     )
-    if gap > EQUAL or lab > ROUNDINGS:
+    z, slope = samples["z"], samples["exact_slope"]
+    is_crossed = bool(np.any(slope < special.expit(z) * special.expit(-z)))
+    if gap > EQUAL or lab > ROUNDINGS or (is_crossed and abs(crossing - CROSSING) > EXACT_CROSSING):
         return Judgement(Verdict.FAILS, "Both sides differ. " + reason, tuple(numbers))
     is_broken = any(np.isnan(samples[f"quotient_{name}"]).any() for name in FORMATS)
+    conditions = [f"steeper than the sigmoid for |z| < {crossing:.3f} only, exact arithmetic or not"] * is_crossed
     if is_broken or any((samples[f"slope_{name}"] <= 0).any() for name in FORMATS):
-        where = (
-            f"exact arithmetic; in float32 the quotient is a number for |z| < {number:.0f} only, and the slope stays"
-            f" in (0, 1] for |z| < {steep:.0f} only"
+        conditions.append(
+            f"the rest in exact arithmetic: in float32 the quotient is a number for |z| < {number:.0f} and the slope"
+            f" above 0 for |z| < {steep:.0f}"
         )
-        return Judgement(Verdict.CONDITION, reason, tuple(numbers), where)
+    if conditions:
+        return Judgement(Verdict.CONDITION, reason, tuple(numbers), "; ".join(conditions))
     return Judgement(Verdict.HOLDS, reason, tuple(numbers))
 
 
@@ -144,8 +150,9 @@ IDENTITIES = Claim(
     source="Higham 2002, Accuracy and Stability of Numerical Algorithms, section 1.7 (cancellation)",
     quantity="Differences of both sides in 50 digits; errors of the printed forms in two formats",
     rule=f"Holds if all sides agree to 1e{EQUAL:g} in 50 digits, the lab's tanh and slope to {ROUNDINGS:g} units in"
-    " the last place of 1, and in floats the printed quotient is a number and the slope above 0 everywhere; holds"
-    " with a condition if the latter fails; else it does not hold.",
+    " the last place of 1, tanh's slope is nowhere below the sigmoid's, and in floats the printed quotient is a number"
+    " and the slope above 0 everywhere. Holds with a condition if the slopes cross, in exact arithmetic at |z| ="
+    f" {CROSSING:.3f}, where cosh(z / 2) = (1 + sqrt(3)) / 2, or if floats fail. Else it does not hold.",
     caption="Left: derivatives of tanh and sigmoid; dotted is where they cross. Right: relative error in float32 of"
     " the two printed forms and of torch's tanh (errors below 1e-9 are drawn there).",
     measure=measure,

@@ -158,6 +158,7 @@ VANISHES = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, ("steps=0",)),
     findings=(
         "Section 3.2 blames saturation for tanh's vanishing gradients. At torch's default initialization they vanish"
         " with no unit saturated, and with large weights three units in four are saturated and the gradient"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.claims import profiles
-from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
+from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
 from experiments.claims.statistics import interval
+from experiments.claims.wording import bands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ def judge(samples: Samples) -> Judgement:
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     alone = {arm: by_slopes_alone(samples, arm) for arm in ARMS}
     strange = profiles.outside(samples, ARMS)
-    numbers = (*measured.values(), *alone.values())
+    numbers = (*measured.values(), *alone.values(), *bands(samples, ARMS))
     sigmoid = "sigmoid, critical"
     reason = (
         f"With ordinary weights the gradient loses {text(measured[NOTORIOUS[0]])} and {text(measured[NOTORIOUS[1]])}"
@@ -58,12 +59,11 @@ def judge(samples: Samples) -> Judgement:
     if not any(profiles.stays(measured[arm]) for arm in BELOW_ONE) and not profiles.vanishes(measured[ONE]):
         return Judgement(Verdict.HOLDS, reason, numbers)
     if strange:
-        gap = f"an explanation of {', '.join(strange)}, whose gradient is not what theory expects"
+        gap = f"an explanation of {'; '.join(strange)}, whose gradient is not what theory expects"
         return Judgement(Verdict.UNDECIDED, reason, numbers, gap)
     where = (
-        "what shrinks by a factor a layer is sqrt(s D), weights times slopes: below 1 at the usual inits for sigmoid"
-        " and tanh, 1 at critical weights although no slope is above 1, and below 1 for slopes of 1 if the weights are"
-        " small"
+        "weights too: a layer's factor is sqrt(s D), below 1 at the usual inits of sigmoid and tanh, 1 at critical"
+        " weights with the same slopes, and below 1 even for slopes of 1 if the weights are small"
     )
     return Judgement(Verdict.CONDITION, reason, numbers, where)
 
@@ -110,6 +110,7 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     arms=ARMS,
+    shown_with=dict.fromkeys(ARMS, AT_START),
     findings=(
         "Section 2 calls only the activations' slopes factors of the product. The chain rule it prints has the weights"
         " in it as well (the derivatives of z by the activation below), and these decide as much.",

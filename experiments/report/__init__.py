@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from experiments.report.content import Report
 
-PAGE, TEXT, DATA, PICTURES = "report.html", "report.md", "claims.json", "figures"
-"""What a run leaves in its folder besides the samples; the page needs none of the others."""
+PAGE, TEXT, DATA, PICTURES, SAMPLES = "report.html", "report.md", "claims.json", "figures", "samples"
+"""What a run leaves in its folder; the page needs none of the others."""
 
 BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
 """README's lines around the table of verdicts, which is written there."""

@@ -52,10 +52,22 @@ def choose(ids: Sequence[str]) -> list[Entry]:
 
 
 def recorded() -> dict[str, str]:
-    """The verdicts on record; none where there is no file."""
-    if not RECORDED.is_file():
+    """The verdicts on record; none where there is no file.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    if not RECORDED.exists():
         return {}
-    verdicts: dict[str, str] = json.loads(RECORDED.read_text(encoding="utf-8"))
+    try:
+        verdicts = json.loads(RECORDED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        verdicts = None
+    if not isinstance(verdicts, dict) or not all(isinstance(verdict, str) for verdict in verdicts.values()):
+        raise ConfigError(
+            f"{RECORDED}: this file should hold the verdicts on record and cannot be read; restore it with git"
+            " checkout, or delete it and record anew."
+        )
     return verdicts
 
 

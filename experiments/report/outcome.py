@@ -91,7 +91,8 @@ class Outcome:
     @property
     def arms(self) -> Mapping[str, Arm]:
         """Name -> the command of one such network, or what else is said of it."""
-        return {name: _arm(overrides) for name, overrides in self.claim.arms.items()}
+        shown_with = self.claim.shown_with
+        return {name: _arm((*words, *shown_with.get(name, ()))) for name, words in self.claim.arms.items()}
 
 
 def judge(
@@ -131,11 +132,12 @@ def draw(outcome: Outcome) -> bytes | Failure:
 def as_dict(outcome: Outcome) -> dict[str, Any]:
     """All there is to know about it but samples and picture, in types that JSON has."""
     claim, judgement, measurement = outcome.claim, outcome.judgement, outcome.measurement
-    words = ("id", "section", "statement", "limit", "source", "quantity", "rule", "caption", "needs_full", "is_timed")
+    words = ("id", "section", "statement", "limit", "source", "quantity", "rule", "caption", "training")
+    flags = ("needs_full", "is_timed")
     return {
-        **{name: getattr(claim, name) for name in words},
+        **{name: getattr(claim, name) for name in (*words, *flags)},
         "findings": list(claim.findings),
-        "arms": {name: list(overrides) for name, overrides in claim.arms.items()},
+        "arms": {name: [*words_, *claim.shown_with.get(name, ())] for name, words_ in claim.arms.items()},
         "verdict": outcome.verdict,
         "recorded": outcome.recorded,
         "difference": outcome.difference,

@@ -13,14 +13,14 @@ from lab.files import whole
 PREFIX = "samples/"
 """Stands before the names of samples, which so cannot be in the way of anything."""
 ABOUT = "about"
-"""JSON text: key, seconds, date, machine, warnings."""
+"""JSON text: key, seconds, date, machine, warnings, names of the samples."""
 
 
 class Store:
     """The measurements in a folder.
 
-    A measurement is stored with a key that says which code made it; one with another key, or a damaged one, is as good
-    as none.
+    A measurement is stored with a key that says which code made it; one with another key, a damaged one, or one that
+    lacks arrays, is as good as none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,6 +37,7 @@ class Store:
             "date": measurement.date,
             "machine": measurement.machine,
             "warnings": list(measurement.warnings),
+            "names": list(measurement.samples),
         }
         samples = {PREFIX + name: values for name, values in measurement.samples.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +63,8 @@ class Store:
             with self.path(id_).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 about = json.loads(str(file[ABOUT][()]))
                 samples = {name.removeprefix(PREFIX): file[name] for name in file.files if name.startswith(PREFIX)}
+            if sorted(samples) != sorted(about["names"]):
+                return "", None
             origin = float(about["seconds"]), str(about["date"]), str(about["machine"]), tuple(about["warnings"])
             return str(about["key"]), Measurement(samples, *origin)
         except Exception:  # a damaged archive raises whatever its bytes lead to; it is measured again
