@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lab import config as configuration
 from lab import schema
-from lab.files import refuse_to_overwrite, whole
+from lab.files import refuse_to_write, whole
 from lab.schema import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     plan = Plan(_parser().parse_intermixed_args(list(arguments)))
     folder = Path(plan.config.output_dir)
-    refuse_to_overwrite(folder, is_allowed=True)  # a map may stand beside a run, if one can write there
+    refuse_to_write(folder)  # a map may stand beside a run, if one can write there
     if not plan.config.overwrite and any((folder / name).exists() for name in (PICTURE, TABLE)):
         raise ConfigError(
             f"output_dir={folder}: this folder holds a map already; choose another, or add overwrite=true."

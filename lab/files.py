@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,12 @@ from lab.schema import ConfigError
 SUMMARY, READINGS, PICTURE, EVENTS = "summary.json", "readings.nc", "gradients.png", "events.out.tfevents.*"
 PRODUCTS = (SUMMARY, READINGS, PICTURE, EVENTS)
 """What a run leaves in its folder besides .hydra/."""
+LOCK, PROGRESS, CHECKPOINTS = ".lock", "progress.json", "checkpoints"
+"""What is there while it works, or until it has come to its end: who works on it, how far it is, how it can go on."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What stops a run for a reason that is not its own; it goes on from its checkpoint once there is room."""
+SWEEP = "sweep.json"
+"""The runs of a sweep, in its folder."""
 
 
 @contextmanager
@@ -28,15 +36,16 @@ def whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def refuse_to_overwrite(folder: Path, is_allowed: bool) -> None:
-    """Raise a ConfigError if the folder cannot be written, or holds a run and nobody allowed to overwrite it."""
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"output_dir={folder}: {above} is no folder that can be written in; choose another.")
-    if not is_allowed and any(any(folder.glob(pattern)) for pattern in PRODUCTS):
+def refuse_to_write(folder: Path) -> None:
+    """Raise a ConfigError if the folder cannot be made or written in."""
+    above = folder
+    try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=".gradlab-", dir=above))  # only trying tells: root may seem to be allowed
+    except OSError as error:
         raise ConfigError(
-            f"output_dir={folder}: this folder holds a run already; choose another, or add overwrite=true."
-        )
+            f"output_dir={folder}: {above} is no folder that can be written in; choose another."
+        ) from error
 
 
 def clear(folder: Path) -> None:

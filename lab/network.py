@@ -59,11 +59,11 @@ class Network(nn.Module):
             for variant, stream in zip(variants, streams, strict=True)
         ]
         alphas = [getattr(variant.residual, "alpha", 1.0) for variant in variants]
-        noise = [torch_generator(stream.noise, device) for stream in streams]
+        self.noise = [torch_generator(stream.noise, device) for stream in streams]
         has_embedding = config.residual.name != "none" or config.model.block == "ffn"
         self.embedding = Linear(config, features, width, draws) if has_embedding else None
         self.blocks = nn.ModuleList(
-            Block(config, features if layer == 0 and not has_embedding else width, draws, alphas, noise)
+            Block(config, features if layer == 0 and not has_embedding else width, draws, alphas, self.noise)
             for layer in range(config.model.depth)
         )
         has_final_norm = config.residual.name != "none" and _place(config) == "pre"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
+import hashlib
+import itertools
+import signal
+import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lab import config as configuration
-from lab import data, overlay, schema
-from lab.files import SUMMARY, clear, refuse_to_overwrite, whole
+from lab import data, devices, memory, overlay, schema
+from lab.checkpoint import Checkpoint, forget, latest
+from lab.devices import choose_device
+from lab.files import NO_ROOM
+from lab.folder import Task, held, summary_of, task
 from lab.overlay import Overlay
 from lab.readings import to_dataset
 from lab.schema import ConfigError
-from lab.summary import Summary, describe_device, versions
-from lab.training import train
+from lab.stopping import stoppable
+from lab.training import alone, train
+from lab.work import Keeper, Stopped, Work, attributes, parts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,6 +48,7 @@ def simulate(*overrides: str) -> xr.Dataset:
     """
     config = configuration.compose(overrides)
     device = choose_device(config.device)
+    memory.refuse_too_large(config, device)
     with thread_budget(config.threads):
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
         expected = overlay.expect(config, dataset)
@@ -71,6 +78,7 @@ def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
         if keys:
             raise ConfigError(f"{keys[0]}: replicas of one network cannot differ in it; run them one by one.")
     device = choose_device(config.device)
+    memory.refuse_too_large(config, device)
     with thread_budget(config.threads):
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
         records = list(train(config, dataset, device, configs))
@@ -80,78 +88,158 @@ def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
 def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = False) -> dict[str, Any]:
     """Train a configuration into a folder and return its summary, which summary.json holds too.
 
+    A run that has come to its end there before is left alone; one that was interrupted or killed goes on where it was.
+
     Raises:
-        ConfigError: the folder holds a run already and `overwrite` is false, or data or device cannot be had.
+        ConfigError: the folder holds another run and `overwrite` is false, another process works on it, it would not
+            fit the memory, or data or device cannot be had; nothing has been written then.
+        KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM; what was measured is written, and a checkpoint.
+    """
+    [summary] = run_together([config], [folder], folder, title, is_quiet)
+    return summary
+
+
+def run_together(
+    configs: Sequence[schema.Config], folders: Sequence[Path], keep_in: Path, title: str = "", is_quiet: bool = False
+) -> list[dict[str, Any]]:
+    """Train configurations as replicas of one network, each into a folder of its own, as `run` would one by one.
+
+    Args:
+        configs: equal but for `schema.PER_REPLICA` and the number of replicas.
+        folders: one for each.
+        keep_in: the folder that checkpoints are kept in; a single run's is its own.
+        title: of the console; a single run's picture has it too.
+        is_quiet: print nothing.
+
+    Returns:
+        Their summaries.
+
+    Raises:
+        as `run`.
     """
     from lab.sinks.console import Console
-    from lab.sinks.table import Table
-    from lab.sinks.tensorboard import TensorBoard
 
-    refuse_to_overwrite(folder, config.overwrite)
-    device = choose_device(config.device)
-    with thread_budget(config.threads):
+    config, variants = merged(configs)
+    if (done := _done(_tasks(configs, folders), folders)) is not None:
+        return done
+    with ExitStack() as stack:
+        device = stack.enter_context(devices.reserve(config.device, config.runs_per_gpu))
+        memory.refuse_too_large(config, device)
+        stack.enter_context(thread_budget(config.threads))
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
-        folder.mkdir(parents=True, exist_ok=True)
-        clear(folder)
-        title = title or folder.name
-        theory = overlay.expect(config, dataset)
-        expected = theory if isinstance(theory, Overlay) else None
-        heading = f"{title}\n{describe(config)}"
-        table = Table(folder, config.first_replica, attributes(config, device), heading, expected)
-        sinks: list[Sink] = [table, TensorBoard(folder, config, expected)]
-        if not is_quiet:
-            sinks.append(Console(title, config.steps))
-        started = time.perf_counter()
-        status, error = "failed", ""
-        try:
-            with ExitStack() as stack:
-                for sink in reversed(sinks):
-                    stack.callback(sink.close)  # each is closed, even if another cannot be
-                for record in train(config, dataset, device):
-                    for sink in sinks:
-                        sink.write(record)
-            status = "diverged" if (record.diverged_at >= 0).all() else "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        except Exception:
-            error = traceback.format_exc()
-            raise
-        finally:
-            summary = Summary(config, device)
-            for record in table.records:  # not as a sink of its own: Ctrl-C between two sinks would set them apart
-                summary.write(record)
-            comparison = overlay.judge(theory, table.records[0] if table.records else None)
-            result = summary.result(status, time.perf_counter() - started, comparison, error)
-            with whole(folder / SUMMARY) as draft:
-                draft.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+        for folder in dict.fromkeys([*folders, keep_in]):
+            stack.enter_context(held(folder))
+        tasks = _tasks(configs, folders)  # once more: until now another process may have worked here
+        if (done := _done(tasks, folders)) is not None:
+            return done
+        stop = stack.enter_context(stoppable())
+        start = _start(keep_in, configs, tasks)
+        works = [
+            Work(one, folder, dataset, device, title if len(configs) == 1 and title else folder.name)
+            for one, folder in zip(configs, folders, strict=True)
+        ]
+        keeper = Keeper(keep_in, _fingerprint(configs), config, stop, start)
+        sinks: list[Sink] = [] if is_quiet else [Console(title or keep_in.name, config.steps)]
+        return _train(config, variants, dataset, device, start, keeper, works, sinks)
+
+
+def _train(
+    config: schema.Config,
+    variants: Sequence[schema.Config] | None,
+    dataset: data.Dataset,
+    device: torch.device,
+    start: Checkpoint | None,
+    keeper: Keeper,
+    works: Sequence[Work],
+    sinks: Sequence[Sink],
+) -> list[dict[str, Any]]:
+    """Train, write every reading, and come to an end in every folder, whatever happens."""
+    status, error = "failed", ""
+    try:
+        with ExitStack() as stack:
+            for work in works:
+                work.begin(stack)
+            for sink in sinks:
+                stack.callback(sink.close)
+            readings = train(config, dataset, device, variants, start.state if start else None, keeper.between)
+            for number, record in enumerate(itertools.chain(start.records if start else (), readings)):
+                is_new = start is None or number >= len(start.records)
+                keeper.records.append(record)
+                for work, part in zip(works, parts(record, works), strict=True):
+                    work.write(part, is_new)
+                for sink in sinks:
+                    sink.write(record)
+        status = "finished"
+    except (KeyboardInterrupt, Stopped):
+        status = "interrupted"
+        keeper.stop.number = keeper.stop.number or signal.SIGINT
+    except OSError as problem:
+        status, error = "interrupted" if problem.errno in NO_ROOM else "failed", traceback.format_exc()
+        raise
+    except Exception:
+        error = traceback.format_exc()
+        raise
+    finally:
+        summaries = [work.end(status, error) for work in works]
+    if status == "interrupted":
+        keeper.stop.end()
+    forget(keeper.folder)
+    return summaries
+
+
+def merged(configs: Sequence[schema.Config]) -> tuple[schema.Config, list[schema.Config] | None]:
+    """One configuration with the replicas of all, and each replica's own; None for the latter if there is but one.
+
+    Raises:
+        ConfigError: they differ in something that replicas of one network share.
+    """
+    if len(configs) == 1:
+        return configs[0], None
+    shared = _without_own_numbers(configs[0])
+    for other in configs:
+        keys = [
+            key for key, value in _without_own_numbers(other).items() if shared.get(key) != value and key != "replicas"
+        ]
+        if keys:
+            raise ConfigError(f"{keys[0]}: replicas of one network cannot differ in it; run them one by one.")
+    variants = [variant for config in configs for variant in alone(config)]
+    return replace(configs[0], replicas=len(variants)), variants
+
+
+def _tasks(configs: Sequence[schema.Config], folders: Sequence[Path]) -> list[Task]:
+    return [
+        task(folder, configuration.fingerprint(config), config.overwrite)[0]
+        for config, folder in zip(configs, folders, strict=True)
+    ]
+
+
+def _done(tasks: Sequence[Task], folders: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """The summaries, if there is nothing left to do."""
+    if any(what is not Task.SKIP for what in tasks):
+        return None
+    return [summary for folder in folders if (summary := summary_of(folder)) is not None]
+
+
+def _start(keep_in: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
+    """The checkpoint to go on from: the newest that is whole and belongs to these runs."""
+    if all(what is not Task.CONTINUE for what in tasks) and len(configs) == 1:
+        forget(keep_in)
+        return None
+    found = latest(keep_in, lambda sentence: print(f"{sentence}; the one before it is used.", file=sys.stderr))
+    if found is None or found.fingerprint != _fingerprint(configs):
+        return None
+    return found
+
+
+def _fingerprint(configs: Sequence[schema.Config]) -> str:
+    """A run's fingerprint, or one of several together."""
+    each = [configuration.fingerprint(config) for config in configs]
+    return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()[:16]
 
 
 def _without_own_numbers(config: schema.Config) -> dict[str, Any]:
     flat = schema.flatten(configuration.as_dict(config))
     return {key: value for key, value in flat.items() if key not in schema.PER_REPLICA}
-
-
-def describe(config: schema.Config) -> str:
-    """The choices that matter most, for a picture's title."""
-    parts = [f"{config.activation.name}, {config.init.name}"]
-    parts += [f"{group} {name}" for group in ("norm", "residual") if (name := getattr(config, group).name) != "none"]
-    parts += [f"depth {config.model.depth}, width {config.model.width}", f"{config.replicas} replicas"]
-    return ", ".join(parts)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `device` names; auto takes a GPU if there is one.
-
-    Raises:
-        ConfigError: cuda is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch finds no CUDA device here; choose device=cpu or device=auto.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 @contextmanager
@@ -164,13 +252,3 @@ def thread_budget(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def attributes(config: schema.Config, device: torch.device) -> Mapping[str, str]:
-    """What a table says of its origin: config and versions as JSON, fingerprint and device."""
-    return {
-        "config": json.dumps(configuration.as_dict(config)),
-        "fingerprint": configuration.fingerprint(config),
-        "versions": json.dumps(versions()),
-        "device": describe_device(device),
-    }

@@ -7,6 +7,8 @@ a configuration that makes no sense, with one sentence that names the key and sa
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
@@ -16,8 +18,22 @@ LARGEST = 1e30
 """No number of a configuration may be larger: float32 ends at 3e38, and products must have room."""
 
 
+LONGEST_WORD = 400
+"""Characters without a space that a message quotes whole: a path may be long."""
+LONGEST_NAME, LONGEST_PATH = 255, 3000
+"""Bytes of a file's name, and of a path that files are put below; file systems end at 255 and 4096."""
+
+
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one sentence that names the key and the remedy."""
+    """A configuration that cannot be used; the message is one sentence that names the key and the remedy.
+
+    It may quote what was given, whatever that is: what would break the line or cannot be printed is shown as an escape,
+    and a word that fills a screen by its beginning and its end.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in message)
+        super().__init__(re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:80]}...{word[0][-40:]}", shown))
 
 
 def number(
@@ -36,6 +52,11 @@ def number(
 def choice(default: str, *allowed: str) -> Any:
     """A text field that takes one of the `allowed` words."""
     return field(default=default, metadata={"allowed": (default, *allowed)})
+
+
+def path(default: str) -> Any:
+    """A text field that names a file or folder."""
+    return field(default=default, metadata={"path": True})
 
 
 # --- activation -----------------------------------------------------------------------------------------------------
@@ -287,7 +308,7 @@ class Data:
 class OpenML(Data):
     """MNIST and Fashion-MNIST from OpenML, kept in `cache` after the first download."""
 
-    cache: str = "~/.cache/gradlab"
+    cache: str = path("~/.cache/gradlab")
 
 
 @dataclass(frozen=True)
@@ -326,7 +347,7 @@ class GaussianData(Data):
 class Npz(Data):
     """The user's own arrays: x_train, y_train and, if there, x_test, y_test (else every fifth example is held out)."""
 
-    path: str = ""
+    path: str = path("")
     standardize: bool = True
 
 
@@ -381,8 +402,26 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """When a run is kept so that it can go on: every so many steps, every so many seconds, or both; 0 is never."""
+
+    every: int = number(0, at_least=0, at_most=10**12)
+    seconds: float = number(60.0, at_least=0)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """With `batch`, runs of a sweep that differ in `PER_REPLICA` at most are replicas of one network."""
+
+    batch: bool = False
+
+
+@dataclass(frozen=True)
 class Config:
-    """One run, whole. `threads=0` leaves the number of CPU threads to torch; `dtype` is the network's precision."""
+    """One run, whole. `threads=0` leaves the number of CPU threads to torch; `dtype` is the network's precision.
+
+    `runs_per_gpu` is how many runs of a machine may share a GPU at a time, 0 as many as come.
+    """
 
     activation: Activation = field(default_factory=Activation)
     init: Init = field(default_factory=Init)
@@ -393,6 +432,8 @@ class Config:
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     probe: Probe = field(default_factory=Probe)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    sweep: Sweep = field(default_factory=Sweep)
     steps: int = number(500, at_least=0, at_most=10**12)
     batch_size: int = number(128, at_least=1, at_most=10**7)
     replicas: int = number(4, at_least=1, at_most=10**5)
@@ -401,7 +442,8 @@ class Config:
     dtype: str = choice("float32", "float64")
     device: str = choice("auto", "cpu", "cuda")
     threads: int = number(0, at_least=0, at_most=4096)
-    output_dir: str = "runs"
+    runs_per_gpu: int = number(0, at_least=0, at_most=1024)
+    output_dir: str = path("runs")
     overwrite: bool = False
 
 
@@ -425,7 +467,12 @@ PER_REPLICA = frozenset(
 )
 """Keys that replicas of one network can differ in."""
 
-NOT_SCIENTIFIC = frozenset({"device", "threads", "output_dir", "overwrite", "data.cache"})
+NOT_SCIENTIFIC = frozenset(
+    {
+        *("device", "threads", "runs_per_gpu", "output_dir", "overwrite", "data.cache"),
+        *("checkpoint.every", "checkpoint.seconds", "sweep.batch"),
+    }
+)
 """Keys that do not change what is computed, only where and how: no part of a run's fingerprint."""
 
 
@@ -473,6 +520,8 @@ _WORDS = {"at least": "of at least", "at most": "of at most"}
 def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if "allowed" in metadata and value not in metadata["allowed"]:
         raise ConfigError(f"{key}={value}: choose one of {', '.join(metadata['allowed'])}.")
+    if isinstance(value, str):
+        _check_text(key, value, is_path="path" in metadata)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     if not math.isfinite(value):
@@ -491,10 +540,23 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}={value}: give a number {wanted}.")
 
 
+def _check_text(key: str, value: str, is_path: bool) -> None:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ConfigError(f"{key}={value}: it holds a character that ends a line or is none; leave it out.")
+    longest = max(len(name.encode()) for name in value.split("/"))
+    if is_path and (longest > LONGEST_NAME or len(value.encode()) > LONGEST_PATH):
+        raise ConfigError(
+            f"{key}={value}: no name in it may be longer than {LONGEST_NAME} bytes, nor all of it than {LONGEST_PATH};"
+            " choose a shorter one."
+        )
+
+
 def _check_combinations(config: Config) -> None:
     model, norm, residual = config.model, config.norm, config.residual
     if not config.output_dir:
         raise ConfigError("output_dir: it is empty; name the folder, for example output_dir=runs/mine.")
+    if config.output_dir.startswith("~"):  # in a file; an override's has been expanded
+        raise ConfigError(f"output_dir={config.output_dir}: there is no such home folder; write the whole path.")
     if model.block == "linear" and model.expansion is not None:
         raise ConfigError(
             "model.expansion: only model.block=ffn has hidden units to expand; leave it out or choose ffn."

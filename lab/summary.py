@@ -36,6 +36,9 @@ class Summary:
         """The summary as plain values fit for JSON; metrics are medians over the replicas whose value is finite."""
         fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica, status)
         diverged = [fate for fate in fates if fate["status"] == "diverged"]
+        first = min(diverged, key=lambda fate: fate["step"]) if diverged else None
+        if first and first["step"] == 0 and getattr(self.config.norm, "eps", 1.0) == 0:
+            first = first | {"cause": "norm.eps=0 divides a unit that is constant by 0; give norm.eps a value above 0"}
         summary = {
             "status": status,
             "steps_done": self.last.step if self.last else 0,
@@ -43,7 +46,7 @@ class Summary:
             "best": self.best,
             "replicas": fates,
             "theory": theory,
-            "first_nonfinite": min(diverged, key=lambda fate: fate["step"]) if diverged else None,
+            "first_nonfinite": first,
             "fingerprint": configuration.fingerprint(self.config),
             "config": configuration.as_dict(self.config),
             "versions": versions(),

@@ -7,9 +7,10 @@ where memory is the host's own, looking at a number costs nothing, and the loop 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,20 @@ from lab.seeding import streams
 OF_THE_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
 """With `probe.cotangent=random` these, and all that hooks see, are of the injected gradient; the rest is the loss's."""
 
+WATCHED = ("alive", "survived", "is_finite")
+"""What a watch remembers from step to step."""
+
 EVAL_ROWS = 2048
 """Held-out examples evaluated at once: bounds the memory of a large test set."""
 
 
 def train(
-    config: schema.Config, dataset: Dataset, device: torch.device, variants: Sequence[schema.Config] | None = None
+    config: schema.Config,
+    dataset: Dataset,
+    device: torch.device,
+    variants: Sequence[schema.Config] | None = None,
+    start: Mapping[str, Any] | None = None,
+    between: Callable[[Trainer], None] | None = None,
 ) -> Iterator[Record]:
     """Train and yield a record at every reading; the run ends early when every replica has diverged.
 
@@ -43,9 +52,15 @@ def train(
         dataset: tensors on `device`.
         device: where to compute.
         variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
+        start: the `Trainer.state` to go on from.
+        between: called before every step; what it raises ends the run there.
     """
     trainer = Trainer(config, dataset, device, variants)
-    for step in range(config.steps + 1):
+    if start is not None:
+        trainer.restore(start)
+    for step in range(trainer.steps, config.steps + 1):
+        if between is not None:
+            between(trainer)
         is_reading = is_due(step, config.probe.every, config.steps)
         is_evaluated = is_reading and is_due(step, config.probe.eval_every, config.steps)
         has_jacobian = is_reading and config.probe.jacobian and is_due(step, config.probe.jacobian_every)
@@ -121,6 +136,49 @@ class Trainer:
         step = self.steps - has_update
         return fetch(step, loss, measured, self.watch, time.perf_counter() - self.started, config)
 
+    def state(self) -> dict[str, Any]:
+        """All that decides the steps to come, on the host: tensors, numbers, texts, lists and dictionaries.
+
+        The configuration, the data and the device are not in it; `restore` wants a trainer made of the same.
+        """
+        optimizer, watch = self.optimizer, self.watch
+        return {
+            "steps": self.steps,
+            "seconds": time.perf_counter() - self.started,
+            "values": [_on_host(run.values) for run in self.parameters.runs],
+            "buffers": {name: _on_host(value) for name, value in self.network.named_buffers()},
+            "optimizer": {name: list(map(_on_host, tensors)) for name, tensors in optimizer.state_tensors().items()},
+            "updates": optimizer.steps,
+            "batches": self.batches.state(),
+            "noise": [generator.get_state() for generator in self.network.noise],
+            "cotangents": [generator.get_state() for generator in self.cotangents],
+            "watch": {name: _on_host(getattr(watch, name)) for name in WATCHED},
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the trainer that `state` was taken of; afterwards every step is the same, bit for bit on the CPU.
+
+        Raises:
+            ValueError, KeyError: the state is that of another configuration.
+        """
+        for run, values in zip(self.parameters.runs, state["values"], strict=True):
+            run.values.copy_(values)
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(state["buffers"][name])
+        for name, tensors in self.optimizer.state_tensors().items():
+            for mine, theirs in zip(tensors, state["optimizer"][name], strict=True):
+                mine.copy_(theirs)
+        self.optimizer.steps = state["updates"]
+        self.batches.restore(state["batches"])
+        generators = [*self.network.noise, *self.cotangents]
+        for generator, found in zip(generators, [*state["noise"], *state["cotangents"]], strict=True):
+            generator.set_state(found)
+        for name in WATCHED:
+            getattr(self.watch, name).copy_(state["watch"][name])
+        self.steps = state["steps"]
+        self.started = time.perf_counter() - state["seconds"]
+
     def _backward(self, x: Tensor, y: Tensor, is_reading: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Put the loss's gradients into the runs; return each replica's loss (R,) and what the instrument saw."""
         instrument, parameters = self.instrument, self.parameters
@@ -159,6 +217,11 @@ class Trainer:
 def alone(config: schema.Config) -> list[schema.Config]:
     """Each replica of a configuration as a configuration of its own."""
     return [replace(config, replicas=1, first_replica=config.first_replica + r) for r in range(config.replicas)]
+
+
+def _on_host(values: Tensor) -> Tensor:
+    """A copy that no later step changes."""
+    return values.detach().clone().cpu()
 
 
 def _if_they_differ(values: Sequence[float], device: torch.device) -> Tensor | None:

@@ -17,7 +17,8 @@ from hydra.core.utils import JobRuntime
 import lab
 from lab import figures, runs
 from lab.config import compose, fingerprint
-from lab.files import refuse_to_overwrite, whole
+from lab.files import whole
+from lab.folder import Task, task
 from lab.schema import ConfigError
 from lab.sinks.tensorboard import TensorBoard
 from lab.training import train
@@ -162,11 +163,11 @@ def test_the_package_promises_two_functions():
 @pytest.mark.parametrize("product", ["summary.json", "readings.nc", "gradients.png", "events.out.tfevents.1.host.2.0"])
 def test_any_trace_of_a_run_makes_a_folder_taken(tmp_path: Path, product: str):
     (tmp_path / "notes.txt").touch()
-    refuse_to_overwrite(tmp_path, is_allowed=False)
+    assert task(tmp_path, "mine", may_overwrite=False)[0] is Task.BEGIN
     (tmp_path / product).touch()
-    with pytest.raises(ConfigError, match=r"holds a run already; choose another, or add overwrite=true\.$"):
-        refuse_to_overwrite(tmp_path, is_allowed=False)
-    refuse_to_overwrite(tmp_path, is_allowed=True)
+    with pytest.raises(ConfigError, match=r"holds a run already.*; choose another, or add overwrite=true\.$"):
+        task(tmp_path, "mine", may_overwrite=False)
+    assert task(tmp_path, "mine", may_overwrite=True)[0] is Task.BEGIN
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path: Path):
@@ -226,7 +227,7 @@ def test_a_sink_that_fails_at_the_end_leaves_no_half_file_and_the_others_finish(
     monkeypatch.setattr(target, name, write_half)
     with pytest.raises(OSError, match="disk full"):
         runs.run(compose(SMALL), tmp_path, is_quiet=True)
-    names = {path.name.partition(".out.")[0] for path in tmp_path.iterdir()}
+    names = {path.name.partition(".out.")[0] for path in tmp_path.iterdir()} - {".lock"}
     assert names == {"summary.json", "readings.nc", "gradients.png", "events"} - missing
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "failed"
@@ -250,19 +251,3 @@ def test_a_sink_that_fails_on_the_way_stops_the_run_and_the_others_keep_what_the
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
     assert lab.load(tmp_path)["step"].values.tolist() == [0, 1, 2, 3]
     assert not [path for path in tmp_path.iterdir() if str(os.getpid()) in path.name and "tfevents" not in path.name]
-
-
-# --- the device -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("has_cuda", "name", "chosen"), [(False, "auto", "cpu"), (True, "auto", "cuda")])
-def test_auto_takes_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch, has_cuda: bool, name: str, chosen: str):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    assert runs.choose_device(name).type == chosen
-    assert runs.choose_device("cpu").type == "cpu"
-
-
-def test_a_gpu_that_is_not_there_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"^device=cuda: .*; choose device=cpu or device=auto\.$"):
-        runs.choose_device("cuda")

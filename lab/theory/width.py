@@ -338,7 +338,8 @@ def _along_input(config: schema.Config, prediction: Prediction) -> Array:
     up = maps(config, config.model.width).up
     square = np.log((prediction.q - up.bias_var) / up.weight_var)  # of the inputs
     outputs = np.append(square[1:], 2 * square[-1] - square[-2] if len(square) > 1 else square[-1])
-    rest = _from_here_up(-np.log1p(-prediction.branch_share[1:]))  # a layer adds the branch's share to the skip's
+    with np.errstate(divide="ignore"):  # a branch beside which the skip is nothing
+        rest = _from_here_up(-np.log1p(-prediction.branch_share[1:]))  # a layer adds the branch's share to the skip's
     return np.asarray(np.exp(np.minimum(outputs[-1] - outputs - rest, 700.0)) / config.model.width)
 
 
