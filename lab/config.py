@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
+import os
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
@@ -18,17 +22,21 @@ from hydra import version as hydra_version
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, RangeSweep
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from lab import schema
+from lab import safety, schema
 from lab.schema import Config, ConfigError
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 """What composing raises on bad input; the plain ValueError comes from Hydra's insides."""
+
+HOME = re.compile(r"""(\+{0,2}output_dir=)(['"]?)(~[^'",]*)\2""")
+"""An output folder that begins with the home folder."""
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -49,7 +57,11 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
     is_swept = number is not None
     tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides, with_hydra=True)
     try:
+        if is_swept:
+            safety.check_run_folder(tree.hydra.sweep.subdir)
         folder = Path(tree.hydra.sweep.dir, tree.hydra.sweep.subdir) if is_swept else Path(tree.hydra.run.dir)
+    except ConfigError:
+        raise
     except HYDRA_ERRORS as error:
         raise explain(error, overrides) from error
     with open_dict(tree):
@@ -60,20 +72,36 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
 def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """The composed tree before it becomes a `Config`; `with_hydra` keeps Hydra's own part (folders, job name)."""
     register()
-    overrides = list(overrides)
+    overrides = expand_home(overrides)
     try:
-        for override in parse(overrides):
-            if override.is_delete() and not override.get_key_element().startswith("~hydra"):
-                key = override.get_key_element().removeprefix("~")
-                raise ConfigError(
-                    f"~{key}: nothing can be taken out of a configuration; choose another value for {key}."
-                )
-        with _hydra():
-            return hydra_compose("config", overrides=overrides, return_hydra_config=with_hydra)
+        tree = _compose(overrides)
+        own = _own_hydra(str(tree.hydra.runtime.choices["hydra/launcher"]))
+        plain = _plain(tree)
+        safety.check_hydra({"hydra": plain.pop("hydra")}, {"hydra": own})
+        safety.check_values(plain)
     except ConfigError:
         raise
-    except HYDRA_ERRORS as error:
+    except (*HYDRA_ERRORS, OSError) as error:  # an option's name is looked for as a file's, which may be too long
         raise explain(error, overrides) from error
+    if not with_hydra:
+        with open_dict(tree):
+            del tree["hydra"]
+    return tree
+
+
+def expand_home(overrides: Sequence[str]) -> list[str]:
+    """The overrides with the home folder in place of the ~ that output_dir begins with; a shell may leave it there.
+
+    Raises:
+        ConfigError: one that cannot be read, or may not be given.
+    """
+    expanded = []
+    for text in overrides:
+        if found := HOME.fullmatch(text):
+            text = found[1] + QuotedString(os.path.expanduser(found[3]), Quote.single).with_quotes()
+        expanded.append(text)
+    parse(expanded)
+    return expanded
 
 
 def to_config(tree: DictConfig) -> Config:
@@ -122,10 +150,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """Read overrides by Hydra's grammar.
 
     Raises:
-        ConfigError: one that cannot be read.
+        ConfigError: one that cannot be read, or may not be given.
     """
     parsed = []
     for text in overrides:
+        safety.check_text(text)
         try:
             [override] = OverridesParser.create().parse_overrides([text])
             if not override.key_or_group:
@@ -135,24 +164,43 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                 f"{text}: this override cannot be read; write key=value, with quotes around a value that holds spaces,"
                 " brackets or an equals sign."
             ) from error
+        key = override.get_key_element().lstrip("+~")
+        safety.check_override(text, key, override._value, override.is_delete())
         parsed.append(override)
     return parsed
 
 
 def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of the swept values, in the order in which Hydra's sweeper runs them."""
+    """Every combination of the swept values, in the order in which Hydra's sweeper runs them.
+
+    Raises:
+        ConfigError: an override that cannot be read or swept over, or more runs than anybody waits for.
+    """
     alternatives = []
     for override in parse(overrides):
         if override.is_sweep_override():
-            if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
-                raise ConfigError(
-                    f"{override.input_line}: only choices and ranges can be swept; list the values instead."
-                )
-            key = override.get_key_element()
-            alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            alternatives.append([f"{override.get_key_element()}={value}" for value in _swept_values(override)])
         else:
             alternatives.append([override.input_line or ""])
+        safety.runs_of([len(values) for values in alternatives])
     return [list(job) for job in itertools.product(*alternatives)]
+
+
+def _swept_values(override: Override) -> list[str]:
+    value = override.value()
+    if not override.is_discrete_sweep() or isinstance(value, Glob):
+        raise ConfigError(f"{override.input_line}: only choices and ranges can be swept; list the values instead.")
+    try:
+        if isinstance(value, RangeSweep):  # counted first: it may be endless, and a shuffled one is held whole
+            safety.runs_of([sum(1 for _ in itertools.islice(value.range(), safety.MOST_RUNS + 1))])
+        found = list(override.sweep_string_iterator())
+    except ConfigError:
+        raise
+    except (*HYDRA_ERRORS, ArithmeticError) as error:
+        raise ConfigError(f"{override.input_line}: these values cannot be listed; list them yourself.") from error
+    if not found:
+        raise ConfigError(f"{override.input_line}: there is no value in it; give at least one.")
+    return found
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:
@@ -166,16 +214,45 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    with _hydra():
+        return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+@functools.cache
+def _own_hydra(launcher: str) -> dict[str, Any]:
+    """Hydra's own part as conf/ has it, with nothing resolved in it."""
+    safety.check_override(f"hydra/launcher={launcher}", "hydra/launcher", launcher, is_deletion=False)
+    return _plain(_compose([f"hydra/launcher={launcher}"]).hydra)
+
+
+def _plain(tree: DictConfig) -> dict[str, Any]:
+    """Dictionaries and lists with nothing resolved in them."""
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra, looking into conf/; afterwards it is as it was for the application that we may be called from."""
+    """Hydra, looking into conf/; afterwards it is as it was for the application that we may be called from.
+
+    Within the block ${...} knows no functions but those of `safety.RESOLVERS`: a list of defaults, which nobody sees
+    after it has been followed, cannot look at the environment either.
+    """
     base, runtime = hydra_version.VersionBase.instance(), JobRuntime.instance()
     host, version, names = GlobalHydra.instance().hydra, base.getbase(), runtime.conf.copy()
+    resolvers = BaseContainer._resolvers
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with warnings.catch_warnings(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            # The launchers' presets are meant to be held against their plugins' schemas.
+            warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore", UserWarning)
+            known = BaseContainer._resolvers
+            BaseContainer._resolvers = {name: known[name] for name in safety.RESOLVERS}
             yield
     finally:
+        BaseContainer._resolvers = resolvers
         GlobalHydra.instance().hydra, base.version_base, runtime.conf = host, version, names
 
 
@@ -244,6 +321,10 @@ def _explain_override(message: str, overrides: Sequence[str]) -> str:
 def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
     key, message = str(cause.full_key), _first_line(str(cause))
     given = next((text for text in overrides if text.lstrip("+").partition("=")[0] == key), key)
+    if "Unsupported interpolation type" in message:  # only a list of defaults comes so far
+        return "defaults: ${...} in a file may point to a key, but not call anything; write the option's name."
+    if key.startswith("hydra"):
+        return f"{given}: {message.rstrip('.')}; see the files in conf/hydra."
     if "not in" in message and message.startswith("Key"):
         return _no_such_key(key, cause.object_type if is_dataclass(cause.object_type) else Config)
     wanted = {
@@ -309,9 +390,8 @@ def _culprit(overrides: Sequence[str]) -> str:
     """The override that fails on its own, if one does."""
     for text in overrides:
         try:
-            with _hydra():
-                hydra_compose("config", overrides=[text])
-        except HYDRA_ERRORS:
+            _compose([text])
+        except (*HYDRA_ERRORS, OSError):
             return text
     return " ".join(overrides) or "conf/config.yaml"
 

@@ -6,11 +6,7 @@ Everything is drawn and standardized by NumPy in float64, so that dtype and devi
 from __future__ import annotations
 
 import functools
-import lzma
-import tokenize
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -22,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lab import schema
+from lab import memory, npz, schema
 from lab.schema import ConfigError
 
 
@@ -245,101 +241,31 @@ def _gaussian(config: schema.GaussianData) -> tuple[Split, int]:
 
 
 def _npz(config: schema.Npz) -> tuple[Split, int]:
-    arrays = _read(config.path)
-    x, y = _examples(config.path, arrays, "train")
+    path = config.path
+    arrays = npz.read(path, most_numbers=memory.available() // (8 * npz.COPIES))
+    x, y = npz.examples(path, arrays, "train")
     if {"x_test", "y_test"} & arrays.keys():
-        split = Split(x, y, *_examples(config.path, arrays, "test"))
+        split = Split(x, y, *npz.examples(path, arrays, "test"))
         if split.test_x.shape[1] != x.shape[1]:
-            raise _fault(
-                config.path,
-                f"x_test has {split.test_x.shape[1]} features and x_train {x.shape[1]}",
-                "give both the same",
+            raise npz.fault(
+                path, f"x_test has {split.test_x.shape[1]} features and x_train {x.shape[1]}", "give both the same"
             )
     elif len(x) < HOLD_OUT_EVERY:
-        raise _fault(
-            config.path,
+        raise npz.fault(
+            path,
             f"x_train has {len(x)} examples, too few to hold every {HOLD_OUT_EVERY}th out",
             f"give x_test and y_test, or at least {HOLD_OUT_EVERY} examples",
         )
     else:
         split = _hold_out(x, y)
-    labels = np.unique(np.concatenate([split.train_y, split.test_y]))
-    if not np.array_equal(labels, np.arange(len(labels))):
-        raise _fault(
-            config.path,
-            f"the {len(labels)} labels in use run from {labels[0]} to {labels[-1]}",
-            "number the classes 0, 1, 2 and so on without a gap, as numpy.unique(y, return_inverse=True)[1] does",
-        )
-    if len(labels) < 2:
-        raise _fault(config.path, "all examples have the same label", "give examples of at least 2 classes")
-    return (_standardize(split) if config.standardize else split), len(labels)
-
-
-UNREADABLE = (
-    *(OSError, ValueError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
-)
-"""What np.load and zipfile raise on a file that is damaged, or whose header claims what cannot be."""
-
-
-def _read(path: str) -> dict[str, Any]:
-    """The arrays in the user's file, read without unpickling anything."""
-    remedy = "write it with numpy.savez(FILE, x_train=..., y_train=...), all of them plain arrays of numbers"
-    name = ""
-    place = Path(path).expanduser()
-    if place.exists() and not place.is_file() and not place.is_dir():  # a pipe would be waited for
-        raise _fault(path, "it is no ordinary file", "give the path of an npz file")
-    try:
-        # Opened here, because np.load leaves a file that it cannot read open.
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {}
-            for name in archive.files:
-                if name in ("x_train", "y_train", "x_test", "y_test"):
-                    arrays[name] = archive[name]
-                    if not isinstance(arrays[name], np.ndarray):
-                        raise TypeError(f"{name} is a file of another kind.")
-            return arrays
-    except FileNotFoundError as error:
-        raise _fault(path, "there is no such file", "give the path of an npz file") from error
-    except UNREADABLE as error:
-        what = f"{name} cannot be read as an array of numbers" if name else "it cannot be read as an npz file"
-        raise _fault(path, what, remedy) from error
-
-
-def _examples(path: str, arrays: Mapping[str, Any], part: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """x (n, features) and y (n,) of one part of the user's file, once nothing is wrong with them."""
-    for name in (f"x_{part}", f"y_{part}"):
-        if name not in arrays:
-            found = ", ".join(arrays) or "none of x_train, y_train, x_test, y_test"
-            raise _fault(path, f"there is no {name} in it (it holds {found})", "add an array of that name to the file")
-    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    if x.dtype.kind not in "biuf":
-        raise _fault(path, f"x_{part} holds {x.dtype}, not real numbers", f"convert it with x_{part}.astype(float)")
-    if x.ndim < 2 or x.size == 0:
-        raise _fault(path, f"x_{part} has shape {x.shape}", "give it shape (examples, features) or (examples, ...)")
-    if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise _fault(
-            path,
-            f"y_{part} has shape {y.shape} and holds {y.dtype}",
-            "give it shape (examples,) and integers, one class number for each example",
-        )
-    if len(x) != len(y):
-        raise _fault(path, f"x_{part} has {len(x)} examples and y_{part} {len(y)}", "give one label for each example")
-    x = x.reshape(len(x), -1).astype(np.float64)
-    # NaN is not below anything; what float32 cannot hold would become Inf on its way to the device.
-    bad = np.argwhere(~(np.abs(x) <= np.finfo(np.float32).max))
-    if len(bad):
-        row, column = bad[0]
-        raise _fault(
-            path,
-            f"x_{part} holds {x[row, column]} in example {row}, one of {len(bad)} entries that are no finite float32",
-            "take those examples out or replace the entries",
-        )
-    return x, y.astype(np.int64)
-
-
-def _fault(path: str, what: str, remedy: str) -> ConfigError:
-    return ConfigError(f"data.path={path}: {what}; {remedy}.")
+    classes = npz.count_classes(path, split.train_y, split.test_y)
+    if len(split.train_y) < 2:
+        raise npz.fault(path, "there is one training example, and one has no deviation", "give at least 2")
+    if config.standardize:
+        split = _standardize(split)
+        for part, inputs in (("train", split.train_x), ("test", split.test_x)):
+            npz.refuse_large(path, part, inputs, "standard deviations from the mean")
+    return split, classes
 
 
 def _hold_out(x: NDArray[np.float64], y: NDArray[np.int64]) -> Split:
@@ -351,8 +277,15 @@ def _standardize(split: Split) -> Split:
     """Each feature by its mean and deviation over the training examples; one that is constant there becomes 0."""
     x = split.train_x
     is_constant = x.min(0) == x.max(0)  # its computed deviation may differ from 0 by rounding
+    # By a power of two, which changes no digit: the squares of 1e-200 would be 0.
+    exponent = np.where(is_constant, 0, np.frexp(np.abs(x).max(0))[1])
+    x = np.ldexp(x, -exponent)
     mean, deviation = x.mean(0), np.where(is_constant, 1.0, x.std(0))
-    train_x, test_x = (np.where(is_constant, 0.0, (x - mean) / deviation) for x in (split.train_x, split.test_x))
+    with np.errstate(
+        over="ignore"
+    ):  # a held-out example may be further off than any number; `npz.refuse_large` refuses it
+        test_x = np.ldexp(split.test_x, -exponent)
+        train_x, test_x = (np.where(is_constant, 0.0, (x - mean) / deviation) for x in (x, test_x))
     return split._replace(train_x=train_x, test_x=test_x)
 
 

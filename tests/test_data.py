@@ -519,3 +519,43 @@ def test_a_pipe_and_a_header_that_claims_more_than_memory_are_refused(tmp_path):
         archive.writestr("x_train.npy", member)
     with pytest.raises(schema.ConfigError, match="x_train cannot be read"):
         load(schema.Npz("npz", str(tmp_path / "huge.npz")), torch.float32, CPU)
+
+
+# --- numbers at the ends of the range -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-900, 1e-200, 1e-300, 2.0**-1060, 1e38])
+def test_inputs_of_any_size_are_standardized_alike(tmp_path, scale):
+    x = np.random.default_rng(1).integers(-1000, 1000, size=(23, 3)).astype(float)
+    expected = (x - x.mean(0)) / x.std(0)
+    path = save(tmp_path, x_train=x / 1000 * scale, y_train=Y, x_test=x / 1000 * scale, y_test=Y)
+    data = load64(schema.Npz("npz", path))
+    # 2**-1060 times 1 has 14 bits left, so its rounding is 2**-15 of the largest entry; the others have all of theirs.
+    tolerance = 1e-3 if scale < 1e-305 else 1e-9
+    np.testing.assert_allclose(data.train_x, expected, atol=tolerance)
+    np.testing.assert_allclose(data.test_x, expected, atol=tolerance)
+
+
+def test_standardizing_numbers_of_ordinary_size_gives_what_it_always_gave_bit_for_bit(tmp_path):
+    x = np.random.default_rng(2).normal(3, 2, size=(23, 5)) * 10.0 ** np.arange(-2, 3)
+    data = load64(schema.Npz("npz", save(tmp_path, x_train=x, y_train=Y, x_test=x[:6], y_test=Y[:6])))
+    mean, deviation = x.mean(0), x.std(0)
+    assert np.array_equal(data.train_x, (x - mean) / deviation)
+    assert np.array_equal(data.test_x, (x[:6] - mean) / deviation)
+
+
+def test_a_held_out_example_beyond_float32_in_deviations_of_the_training_part_is_refused(tmp_path):
+    path = save(tmp_path, x_train=X * 1e-200, y_train=Y, x_test=X, y_test=Y)
+    with pytest.raises(
+        schema.ConfigError, match=r"x_test holds \S+ standard deviations from the mean in example"
+    ) as caught:
+        load64(schema.Npz("npz", path))
+    assert_is_one_sentence(str(caught.value), path)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_single_training_example_is_refused(tmp_path, standardize):
+    path = save(tmp_path, x_train=X[:1], y_train=Y[:1], x_test=X[1:], y_test=Y[1:])
+    with pytest.raises(schema.ConfigError, match="one training example") as caught:
+        load64(schema.Npz("npz", path, standardize))
+    assert_is_one_sentence(str(caught.value), path)
