@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -14,17 +15,19 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser  # the parser hydra.main uses, so that both agree on every flag
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments import sweep
 from lab import config as configuration
+from lab import launchers, safety
+from lab.files import NO_ROOM
+from lab.folder import Held, Task, note_failure, task
 from lab.schema import Config, ConfigError, Npz, OpenML
-
-LONGEST_NAME = 200
-"""Bytes of a run folder's name; most file systems stop at 255."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check everything that can be checked, then let Hydra run it.
+    """Check everything that can be checked, then do it: 0, or 1 if a run of a sweep failed.
 
     Raises:
         ConfigError: an override, a combination, a file or a folder that cannot be used; nothing has been written then.
@@ -33,37 +36,114 @@ def main(arguments: Sequence[str]) -> int:
     flags, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
     if unknown:
         raise ConfigError(f"{unknown[0]}: there is no such flag; write key=value, or see gradlab run --hydra-help.")
+    safety.check_flags(flags)
     searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
-    names: list[str] = []
+    overrides = [*searched, *configuration.expand_home(flags.overrides)]
+    if _is_run(flags) and flags.multirun:
+        return _sweep(overrides)
     if _is_run(flags):
-        jobs = configuration.jobs_of_sweep(flags.overrides) if flags.multirun else [flags.overrides]
-        names = _folder_names(flags.overrides, jobs) if flags.multirun else []
-        _check([[*searched, *job, *names] for job in jobs], is_sweep=flags.multirun)
+        launchers.refuse_without_sweep(overrides)
+        config, folder = configuration.compose_job(overrides)
+        what, reason = task(folder, configuration.fingerprint(config), config.overwrite)
+        if what is not Task.SKIP:
+            _check_machine([config])
+        sweep.announce(folder, what, reason)
+        if what is Task.SKIP:
+            return 0
     elif flags.cfg == "job":
-        configuration.compose([*searched, *flags.overrides])
+        configuration.compose(overrides)
     configuration.register()
     given = [word for word in arguments if word not in flags.overrides]  # Hydra wants the flags first
     program = "gradlab" if flags.shell_completion else "gradlab run"
-    sys.argv = [program, *given, *flags.overrides, *names]
+    sys.argv = [program, *given, *overrides[len(searched) :]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us as they are instead of being printed and swallowed
     entry = hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")(_job)
-    try:
-        with _without_schema(flags):
-            entry()
-    except configuration.HYDRA_ERRORS as error:
-        if isinstance(error, ConfigError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
-            raise
-        raise configuration.explain(error, flags.overrides) from error
+    with _explaining(flags.overrides), _without_schema(flags):
+        entry()
     return 0
 
 
-def _job(tree: DictConfig) -> None:
-    """One run, in the folder that Hydra made for it."""
+def _sweep(overrides: Sequence[str]) -> int:
+    jobs = sweep.plan(overrides)
+    configs = [job.config for job in jobs]
+    launcher = launchers.of_sweep(jobs[0].overrides)
+    launcher.check()
+    launcher.check_threads(max(config.threads for config in configs))
+    if configs[0].sweep.batch and launcher.is_elsewhere:
+        raise ConfigError(
+            f"sweep.batch=true: it computes on this machine; leave out hydra/launcher={launcher.name},"
+            " or choose hydra/launcher=joblib."
+        )
+    if not launcher.is_elsewhere:
+        _check_machine(configs)
+    configuration.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with _explaining(overrides):
+        return sweep.run(jobs, overrides, _job)
+
+
+def _job(tree: DictConfig) -> str | None:
+    """One run, in the folder that Hydra made for it, and its status. In a sweep a run that fails lets the others go on.
+
+    Raises:
+        whatever a single run raises.
+    """
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
     config = configuration.to_config(tree)
     from lab import runs
 
-    summary = runs.run(config, Path(HydraConfig.get().runtime.output_dir))
-    print(f"{HydraConfig.get().runtime.output_dir}  {summary['status']}")
+    def one() -> str:
+        status = str(runs.run(config, folder)["status"])
+        print(f"{folder}  {status}", flush=True)
+        return status
+
+    if hydra_config.mode != RunMode.MULTIRUN:
+        try:
+            return one()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            print(_no_room(folder, error), file=sys.stderr)
+            raise SystemExit(1) from None
+
+    def one_of_many() -> str:
+        try:
+            return one()
+        except Held as error:
+            print(error, file=sys.stderr)
+            return "held"
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                return failed(error)
+            print(_no_room(folder, error), file=sys.stderr)
+            return "interrupted"
+        except Exception as error:
+            return failed(error)
+
+    def failed(error: Exception) -> str:
+        traceback.print_exception(error)
+        note_failure(config, folder, error)
+        print(f"{folder}  failed", flush=True)
+        return "failed"
+
+    is_joblib = hydra_config.runtime.choices.get("hydra/launcher") == "joblib"
+    return launchers.work(one_of_many) if is_joblib else one_of_many()
+
+
+def _no_room(folder: Path, error: OSError) -> str:
+    return f"{folder}: {error.strerror}; make room, and the same command goes on from the last checkpoint."
+
+
+@contextmanager
+def _explaining(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra raises into a sentence."""
+    try:
+        yield
+    except configuration.HYDRA_ERRORS as error:
+        if isinstance(error, ConfigError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise
+        raise configuration.explain(error, overrides) from error
 
 
 def _is_run(flags: Namespace) -> bool:
@@ -71,48 +151,17 @@ def _is_run(flags: Namespace) -> bool:
     return not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion)
 
 
-def _check(jobs: Sequence[Sequence[str]], is_sweep: bool) -> None:
-    """Refuse before anything is written: every configuration first, then every folder, then what needs torch."""
-    from lab.files import refuse_to_overwrite
-
-    found = [configuration.compose_job(job, number if is_sweep else None) for number, job in enumerate(jobs)]
-    taken: set[Path] = set()
-    for config, folder in found:
-        refuse_to_overwrite(folder, config.overwrite)
-        if folder in taken:
-            raise ConfigError(
-                f"output_dir={folder}: two runs of this sweep would share this folder; list each value once."
-            )
-        taken.add(folder)
-    for config, _ in found:
-        _check_machine(config)
-
-
-def _check_machine(config: Config) -> None:
-    """Refuse a device or a file of the user's that is not there."""
+def _check_machine(configs: Sequence[Config]) -> None:
+    """Refuse a device or a file of the user's that is not there, and what does not fit the memory."""
     import torch
 
-    from lab import data, runs
+    from lab import data, devices, memory
 
-    device = runs.choose_device(config.device)
-    if isinstance(config.data, Npz | OpenML):
-        data.load(config.data, getattr(torch, config.dtype), device)
-
-
-def _folder_names(overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Hydra overrides that name each run's folder after its swept values; by number where those make no good name."""
-    if any(text.startswith("hydra.sweep.subdir=") for text in overrides):
-        return []
-    swept = configuration.swept_keys(overrides)
-    fixed = sorted({_key(text) for text in overrides} - set(swept))
-    names = [",".join(text for text in job if _key(text) in swept) for job in jobs]
-    if not swept or any(len(name.encode()) > LONGEST_NAME or "/" in name for name in names):
-        return ["hydra.sweep.subdir=${hydra.job.num}"]
-    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
+    for config in configs:
+        device = devices.choose_device(config.device)
+        memory.refuse_too_large(config, device)
+        if isinstance(config.data, Npz | OpenML):
+            data.load(config.data, getattr(torch, config.dtype), device)
 
 
 def _strip_command_from_completion() -> None:

@@ -1,0 +1,353 @@
+"""A sweep: which runs it has, which of them are done already, and who does the others.
+
+Hydra's launchers distribute the runs; with `sweep.batch` those that differ in numbers alone are replicas of one network
+in this process. Either way each run leaves a folder of its own, and the sweep's folder lists them all in sweep.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lab import config as configuration
+from lab import launchers
+from lab.files import LOCK, SWEEP, whole
+from lab.folder import DONE, Task, summary_of, task
+from lab.schema import PER_REPLICA, Config, ConfigError, flatten
+from lab.sweeps import is_held
+
+LONGEST_NAME = 200
+"""Bytes of a run folder's name; most file systems stop at 255."""
+
+BATCHES = ".batches"
+"""Below a sweep's folder: checkpoints of runs that are trained together."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: `name` is its folder below `sweep`, `overrides` are all that Hydra needs to compose it."""
+
+    overrides: tuple[str, ...]
+    name: str
+    sweep: Path
+    config: Config
+    task: Task = Task.BEGIN
+    reason: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.sweep / self.name
+
+
+def plan(overrides: Sequence[str]) -> list[Job]:
+    """The runs of a sweep with what is to be done for each; nothing is written.
+
+    Raises:
+        ConfigError: a configuration or a folder that cannot be used, or two runs that would share a folder.
+    """
+    combinations = configuration.jobs_of_sweep(overrides)
+    names = _names(overrides, combinations)
+    found: list[tuple[Config, Path]] = []
+    for number, (words, name) in enumerate(zip(combinations, names, strict=True)):
+        here = _fixed(overrides, found[0][1].parent if found else None)
+        found.append(configuration.compose_job([*words, *here, *([_subdir(name)] if name else [])], number))
+    sweep = found[0][1].parent
+    known = _known(sweep, {folder.name for _, folder in found})
+    jobs = []
+    for words, (config, folder) in zip(combinations, found, strict=True):
+        name = known.pop(configuration.fingerprint(config), folder.name)
+        given = (*words, *_fixed(overrides, folder.parent), _subdir(name))
+        jobs.append(Job(given, name, folder.parent, config))
+    _refuse_sharing(jobs)
+    return [_with_task(job) for job in jobs]
+
+
+def announce(folder: Path, what: Task, reason: str) -> None:
+    """Say what will be done in a folder where something has been done before."""
+    if what is not Task.BEGIN:
+        print(f"{folder.absolute()}  {what}{f': {reason}' if reason else ''}", flush=True)
+
+
+def run(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictConfig], Any]) -> int:
+    """Do what is left of a sweep; 0, or 1 if a run failed, which is named.
+
+    Args:
+        jobs: what `plan` returned.
+        overrides: of the sweep.
+        job: does one run; it must be found by its name in other processes.
+    """
+    waiting = [one for one in jobs if one.task is not Task.SKIP]
+    for one in jobs:
+        announce(one.folder, one.task, one.reason)
+    if not waiting:
+        return 0
+    _list(jobs)
+    if waiting[0].config.sweep.batch:
+        _together(waiting)
+    else:
+        _launch(waiting, overrides, job)
+    return _tell(waiting)
+
+
+def _tell(jobs: Sequence[Job]) -> int:
+    """Name the runs that did not come to an end, but for those that another process works on; 1 if there are any."""
+    left = {one.name: _status(one) for one in jobs if not is_held(one.folder / LOCK)}
+    failed = [name for name, status in left.items() if status == "failed"]
+    stopped = [name for name, status in left.items() if status not in (*DONE, "failed")]
+    if failed:
+        names = ", ".join(failed)
+        print(
+            f"{len(failed)} of {len(jobs)} runs failed: {names}. Each summary.json has its traceback.", file=sys.stderr
+        )
+    if stopped:
+        names = ", ".join(stopped)
+        print(f"Not finished: {names}; the same command goes on with them.", file=sys.stderr)
+    return 1 if failed or stopped else 0
+
+
+# --- launching ------------------------------------------------------------------------------------------------------
+
+
+def _launch(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictConfig], Any]) -> None:
+    """Hand the runs to Hydra's launcher, as its own sweeper would hand it all of them."""
+    launcher = launchers.of_sweep(jobs[0].overrides)
+    swept = set(configuration.swept_keys(overrides))
+    common = [word for word in jobs[0].overrides if _key(word) not in swept and not word.startswith(SUBDIR)]
+    with initialize_config_dir(str(configuration.conf_dir()), version_base="1.3", job_name="run"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        tree = hydra.compose_config(
+            "config", [*common, "hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN, from_shell=False
+        )
+        from hydra._internal.callbacks import Callbacks  # what a launcher's context is made of has no public name
+
+        with whole(jobs[0].sweep / "multirun.yaml") as draft:
+            OmegaConf.save(tree, draft)
+        chosen = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(hydra.config_loader, Callbacks(tree)), task_function=job, config=tree
+        )
+        own = [[word for word in one.overrides if not _is_hydras(word)] for one in jobs]
+        with launcher.ready():
+            try:
+                for returned in chosen.launch(own, initial_job_idx=0):
+                    _ = returned.return_value  # raises what a job raised, which none of ours should
+            except Exception as error:
+                _excuse(error)
+
+
+def _excuse(error: Exception) -> None:
+    """A launcher raises where a worker or a job of the cluster died; what became of the runs is in their folders."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    print(f"The launcher gave up: {reason[0]}", file=sys.stderr)
+
+
+# --- side by side ---------------------------------------------------------------------------------------------------
+
+
+def _together(jobs: Sequence[Job]) -> None:
+    """Train runs that differ in `PER_REPLICA` alone as replicas of one network, or of one in each worker of joblib."""
+    launcher = launchers.of_sweep(jobs[0].overrides)
+    groups = _groups(jobs)
+    if launcher.name != "joblib":
+        for group in groups:
+            _train(group)
+        return
+    from joblib import Parallel, delayed, effective_n_jobs
+
+    workers = effective_n_jobs(launcher.settings["n_jobs"])
+    parts = [part for group in groups for part in _split(group, workers)]
+    with launcher.ready():
+        try:
+            pool = Parallel(n_jobs=workers, batch_size=1)
+            pool(delayed(launchers.work)(partial(_train, part)) for part in parts)
+        except Exception as error:
+            _excuse(error)
+
+
+def _train(group: Sequence[Job]) -> None:
+    """Train runs as replicas of one network. If that fails, it is in their summaries, and nothing is raised."""
+    from lab import runs
+    from lab.folder import Held
+
+    for one in group:
+        _save_configs(one)
+    prints = [configuration.fingerprint(one.config) for one in group]
+    label = hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
+    alone = len(group) == 1
+    keep_in = group[0].folder if alone else group[0].sweep / BATCHES / label
+    title = group[0].name if alone else f"{len(group)} runs together"
+    try:
+        runs.run_together([one.config for one in group], [one.folder for one in group], keep_in, title)
+    except Held as error:
+        print(error, file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    if not alone and all(_status(one) in DONE for one in group):
+        shutil.rmtree(keep_in, ignore_errors=True)
+    for one in group:
+        print(f"{one.folder.absolute()}  {_status(one)}", flush=True)
+
+
+def _split(group: Sequence[Job], parts: int) -> Iterator[Sequence[Job]]:
+    """As many parts as there are, or jobs, and as equal as can be."""
+    parts = min(parts, len(group))
+    ends = [len(group) * number // parts for number in range(parts + 1)]
+    for start, end in itertools.pairwise(ends):
+        yield group[start:end]
+
+
+def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs that can be trained together, as many as fit the memory."""
+    found: dict[str, list[Job]] = {}
+    for one in jobs:
+        flat = flatten(configuration.as_dict(one.config))
+        shared = {key: value for key, value in flat.items() if key not in PER_REPLICA and key != "replicas"}
+        alone = one.name if one.task is Task.CONTINUE and _has_checkpoints(one) else ""
+        found.setdefault(json.dumps([shared, alone]), []).append(one)
+    for group in found.values():
+        yield from _that_fit(group)
+
+
+def _has_checkpoints(job: Job) -> bool:
+    from lab.checkpoint import paths
+
+    return bool(paths(job.folder))
+
+
+def _that_fit(group: list[Job]) -> Iterator[list[Job]]:
+    from lab import devices, memory, runs
+
+    config, _ = runs.merged([one.config for one in group])
+    try:
+        memory.refuse_too_large(config, devices.choose_device(config.device))
+    except ConfigError:
+        if len(group) == 1:
+            raise
+        half = len(group) // 2
+        yield from _that_fit(group[:half])
+        yield from _that_fit(group[half:])
+        return
+    yield group
+
+
+def _save_configs(job: Job) -> None:
+    """What Hydra writes into a run's folder."""
+    tree = configuration.compose_tree(job.overrides, with_hydra=True)
+    with open_dict(tree):
+        own = tree.pop("hydra")
+    folder = job.folder / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {"config": tree, "hydra": OmegaConf.create({"hydra": own}), "overrides": own.overrides.task}
+    for name, content in contents.items():
+        with whole(folder / f"{name}.yaml") as draft:
+            OmegaConf.save(content, draft)
+
+
+# --- names and folders ----------------------------------------------------------------------------------------------
+
+SUBDIR = "hydra.sweep.subdir="
+
+
+def _names(overrides: Sequence[str], combinations: Sequence[Sequence[str]]) -> list[str]:
+    """Each run's folder after its swept values, or a hash of them where they make no good name."""
+    if any(text.startswith(SUBDIR) for text in overrides):
+        return [""] * len(combinations)
+    swept = configuration.swept_keys(overrides)
+    names = [",".join(text for text in words if _key(text) in swept) for words in combinations]
+    return [name if _is_good(name) else _hashed(name) for name in names]
+
+
+def _is_good(name: str) -> bool:
+    is_short = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
+    return is_short and name.isprintable() and not any(letter in name for letter in "/\\$'\"")
+
+
+def _hashed(name: str) -> str:
+    return f"run-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:12]}" if name else "run"
+
+
+def _subdir(name: str) -> str:
+    return SUBDIR + QuotedString(name, Quote.single).with_quotes()
+
+
+def _fixed(overrides: Sequence[str], sweep: Path | None) -> list[str]:
+    """The sweep's folder, once it is known: a folder that is named after the time must not depend on who looks."""
+    if any(text.startswith(("output_dir=", "hydra.sweep.dir=", "++output_dir=")) for text in overrides):
+        return []
+    return [f"output_dir={QuotedString(str(sweep), Quote.single).with_quotes()}"] if sweep else []
+
+
+def _with_task(job: Job) -> Job:
+    what, reason = task(job.folder, configuration.fingerprint(job.config), job.config.overwrite)
+    return replace(job, task=what, reason=reason)
+
+
+def _refuse_sharing(jobs: Sequence[Job]) -> None:
+    taken: set[Path] = set()
+    for one in jobs:
+        if one.folder in taken:
+            raise ConfigError(
+                f"output_dir={one.folder}: two runs of this sweep would share this folder; list each value once."
+            )
+        taken.add(one.folder)
+
+
+def _known(sweep: Path, names: Set[str]) -> dict[str, str]:
+    """Fingerprint -> folder name, of the runs that the sweep has had so far under names that it does not give now."""
+    entries = _listed(sweep).items()
+    listed = {name: str(entry.get("fingerprint")) for name, entry in entries}
+    again = {listed[name] for name in names & listed.keys()}
+    return {printed: name for name, printed in listed.items() if name not in names and printed not in again}
+
+
+def _listed(sweep: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["runs"]
+        found = {str(entry["folder"]): dict(entry) for entry in entries}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return {name: entry for name, entry in found.items() if _is_good(name)}
+
+
+def _list(jobs: Sequence[Job]) -> None:
+    """Write which runs the sweep has, those of earlier calls included."""
+    sweep = jobs[0].sweep
+    entries = _listed(sweep)
+    for one in jobs:
+        entries[one.name] = {
+            "folder": one.name,
+            "overrides": [word for word in one.overrides if not _key(word).startswith("hydra")],
+            "fingerprint": configuration.fingerprint(one.config),
+            "steps": one.config.steps,
+        }
+    sweep.mkdir(parents=True, exist_ok=True)
+    with whole(sweep / SWEEP) as draft:
+        draft.write_text(json.dumps({"runs": list(entries.values())}, indent=1) + "\n", encoding="utf-8")
+
+
+def _status(job: Job) -> str:
+    return str((summary_of(job.folder) or {}).get("status", "not begun"))
+
+
+def _is_hydras(word: str) -> bool:
+    return _key(word).startswith("hydra") and not word.startswith(SUBDIR)
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]

@@ -1,0 +1,127 @@
+"""sweep.batch=true: runs that differ in numbers alone are replicas of one network, and nobody can tell afterwards."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lab import runs
+from lab.training import train
+from tests.conftest import Command
+from tests.contract import assert_keeps_contract
+from tests.test_commands import failing_after
+
+SMALL = ("model.depth=3", "model.width=8", "replicas=2", "batch_size=16", "data=spirals", "threads=1", "device=cpu")
+ROUNDING = 2e-3
+"""float32 over 12 steps: matrix products of other sizes add in another order, and steps at rates up to 1 amplify that.
+
+One step leaves 1e-6 or so; a wrong rate, variance or seed changes values by tens of percent.
+"""
+
+
+def tables(folder: Path) -> dict[str, xr.Dataset]:
+    return {path.parent.name: xr.load_dataset(path, engine="h5netcdf") for path in sorted(folder.glob("*/readings.nc"))}
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        ("seed=1,2", "optimizer.lr=0.1,0.3", "init.gain=0.5"),
+        ("init=gaussian", "init.weight_var=1,2", "init.bias_var=0,0.1", "first_replica=5"),
+        ("clip=norm", "clip.max_norm=0.1,10", "residual=scaled", "residual.alpha=0.1,1"),
+        ("activation=relu,tanh", "replicas=1,3"),  # two networks, of runs of 1 and of 3 replicas
+        ("optimizer.lr=0.1,1e30", "seed=1,2"),  # two runs diverge, and end before the others
+    ],
+)
+def test_batched_runs_leave_what_separate_runs_leave(gradlab: Command, tmp_path: Path, swept: tuple[str, ...]):
+    small = [word for word in SMALL if word.partition("=")[0] not in {w.partition("=")[0] for w in swept}]
+    words = ("run", "-m", *swept, *small, "steps=12", "probe.every=4")
+    assert gradlab(*words, "output_dir=separate").status == 0
+    together = gradlab(*words, "sweep.batch=true", "output_dir=together")
+    assert together.status == 0
+    separate, batched = tables(tmp_path / "separate"), tables(tmp_path / "together")
+    assert list(separate) == list(batched)
+    assert len(separate) >= 4
+    for name, table in separate.items():
+        mine, theirs = (tmp_path / place / name for place in ("together", "separate"))
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in (mine, theirs)]
+        assert_keeps_contract(mine, summaries[1]["status"])
+        for key in ("status", "fingerprint", "steps_done", "first_nonfinite"):
+            assert summaries[0][key] == summaries[1][key], key
+        assert dict(batched[name].sizes) == dict(table.sizes)
+        for variable in table:
+            found, wanted = batched[name][variable].to_numpy(), table[variable].to_numpy()
+            scale = np.nanmax(np.abs(np.where(np.isfinite(wanted), wanted, np.nan)), initial=0.0)
+            np.testing.assert_allclose(found, wanted, rtol=ROUNDING, atol=ROUNDING * scale, err_msg=str(variable))
+        for file in ("config.yaml", "overrides.yaml"):
+            texts = [(folder / ".hydra" / file).read_text() for folder in (mine, theirs)]
+            lines = [[x for x in text.splitlines() if "batch: " not in x and "sweep.batch" not in x] for text in texts]
+            assert [x.replace("together", "separate") for x in lines[0]] == lines[1]
+    assert not list((tmp_path / "together").rglob("*.ckpt"))
+    again = gradlab(*words, "sweep.batch=true", "output_dir=together")
+    assert again.out.count("finished before") == len(separate)
+
+
+def test_a_batch_that_is_interrupted_goes_on_bit_for_bit(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = ("run", "-m", "seed=1,2,3", *SMALL, "steps=12", "probe.every=2", "checkpoint.every=3", "sweep.batch=true")
+    assert gradlab(*words, "output_dir=whole").status == 0
+    monkeypatch.setattr(runs, "train", failing_after(4, KeyboardInterrupt()))
+    assert gradlab(*words, "output_dir=broken").status == 130
+    monkeypatch.setattr(runs, "train", train)
+    statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "broken").glob("*/summary.json")]
+    assert statuses == ["interrupted"] * 3
+    steps = []
+
+    def watched(*given):
+        steps.append(given[4]["steps"])
+        return train(*given)
+
+    monkeypatch.setattr(runs, "train", watched)
+    assert gradlab(*words, "output_dir=broken").status == 0
+    assert steps == [6]
+    for name, table in tables(tmp_path / "whole").items():
+        xr.testing.assert_identical(tables(tmp_path / "broken")[name].drop_attrs(), table.drop_attrs())
+
+
+def test_a_batch_that_fails_says_so_of_all_its_runs_and_the_others_go_on(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def failing(config, *given):
+        if config.activation.name == "tanh":
+            raise RuntimeError("the disk caught fire")
+        return train(config, *given)
+
+    monkeypatch.setattr(runs, "train", failing)
+    words = ("run", "-m", "activation=tanh,relu", "seed=1,2", *SMALL, "steps=2", "sweep.batch=true", "output_dir=sweep")
+    failed = gradlab(*words)
+    assert failed.status == 1
+    assert "2 of 4 runs failed: activation=tanh,seed=1, activation=tanh,seed=2." in failed.err
+    found = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")}
+    assert [found[f"activation={name},seed=1"]["status"] for name in ("tanh", "relu")] == ["failed", "finished"]
+    assert "the disk caught fire" in found["activation=tanh,seed=2"]["error"]
+
+
+@pytest.mark.slow
+def test_a_batch_over_processes_is_the_batch_in_one(gradlab: Command, tmp_path: Path):
+    words = ("run", "-m", "seed=range(0,5)", *SMALL, "steps=12", "probe.every=4", "sweep.batch=true")
+    assert gradlab(*words, "output_dir=one").status == 0
+    many = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert gradlab(*words, *many, "output_dir=two").status == 0
+    for name, table in tables(tmp_path / "one").items():
+        other = tables(tmp_path / "two")[name]
+        for variable in table:
+            scale = float(np.nanmax(np.abs(table[variable])))
+            np.testing.assert_allclose(other[variable], table[variable], rtol=ROUNDING, atol=ROUNDING * scale)
+    assert not list((tmp_path / "two").rglob("*.ckpt"))
+
+
+def test_a_batch_stays_on_this_machine(gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
+    refused = gradlab("run", "-m", "seed=1,2", *SMALL, "sweep.batch=true", "hydra/launcher=submitit_slurm")
+    assert refused.status == 2
+    assert refused.err.startswith("sweep.batch=true: it computes on this machine; leave out ")
+    assert list(tmp_path.iterdir()) == []
