@@ -33,6 +33,7 @@ bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.probes
 	$(BIN)/python -m benchmarks.depth
 	$(BIN)/python -m benchmarks.theory
+	$(BIN)/python -m benchmarks.collecting
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,34 +1,44 @@
-"""`gradlab collect`: all runs below a folder as one dataset and one table."""
+"""`gradlab collect`: all runs below a folder as one dataset and one table, also while they run."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.arguments import Parser
 from lab.schema import ConfigError
+
+LISTED = 20
+"""Runs that have not come to their end are named up to here; `gradlab status --all` names them all."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write collected.nc and summaries.csv into the folder and name the runs that did not come to an end.
+    """Write collected.nc and summaries.csv into the folder and name the runs that have not come to their end.
 
     Raises:
-        ConfigError: the folder holds no run with readings.
+        ConfigError: the folder holds no run with readings, or cannot be written in.
     """
-    parser = argparse.ArgumentParser("gradlab collect", description="Gather all runs below a folder.")
+    parser = Parser("gradlab collect", description="Gather all runs below a folder, also while some still run.")
     parser.add_argument("folder", help="the output_dir of a sweep, or any folder above runs")
     folder = Path(parser.parse_args(list(arguments)).folder)
     from lab import results
+    from lab.netcdf import UnreadableError
 
     try:
         collected = results.collect(folder)
-    except FileNotFoundError as error:
+        table, rows = results.write(collected, folder)
+    except (FileNotFoundError, UnreadableError) as error:
         raise ConfigError(str(error)) from error
-    table, rows = results.write(collected, folder)
+    except OSError as error:
+        raise ConfigError(f"{folder}: what was collected cannot be written there ({error}).") from error
     dataset = collected.dataset
     print(f"{len(collected.summaries)} runs, {dataset.sizes['run']} with readings:")
     print(f"  {table}  {' x '.join(f'{size} {name}s' for name, size in dataset.sizes.items())}")
     print(f"  {rows}")
-    for name, status in collected.failed.items():
+    for name, status in list(collected.failed.items())[:LISTED]:
         print(f"  {status}: {name}")
+    if len(collected.failed) > LISTED:
+        print(f"  and {len(collected.failed) - LISTED} more have not come to their end; see gradlab status {folder}")
+    if collected.waiting:
+        print(f"  waiting: {collected.waiting} more runs")
     return 0

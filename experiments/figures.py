@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from experiments.arguments import Parser
 from lab.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -77,19 +78,11 @@ def _refuse(folder: Path, may_overwrite: bool) -> None:
             )
 
 
-class _Parser(argparse.ArgumentParser):
-    """One sentence in place of argparse's usage and message."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see gradlab figures --help.")
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         "gradlab figures",
         description=f"Draw all activations with their derivatives ({ACTIVATIONS}), and both forms of GELU against"
         f" torch's ({GELU}).",
-        allow_abbrev=False,
     )
     parser.add_argument("--folder", default="figures", metavar="DIR", help="where to (default: figures)")
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")

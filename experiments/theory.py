@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from experiments.arguments import Parser
 from lab.schema import LARGEST, Config, ConfigError, LayerNorm, flatten
 
 if TYPE_CHECKING:
@@ -143,9 +144,9 @@ def _plain(value: Any) -> Any:
 
 def _write(path: Path, text: str, may_overwrite: bool) -> None:
     """Write the file, unless another one of this name is there already."""
-    from lab.files import refuse_to_overwrite, whole
+    from lab.files import refuse_to_write, whole
 
-    refuse_to_overwrite(path.parent, is_allowed=True)  # a run may lie there: the prediction belongs beside it
+    refuse_to_write(path.parent)  # a run may lie there: the prediction belongs beside it
     if path.exists() and not path.is_file():
         raise ConfigError(f"output_dir={path.parent}: {FILE} in it is no file; choose another folder.")
     if path.exists() and not may_overwrite and path.read_bytes() != text.encode():
@@ -273,20 +274,12 @@ def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """One sentence in place of argparse's usage and message."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see gradlab theory --help.")
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         "gradlab theory",
         description="What mean-field theory expects of a configuration at initialization, without training anything.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("overrides", nargs="*", help="key=value, as for gradlab run")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON and write nothing")

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 COMMANDS = {
     "run": "train one configuration, or a sweep of them with -m, and measure every layer's gradient",
     "board": "open TensorBoard on a folder of runs",
+    "status": "show how far the runs of a sweep are, once or live",
     "collect": "gather all runs below a folder into one dataset and one table",
+    "compare": "draw a quantity in every combination of swept keys, and write the table behind it",
     "theory": "predict every layer's gradient at initialization from mean-field theory, without training",
     "phase": "draw the order-to-chaos map: where gradients vanish, explode or keep their size",
     "reproduce": "examine the claims of a textbook guide, and compare with the verdicts on record",

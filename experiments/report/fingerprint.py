@@ -30,6 +30,17 @@ SHOWS_ONLY = (
     "results.py",
     "summary.py",
     "files.py",
+    "folder.py",
+    "work.py",
+    "checkpoint.py",
+    "stopping.py",
+    "sweeps.py",
+    "netcdf.py",
+    "comparison.py",
+    "comparison_figure.py",
+    "launchers.py",
+    "memory.py",
+    "safety.py",
     "__main__.py",
 )
 """Parts of lab/ that no number depends on."""

@@ -1,0 +1,147 @@
+"""What it costs to look at a large sweep: `python -m benchmarks.collecting`.
+
+One real run is trained and copied until there are 500, each with the configuration and summary that it would have. Then
+`gradlab status`, `gradlab collect` and `gradlab compare` are timed as whole processes, with Python's start, and
+TensorBoard, with the flags of `gradlab board`, from its start until it lists every run and answers with a curve of each
+of ten. The aims: status in 2 s, collect in 10 s, TensorBoard in 15 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "silu")
+INITS = ("he_normal", "xavier_normal", "lecun_normal", "orthogonal", "torch_default")
+RUN = (
+    *("data=spirals", "model.depth=10", "model.width=16", "replicas=4", "steps=49", "probe.every=1", "batch_size=32"),
+    *("device=cpu", "threads=1"),
+)
+AIMS = {"status": 2.0, "collect": 10.0, "compare": None, "TensorBoard": 15.0}
+"""Seconds, for 500 runs."""
+CURVE = "train/loss"
+ASKED = 10
+"""Runs whose curve TensorBoard is asked for."""
+PATIENCE = 300.0
+"""Seconds."""
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.collecting", description="What a large sweep costs to see.")
+    parser.add_argument("--runs", type=int, default=500, help="runs of the sweep (default: 500)")
+    parser.add_argument("--turns", type=int, default=3, help="timed turns (default: 3)")
+    options = parser.parse_args(arguments or None)
+    from benchmarks.timing import machine
+
+    with tempfile.TemporaryDirectory() as scratch:
+        sweep = Path(scratch) / "sweep"
+        size = leave(sweep, options.runs)
+        seconds: dict[str, list[float]] = {what: [] for what in AIMS}
+        for _ in range(options.turns):
+            (sweep / "collected.nc").unlink(missing_ok=True)
+            seconds["status"].append(command("status", str(sweep)))
+            seconds["collect"].append(command("collect", str(sweep)))
+            seconds["compare"].append(command("compare", str(sweep), "--by", "activation", "init"))
+            seconds["TensorBoard"].append(tensorboard(sweep, options.runs))
+    table = Table("what", "median s", "slowest s", "aim s", box=MARKDOWN)
+    for what, aim in AIMS.items():
+        shown = "" if aim is None else f"{aim:g}"
+        table.add_row(what, f"{statistics.median(seconds[what]):.2f}", f"{max(seconds[what]):.2f}", shown)
+    console = Console(width=120)
+    console.print(f"{options.runs} runs of depth 10 with 50 readings of 4 replicas, {size / 2**20:.0f} MiB in all\n")
+    console.print(table)
+    console.print(machine())
+
+
+def leave(sweep: Path, count: int) -> int:
+    """Make a sweep's folder with as many runs, and return its bytes."""
+    from lab import config as configuration
+    from lab import runs
+
+    original = sweep / "original"
+    runs.run(configuration.compose(RUN), original, is_quiet=True)
+    summary = json.loads((original / "summary.json").read_text())
+    planned: list[dict[str, Any]] = []
+    for number in range(count):
+        seed, rest = divmod(number, len(ACTIVATIONS) * len(INITS))
+        activation, init = ACTIVATIONS[rest // len(INITS)], INITS[rest % len(INITS)]
+        overrides = [f"activation={activation}", f"init={init}", f"seed={seed}"]
+        config = configuration.compose([*RUN, *overrides])
+        fingerprint = configuration.fingerprint(config)
+        planned.append({"folder": ",".join(overrides), "overrides": overrides, "fingerprint": fingerprint, "steps": 49})
+        folder = sweep / ",".join(overrides)
+        shutil.copytree(original, folder)
+        own = {"config": configuration.as_dict(config), "fingerprint": fingerprint}
+        (folder / "summary.json").write_text(json.dumps(summary | own, indent=2))
+    shutil.rmtree(original)
+    (sweep / "sweep.json").write_text(json.dumps({"runs": planned}))
+    return sum(path.stat().st_size for path in sweep.rglob("*") if path.is_file())
+
+
+def command(*words: str) -> float:
+    """Seconds that a command of the lab takes."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "lab", *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def tensorboard(sweep: Path, count: int) -> float:
+    """Seconds from the start of TensorBoard until it shows the whole sweep."""
+    from experiments.board import flags
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.perf_counter()
+    words = [sys.executable, "-m", "tensorboard.main", *flags(sweep, "127.0.0.1", port)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    try:
+        address = f"http://127.0.0.1:{port}/data"
+        names: list[str] = []
+        while len(names) < count:
+            names = _ask(f"{address}/runs", process, start) or names
+        for name in names[:: max(1, count // ASKED)]:
+            points: list[Any] = []
+            query = urlencode({"run": name, "tag": CURVE})
+            while len(points) < 50:
+                points = _ask(f"{address}/plugin/scalars/scalars?{query}", process, start) or []
+        return time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _ask(address: str, process: subprocess.Popen[bytes], start: float) -> Any:
+    """What it answers, None as long as it does not; a tenth of a second later where there is nothing yet."""
+    if process.poll() is not None or time.perf_counter() - start > PATIENCE:
+        raise RuntimeError(f"TensorBoard does not show the runs: {address}")
+    try:
+        with urlopen(address) as answer:
+            found = json.load(answer)
+    except (URLError, ConnectionError):
+        found = None
+    if not found:
+        time.sleep(0.1)
+    return found
+
+
+if __name__ == "__main__":
+    main()
