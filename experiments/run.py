@@ -10,6 +10,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -91,6 +92,8 @@ def _job(tree: DictConfig) -> str | None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     config = configuration.to_config(tree)
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        config = replace(config, overwrite=False)  # requeued: what it would overwrite now is its own
     from lab import runs
 
     def one() -> str:

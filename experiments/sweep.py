@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,16 +28,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lab import config as configuration
 from lab import launchers
-from lab.files import LOCK, SWEEP, whole
+from lab.files import CHECKPOINTS, LOCK, SWEEP, whole
 from lab.folder import DONE, Task, summary_of, task
 from lab.schema import PER_REPLICA, Config, ConfigError, flatten
+from lab.stopping import stoppable
 from lab.sweeps import is_held
 
 LONGEST_NAME = 200
 """Bytes of a run folder's name; most file systems stop at 255."""
 
-BATCHES = ".batches"
-"""Below a sweep's folder: checkpoints of runs that are trained together."""
+BATCHES, MEMBERS = ".batches", "members.json"
+"""Below a sweep's folder: checkpoints of runs that are trained together, and which runs these are."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def plan(overrides: Sequence[str]) -> list[Job]:
     Raises:
         ConfigError: a configuration or a folder that cannot be used, or two runs that would share a folder.
     """
+    if "output_dir" in configuration.swept_keys(overrides):
+        raise ConfigError("output_dir: a sweep has one folder, with a folder a run below it; give one value.")
     combinations = configuration.jobs_of_sweep(overrides)
     names = _names(overrides, combinations)
     found: list[tuple[Config, Path]] = []
@@ -68,6 +72,15 @@ def plan(overrides: Sequence[str]) -> list[Job]:
         here = _fixed(overrides, found[0][1].parent if found else None)
         found.append(configuration.compose_job([*words, *here, *([_subdir(name)] if name else [])], number))
     sweep = found[0][1].parent
+    for _, folder in found:
+        has_slash = any(text.startswith(SUBDIR) and "/" in text for text in overrides)
+        if has_slash or folder.parent != sweep or not _is_good(folder.name):
+            raise ConfigError(
+                f"hydra.sweep.subdir: {folder} is no folder of its own right below one for all; give a name without a"
+                " slash, such as 'run ${seed}', or leave it out."
+            )
+    if (sweep / SWEEP).is_dir():
+        raise ConfigError(f"output_dir={sweep}: {SWEEP} in it is a folder; choose another output_dir.")
     known = _known(sweep, {folder.name for _, folder in found})
     jobs = []
     for words, (config, folder) in zip(combinations, found, strict=True):
@@ -98,10 +111,12 @@ def run(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictConfig
     if not waiting:
         return 0
     _list(jobs)
-    if waiting[0].config.sweep.batch:
-        _together(waiting)
-    else:
-        _launch(waiting, overrides, job)
+    with stoppable() if launchers.of_sweep(jobs[0].overrides).name == "basic" else nullcontext():
+        left = _finish_batches(jobs, waiting)
+        if left and left[0].config.sweep.batch:
+            _together(left)
+        elif left:
+            _launch(left, overrides, job)
     return _tell(waiting)
 
 
@@ -180,17 +195,54 @@ def _together(jobs: Sequence[Job]) -> None:
             _excuse(error)
 
 
+def _finish_batches(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
+    """Go on with batches that were interrupted, each with the runs it was begun with; return what else waits."""
+    named, left = {one.name: one for one in jobs}, list(waiting)
+    for folder in sorted((jobs[0].sweep / BATCHES).glob("*")):
+        group = [named.get(name) for name in _members(folder)]
+        members = [one for one in group if one is not None and one.task is not Task.BEGIN]
+        if not members or len(members) < len(group) or _label(members) != folder.name:
+            continue
+        if all(one.task is Task.SKIP for one in members):
+            shutil.rmtree(folder, ignore_errors=True)  # its process was killed between its end and this
+        elif any((folder / CHECKPOINTS).glob("*.ckpt")):
+            _train(members)
+            left = [one for one in left if one not in members]
+    return left
+
+
+def _members(folder: Path) -> list[str]:
+    """The names of the runs that a batch was begun with, in the order of its replicas."""
+    try:
+        found = json.loads((folder / MEMBERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _label(group: Sequence[Job]) -> str:
+    prints = [configuration.fingerprint(one.config) for one in group]
+    return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
+
+
 def _train(group: Sequence[Job]) -> None:
     """Train runs as replicas of one network. If that fails, it is in their summaries, and nothing is raised."""
     from lab import runs
     from lab.folder import Held
 
+    for one in [one for one in group if is_held(one.folder / LOCK)]:
+        print(f"{one.folder}: another process is working on this run; the others go on without it.", file=sys.stderr)
+        group = [other for other in group if other is not one]
+    if not group:
+        return
     for one in group:
         _save_configs(one)
-    prints = [configuration.fingerprint(one.config) for one in group]
-    label = hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
     alone = len(group) == 1
-    keep_in = group[0].folder if alone else group[0].sweep / BATCHES / label
+    keep_in = group[0].folder if alone else group[0].sweep / BATCHES / _label(group)
+    if not alone:
+        keep_in.mkdir(parents=True, exist_ok=True)
+        with whole(keep_in / MEMBERS) as draft:
+            draft.write_text(json.dumps([one.name for one in group]) + "\n", encoding="utf-8")
     title = group[0].name if alone else f"{len(group)} runs together"
     try:
         runs.run_together([one.config for one in group], [one.folder for one in group], keep_in, title)
@@ -275,7 +327,8 @@ def _names(overrides: Sequence[str], combinations: Sequence[Sequence[str]]) -> l
 
 def _is_good(name: str) -> bool:
     is_short = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
-    return is_short and name.isprintable() and not any(letter in name for letter in "/\\$'\"")
+    is_plain = name.isprintable() and not any(letter in name for letter in "/\\$'\"")
+    return is_short and is_plain and not name.startswith(".") and name not in (CHECKPOINTS, SWEEP)
 
 
 def _hashed(name: str) -> str:
@@ -320,7 +373,7 @@ def _listed(sweep: Path) -> dict[str, dict[str, Any]]:
     try:
         entries = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["runs"]
         found = {str(entry["folder"]): dict(entry) for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
     return {name: entry for name, entry in found.items() if _is_good(name)}
 

@@ -75,7 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         content,
     )
     payload = content.getbuffer()
-    path = folder / CHECKPOINTS / f"step-{checkpoint.step:012d}.ckpt"
+    path = folder / CHECKPOINTS / _name(checkpoint.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as draft, draft.open("wb") as file:
         file.write(f"gradlab checkpoint 1 sha256 {hashlib.sha256(payload).hexdigest()}\n".encode())
@@ -133,9 +133,18 @@ def paths(folder: Path) -> list[Path]:
     return sorted((folder / CHECKPOINTS).glob("step-*.ckpt"), reverse=True)
 
 
-def forget(folder: Path) -> None:
-    """Remove all checkpoints in `folder`."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+def forget(folder: Path, after: int = -1) -> None:
+    """Remove the checkpoints in `folder` of steps after this one; all of them unless told."""
+    if after < 0:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        return
+    for path in paths(folder):
+        if path.name > _name(after):
+            path.unlink(missing_ok=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:012d}.ckpt"
 
 
 def _plain(record: Record) -> dict[str, Any]:

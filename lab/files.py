@@ -49,7 +49,7 @@ def refuse_to_write(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove the products of an earlier run."""
+    """Remove the products of an earlier run, but for its summary, which says whose folder it is."""
     for pattern in PRODUCTS:
-        for old in folder.glob(pattern):
+        for old in folder.glob(pattern) if pattern != SUMMARY else ():
             old.unlink()

@@ -75,7 +75,7 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
     """A folder's summary.json, None where there is none or it cannot be read."""
     try:
         found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

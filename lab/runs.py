@@ -24,7 +24,7 @@ from lab.folder import Task, held, summary_of, task
 from lab.overlay import Overlay
 from lab.readings import to_dataset
 from lab.schema import ConfigError
-from lab.stopping import stoppable
+from lab.stopping import ASKS_TO_STOP, stoppable
 from lab.training import alone, train
 from lab.work import Keeper, Stopped, Work, attributes, parts
 
@@ -133,6 +133,8 @@ def run_together(
         if (done := _done(tasks, folders)) is not None:
             return done
         stop = stack.enter_context(stoppable())
+        if stop.number:
+            stop.end()
         start = _start(keep_in, configs, tasks)
         works = [
             Work(one, folder, dataset, device, title if len(configs) == 1 and title else folder.name)
@@ -178,12 +180,14 @@ def _train(
         raise
     except Exception:
         error = traceback.format_exc()
+        forget(keeper.folder)  # what failed begins again: a checkpoint may be what it failed of
         raise
     finally:
         summaries = [work.end(status, error) for work in works]
-    if status == "interrupted":
+    if status != "interrupted":
+        forget(keeper.folder)
+    if status == "interrupted" or keeper.stop.number in ASKS_TO_STOP:
         keeper.stop.end()
-    forget(keeper.folder)
     return summaries
 
 
@@ -221,13 +225,22 @@ def _done(tasks: Sequence[Task], folders: Sequence[Path]) -> list[dict[str, Any]
 
 
 def _start(keep_in: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
-    """The checkpoint to go on from: the newest that is whole and belongs to these runs."""
-    if all(what is not Task.CONTINUE for what in tasks) and len(configs) == 1:
+    """The checkpoint to go on from: the newest that is whole and belongs to these runs. Those that are not go."""
+    is_single = len(configs) == 1
+    if any(config.overwrite for config in configs) or (is_single and tasks[0] is not Task.CONTINUE):
         forget(keep_in)
         return None
-    found = latest(keep_in, lambda sentence: print(f"{sentence}; the one before it is used.", file=sys.stderr))
-    if found is None or found.fingerprint != _fingerprint(configs):
-        return None
+    damaged: list[str] = []
+    found = latest(keep_in, damaged.append)
+    if found is not None and found.fingerprint != _fingerprint(configs):
+        found = None
+    what = "the one before it is used" if found else "there is none before it that can be used, so the run begins again"
+    for sentence in damaged:
+        print(f"{sentence}; {what}.", file=sys.stderr)
+    if found is None:
+        forget(keep_in)
+    else:
+        forget(keep_in, after=found.step)
     return found
 
 

@@ -60,9 +60,18 @@ class Stop:
         raise Terminated
 
 
+_outer: list[Stop] = []  # of a sweep around its runs: a request between two of them is heeded by the next
+
+
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within the block requests to stop are noted in the `Stop`; only a program's main thread can be asked."""
+    """Within the block requests to stop are noted in the `Stop`; only a program's main thread can be asked.
+
+    A block within another has the other's `Stop`.
+    """
+    if _outer:
+        yield _outer[-1]
+        return
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -70,9 +79,11 @@ def stoppable() -> Iterator[Stop]:
     limit = getattr(signal, BEFORE_A_LIMIT, None)
     heeded = [*ASKS_TO_STOP, *([limit] if limit is not None and callable(signal.getsignal(limit)) else [])]
     try:
+        _outer.append(stop)
         for number in heeded:
             stop.before[number] = signal.signal(number, stop.ask)
         yield stop
     finally:
+        _outer.remove(stop)
         for number, handler in stop.before.items():
             signal.signal(number, handler)

@@ -48,9 +48,9 @@ class Work:
         """Clear the folder of an earlier attempt, say whose it is now, and open the sinks, which the stack closes."""
         from lab.sinks.tensorboard import TensorBoard
 
+        self._summarize("running", "")
         clear(self.folder)
         sweep_up(self.folder)
-        self._summarize("running", "")
 
         self.sinks = [self.table, TensorBoard(self.folder, self.config, self.expected)]
         self.sinks.append(Progress(self.folder, self.config.steps))

@@ -341,6 +341,9 @@ def test_values_that_make_no_folder_name_are_named_by_a_hash_of_them_whatever_th
         ("clip.max_norm=1,2", "clip.max_norm: "),
         ("seed=1,1", "output_dir=sweep/seed=1: two runs"),
         ("optimizer.lr=interval(0,1)", "optimizer.lr=interval(0,1): "),
+        ("output_dir=here,there", "output_dir: a sweep has one folder, "),
+        ("hydra.sweep.subdir=a/${seed}", "hydra.sweep.subdir: "),
+        ("hydra.sweep.subdir=.hydra", "hydra.sweep.subdir: "),
     ],
 )
 def test_a_sweep_with_one_bad_job_is_refused_before_anything_ran(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import xarray as xr
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from lab import runs
+from lab import checkpoint, runs
 from lab.folder import held
+from lab.sinks.table import Table
 from lab.training import train
 from tests.conftest import Command
 from tests.test_commands import PATIENCE, failing_after, python
@@ -168,6 +170,40 @@ def _progress(folder: Path) -> dict[str, Any]:
         return {}
 
 
+def kill_me(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("where", ["at the end of a run", "between two runs"])
+def test_a_sweep_that_is_asked_to_stop_begins_no_other_run(
+    tmp_path: Path, gradlab: Command, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    """Outside of training too: while pictures are drawn, or when one run is whole and the next not begun."""
+    words = ("run", "-m", "seed=1,2", *SMALL, "steps=2", "output_dir=sweep")
+    real_close, real_print = Table.close, print
+
+    def close(table: Table) -> None:
+        real_close(table)
+        kill_me(signal.SIGTERM)
+
+    def tell(*told: object, **options: Any) -> None:
+        real_print(*told, **options)
+        if str(told[0]).endswith("seed=1  finished"):
+            kill_me(signal.SIGTERM)
+
+    if where == "between two runs":
+        monkeypatch.setattr("builtins.print", tell)
+    else:
+        monkeypatch.setattr(Table, "close", close)
+    stopped = gradlab(*words)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert stopped.status == 75
+    assert status(tmp_path / "sweep" / "seed=1") == "finished"
+    assert not (tmp_path / "sweep" / "seed=2" / "summary.json").exists()
+    assert gradlab(*words).out.count("finished before") == 1
+
+
 # --- disks ----------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +284,47 @@ def test_an_interrupted_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert re.search(rf"{newest.name}: damaged, .*; the one before it is used\.", done.err)
     assert gradlab(*words, "output_dir=undisturbed").status == 0
     assert_same(tmp_path / "mine", tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_checkpoints_that_cannot_be_used_are_reported_and_thrown_away(
+    tmp_path: Path, gradlab: Command, monkeypatch: pytest.MonkeyPatch, is_batch: bool
+):
+    """Both cut short; and then one that is whole, but of a lab that kept something else: neither stops a run twice."""
+    swept, batch = ("seed=1,2", "sweep.batch=true") if is_batch else ("seed=1", "sweep.batch=false")
+    often = ("steps=9", "probe.every=1", "checkpoint.every=2")
+    words = ("run", "-m", swept, batch, *SMALL, *often, "output_dir=mine")
+    monkeypatch.setattr(runs, "train", failing_after(7, KeyboardInterrupt()))
+    assert gradlab(*words).status == 130
+    monkeypatch.setattr(runs, "train", train)
+    found = sorted((tmp_path / "mine").rglob("*.ckpt"))
+    assert len(found) == 2
+    whole = checkpoint.load(found[1])
+    for path in found:
+        path.write_bytes(path.read_bytes()[:1000])
+    monkeypatch.setattr(runs, "train", failing_after(3, KeyboardInterrupt()))
+    again = gradlab(*words)
+    assert again.status == 130
+    assert again.err.count("damaged") == 2
+    assert "the run begins again" in again.err
+    monkeypatch.setattr(runs, "train", train)
+    assert [int(path.stem[5:]) for path in (tmp_path / "mine").rglob("*.ckpt")] == [2]  # the new one is kept
+
+    state = {name: value for name, value in whole.state.items() if name != "watch"}
+    checkpoint.save(found[0].parents[1], replace(whole, state=state))
+    assert gradlab(*words).status == 1
+    assert gradlab(*words).status == 0
+    assert {status(path.parent) for path in (tmp_path / "mine").glob("*/summary.json")} == {"finished"}
+
+
+def test_a_list_of_runs_that_points_out_of_the_sweep_is_not_followed(tmp_path: Path, gradlab: Command):
+    words = ("run", "-m", "seed=1,2", *SMALL, "steps=1", "output_dir=around/sweep")
+    assert gradlab(*words).status == 0
+    plan = tmp_path / "around" / "sweep" / "sweep.json"
+    for text in (plan.read_text().replace('"seed=2"', '".."'), "[" * 100_000, "{}", "null"):
+        plan.write_text(text)
+        assert gradlab("run", "-m", "init.gain=1", *words[2:]).status == 0
+    assert {path.name for path in (tmp_path / "around").iterdir()} == {"sweep"}
 
 
 # --- one of many ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from lab import runs
+from lab.folder import held
 from lab.training import train
 from tests.conftest import Command
 from tests.contract import assert_keeps_contract
@@ -85,6 +86,35 @@ def test_a_batch_that_is_interrupted_goes_on_bit_for_bit(
     assert steps == [6]
     for name, table in tables(tmp_path / "whole").items():
         xr.testing.assert_identical(tables(tmp_path / "broken")[name].drop_attrs(), table.drop_attrs())
+
+
+@pytest.mark.parametrize(
+    "later", [("seed=1,2,3,4", "sweep.batch=true"), ("seed=3,2,1", "sweep.batch=true"), ("seed=1,2,3",)]
+)
+def test_a_batch_that_is_interrupted_goes_on_whatever_else_is_wanted_then(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: tuple[str, ...]
+):
+    words = (*SMALL, "steps=12", "probe.every=2", "checkpoint.every=3", "output_dir=sweep")
+    monkeypatch.setattr(runs, "train", failing_after(4, KeyboardInterrupt()))
+    assert gradlab("run", "-m", "seed=1,2,3", *words, "sweep.batch=true").status == 130
+    steps = []
+
+    def watched(*given):
+        steps.append(given[4]["steps"] if given[4] else 0)
+        return train(*given)
+
+    monkeypatch.setattr(runs, "train", watched)
+    assert gradlab("run", "-m", *later, *words).status == 0
+    assert steps == ([6, 0] if "4" in later[0] else [6])
+    assert not list((tmp_path / "sweep" / ".batches").glob("*"))
+
+
+def test_a_run_that_another_process_works_on_does_not_keep_a_batch_from_the_others(gradlab: Command, tmp_path: Path):
+    with held(tmp_path / "sweep" / "seed=2"):
+        done = gradlab("run", "-m", "seed=1,2,3", *SMALL, "steps=2", "sweep.batch=true", "output_dir=sweep")
+    assert done.status == 0
+    assert "seed=2: another process is working on this run" in done.err
+    assert sorted(tables(tmp_path / "sweep")) == ["seed=1", "seed=3"]
 
 
 def test_a_batch_that_fails_says_so_of_all_its_runs_and_the_others_go_on(
