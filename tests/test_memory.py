@@ -82,7 +82,8 @@ def predicted(overrides: tuple[str, ...]) -> int:
 
 @pytest.fixture(scope="module")
 def baseline() -> int:
-    return measured(NOTHING)
+    """The smallest of three: compiling modules at their first import, and the like, only ever add to a peak."""
+    return min(measured(NOTHING) for _ in range(3))
 
 
 def _key(override: str) -> str:
