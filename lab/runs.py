@@ -69,19 +69,15 @@ def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
     Raises:
         ConfigError: they differ in something else, or one has replicas of its own.
     """
-    config = replace(configs[0], replicas=len(configs))
-    shared = _without_own_numbers(configs[0])
     for other in configs:
         if other.replicas != 1:
             raise ConfigError(f"replicas={other.replicas}: runs side by side are one replica each; give replicas=1.")
-        keys = [key for key, value in _without_own_numbers(other).items() if shared.get(key) != value]
-        if keys:
-            raise ConfigError(f"{keys[0]}: replicas of one network cannot differ in it; run them one by one.")
+    config, variants = merged(configs)
     device = choose_device(config.device)
     memory.refuse_too_large(config, device)
     with thread_budget(config.threads):
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
-        records = list(train(config, dataset, device, configs))
+        records = list(train(config, dataset, device, variants))
         return to_dataset(records, 0, attributes(config, device))
 
 
@@ -164,11 +160,10 @@ def _train(
             for sink in sinks:
                 stack.callback(sink.close)
             readings = train(config, dataset, device, variants, start.state if start else None, keeper.between)
-            for number, record in enumerate(itertools.chain(start.records if start else (), readings)):
-                is_new = start is None or number >= len(start.records)
+            for record in itertools.chain(start.records if start else (), readings):
                 keeper.records.append(record)
                 for work, part in zip(works, parts(record, works), strict=True):
-                    work.write(part, is_new)
+                    work.write(part)
                 for sink in sinks:
                     sink.write(record)
         status = "finished"

@@ -57,8 +57,8 @@ class Work:
         for sink in reversed(self.sinks):
             stack.callback(sink.close)  # each is closed, even if another cannot be
 
-    def write(self, record: Record, is_new: bool) -> None:
-        """Take a reading; one from a checkpoint if not `is_new`. Alone, the run would end when all have diverged."""
+    def write(self, record: Record) -> None:
+        """Take a reading. Once all replicas have diverged no more are taken: alone, the run would have ended then."""
         if self.is_over:
             return
         for sink in self.sinks:
