@@ -1,7 +1,7 @@
 """Runs per minute of a sweep over seeds: batched into one network, against separate processes on all cores.
 
 Both sides are the whole command, from its start to the last file of the last run. They take turns, and the medians and
-their ratio are printed. `python -m benchmarks.sweep`, about 20 minutes on two cores; `--quick` does one turn.
+their ratios to the first are printed. `python -m benchmarks.sweep`, about 20 minutes on two cores; `--quick` does one turn.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def main(arguments: Sequence[str]) -> int:
             for _ in range(1 if options.quick else 3)
         ]
         middle = [statistics.median(side) for side in zip(*turns, strict=True)]
-        print(
-            f"| {width} | " + " | ".join(f"{x:.0f}" for x in middle) + f" | {middle[1] / middle[0]:.1f} |", flush=True
-        )
+        ratios = ", ".join(f"{x / middle[0]:.2f}" for x in middle[1:])
+        print(f"| {width} | {' | '.join(f'{x:.0f}' for x in middle)} | {ratios} |", flush=True)
     return 0
 
 
