@@ -1,7 +1,8 @@
 """Runs per minute of a sweep over seeds: batched into one network, against separate processes on all cores.
 
-Both sides are the whole command, from its start to the last file of the last run. They take turns, and the medians and
-their ratios to the first are printed. `python -m benchmarks.sweep`, about 20 minutes on two cores; `--quick` does one turn.
+All sides are the whole command, from its start to the last file of the last run. They take turns, and the medians and
+their ratios to the first are printed. `python -m benchmarks.sweep`, about 20 minutes on two cores; `--quick` does one
+turn.
 """
 
 from __future__ import annotations
