@@ -67,10 +67,7 @@ def plan(overrides: Sequence[str]) -> list[Job]:
         raise ConfigError("output_dir: a sweep has one folder, with a folder a run below it; give one value.")
     combinations = configuration.jobs_of_sweep(overrides)
     names = _names(overrides, combinations)
-    found: list[tuple[Config, Path]] = []
-    for number, (words, name) in enumerate(zip(combinations, names, strict=True)):
-        here = _fixed(overrides, found[0][1].parent if found else None)
-        found.append(configuration.compose_job([*words, *here, *([_subdir(name)] if name else [])], number))
+    found = _composed(overrides, combinations, names)
     sweep = found[0][1].parent
     for _, folder in found:
         has_slash = any(text.startswith(SUBDIR) and "/" in text for text in overrides)
@@ -89,6 +86,32 @@ def plan(overrides: Sequence[str]) -> list[Job]:
         jobs.append(Job(given, name, folder.parent, config))
     _refuse_sharing(jobs)
     return [_with_task(job) for job in jobs]
+
+
+def _composed(
+    overrides: Sequence[str], combinations: Sequence[Sequence[str]], names: Sequence[str]
+) -> list[tuple[Config, Path]]:
+    """Each run's configuration and folder.
+
+    Composing takes Hydra 70 ms. Runs that differ in plain numbers alone are composed once, unless some key may follow
+    another.
+    """
+    keys = set(configuration.swept_keys(overrides)) & PER_REPLICA
+    is_followed = any("${" in text or text.startswith("hydra.searchpath") for text in overrides)
+    found: list[tuple[Config, Path]] = []
+    begun: dict[tuple[str, ...], Config] = {}
+    for number, (words, name) in enumerate(zip(combinations, names, strict=True)):
+        own = [text for text in words if _key(text) in keys]
+        shared = tuple(text for text in words if _key(text) not in keys)
+        first = begun.get(shared)
+        config = configuration.with_numbers(first, own) if first and name and not is_followed else None
+        if config is not None:
+            found.append((config, found[0][1].parent / name))
+            continue
+        here = _fixed(overrides, found[0][1].parent if found else None)
+        found.append(configuration.compose_job([*words, *here, *([_subdir(name)] if name else [])], number))
+        begun[shared] = found[-1][0]
+    return found
 
 
 def announce(folder: Path, what: Task, reason: str) -> None:

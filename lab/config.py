@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -32,8 +32,8 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import safety, schema
 from lab.schema import Config, ConfigError
 
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
-"""What composing raises on bad input; the plain ValueError comes from Hydra's insides."""
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
+"""What composing raises on bad input; the plain ones come from the insides of Hydra and OmegaConf."""
 
 HOME = re.compile(r"""(\+{0,2}output_dir=)(['"]?)(~[^'",]*)\2""")
 """An output folder that begins with the home folder."""
@@ -67,6 +67,30 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
     with open_dict(tree):
         del tree["hydra"]
     return to_config(tree), folder
+
+
+def with_numbers(config: Config, overrides: Sequence[str]) -> Config | None:
+    """The configuration with other numbers, checked, without asking Hydra; None if one of them is no plain number.
+
+    Args:
+        overrides: of keys that hold a number.
+
+    Raises:
+        ConfigError: as `check`, or an override that cannot be read.
+    """
+    for override in parse(overrides):
+        *groups, name = override.key_or_group.split(".")
+        owners: list[Any] = [config]
+        for group in groups:
+            owners.append(getattr(owners[-1], group))
+        kind, value = type(getattr(owners[-1], name)), override.value()
+        if type(value) is not kind and not (kind is float and type(value) is int and abs(value) <= schema.LARGEST):
+            return None
+        changed = replace(owners.pop(), **{name: kind(value)})
+        for group, owner in zip(reversed(groups), reversed(owners), strict=True):
+            changed = replace(owner, **{group: changed})
+        config = changed
+    return check(config)
 
 
 def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
@@ -115,6 +139,15 @@ def to_config(tree: DictConfig) -> Config:
     except HYDRA_ERRORS as error:
         raise explain(error, ()) from error
     assert isinstance(config, Config)
+    return check(config)
+
+
+def check(config: Config) -> Config:
+    """The configuration itself, if it makes sense.
+
+    Raises:
+        ConfigError: a value out of range, choices that exclude each other, or init=critical where nothing is critical.
+    """
     schema.check(config)
     if isinstance(config.init, schema.Critical):
         from lab.theory import critical_weight_var_of  # NumPy is imported only where there is something to solve

@@ -1,0 +1,62 @@
+"""What a sweep is going to do: composed once where runs differ in numbers alone, and as if composed one by one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from experiments import sweep
+from lab import config as configuration
+from lab.schema import ConfigError
+
+
+def composed_one_by_one(jobs: Sequence[sweep.Job]) -> list[tuple[configuration.Config, Path]]:
+    return [configuration.compose_job(job.overrides, number) for number, job in enumerate(jobs)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "composed"),
+    [
+        (("seed=range(0,40)",), 1),
+        (("optimizer.lr=1,0.5,1e-3", "activation=relu,tanh", "seed=1,2"), 2),
+        (("clip=norm", "clip.max_norm=1,2.5", "residual=scaled", "++residual.alpha=1,2"), 1),
+        (("steps=1,2", "first_replica=0,5"), 2),  # a number that replicas cannot differ in
+        (("init=critical", "activation=tanh", "init.bias_var=0.01,0.05"), 1),
+        (("optimizer.lr=0.1,0.2", "init.gain=${optimizer.lr}"), 2),  # one key follows another
+        (("seed=1,2", "hydra.sweep.subdir='run ${seed}'"), 2),
+        (("optimizer.lr='0.1','0.2'",), 2),  # texts, which OmegaConf reads
+    ],
+)
+def test_a_run_is_what_composing_it_alone_makes(
+    overrides: Sequence[str], composed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    whole = configuration.compose_job
+
+    def counted(*arguments: object) -> object:
+        asked.append(arguments)
+        return whole(*arguments)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(configuration, "compose_job", counted)
+    jobs = sweep.plan([*overrides, f"output_dir={tmp_path}/sweep"])
+
+    assert len(asked) == composed
+    assert [(job.config, job.folder) for job in jobs] == composed_one_by_one(jobs)
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        ("optimizer.lr=0.1,-1", "optimizer.lr=-1.0: give a number"),
+        ("seed=1,2.5", "seed=2.5: give a whole number"),
+        ("seed=1,true", "seed=True: give a whole number"),
+        (f"optimizer.lr=1,1{400 * '0'}", "optimizer.lr=1"),
+        ("init.gain=1,nan", "init.gain=nan: give a finite number"),
+        ("init.weight_var=1,2", "init.weight_var: the chosen init has no weight_var"),
+        ("+seed=1,2", "seed=1: seed has a value already"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_wherever_it_stands_in_the_sweep(swept: str, said: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match="^[+]?" + said.replace("+", "[+]")):
+        sweep.plan([swept, f"output_dir={tmp_path}/sweep"])
