@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lab import config as configuration
 from lab import launchers
-from lab.files import CHECKPOINTS, LOCK, SWEEP, whole
+from lab.files import BATCHES, CHECKPOINTS, LOCK, MEMBERS, SWEEP, whole
 from lab.folder import DONE, Task, summary_of, task
 from lab.schema import PER_REPLICA, Config, ConfigError, flatten
 from lab.stopping import stoppable
-from lab.sweeps import is_held
+from lab.sweeps import Member, is_held, members
 
 LONGEST_NAME = 200
 """Bytes of a run folder's name; most file systems stop at 255."""
-
-BATCHES, MEMBERS = ".batches", "members.json"
-"""Below a sweep's folder: checkpoints of runs that are trained together, and which runs these are."""
 
 
 @dataclass(frozen=True)
@@ -222,25 +219,26 @@ def _finish_batches(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
     """Go on with batches that were interrupted, each with the runs it was begun with; return what else waits."""
     named, left = {one.name: one for one in jobs}, list(waiting)
     for folder in sorted((jobs[0].sweep / BATCHES).glob("*")):
-        group = [named.get(name) for name in _members(folder)]
-        members = [one for one in group if one is not None and one.task is not Task.BEGIN]
-        if not members or len(members) < len(group) or _label(members) != folder.name:
+        runs = [named.get(member.run) for member in members(folder)]
+        group = [one for one in runs if one is not None and one.task is not Task.BEGIN]
+        if not group or len(group) < len(runs) or _label(group) != folder.name:
             continue
-        if all(one.task is Task.SKIP for one in members):
+        if all(one.task is Task.SKIP for one in group):
             shutil.rmtree(folder, ignore_errors=True)  # its process was killed between its end and this
         elif any((folder / CHECKPOINTS).glob("*.ckpt")):
-            _train(members)
-            left = [one for one in left if one not in members]
+            _train(group)
+            left = [one for one in left if one not in group]
     return left
 
 
-def _members(folder: Path) -> list[str]:
-    """The names of the runs that a batch was begun with, in the order of its replicas."""
-    try:
-        found = json.loads((folder / MEMBERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+def _save_members(group: Sequence[Job], path: Path) -> None:
+    """Say which runs are kept together; `lab.sweeps.members` reads it."""
+    found = [
+        Member(one.name, configuration.fingerprint(one.config), one.config.replicas, one.config.first_replica)
+        for one in group
+    ]
+    with whole(path) as draft:
+        draft.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
 
 
 def _label(group: Sequence[Job]) -> str:
@@ -264,8 +262,7 @@ def _train(group: Sequence[Job]) -> None:
     keep_in = group[0].folder if alone else group[0].sweep / BATCHES / _label(group)
     if not alone:
         keep_in.mkdir(parents=True, exist_ok=True)
-        with whole(keep_in / MEMBERS) as draft:
-            draft.write_text(json.dumps([one.name for one in group]) + "\n", encoding="utf-8")
+        _save_members(group, keep_in / MEMBERS)
     title = group[0].name if alone else f"{len(group)} runs together"
     try:
         runs.run_together([one.config for one in group], [one.folder for one in group], keep_in, title)

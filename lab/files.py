@@ -20,6 +20,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """What stops a run for a reason that is not its own; it goes on from its checkpoint once there is room."""
 SWEEP = "sweep.json"
 """The runs of a sweep, in its folder."""
+BATCHES, MEMBERS = ".batches", "members.json"
+"""Below a sweep's folder, of runs that are trained together: a folder with their checkpoints, and whose these are."""
 
 
 @contextmanager

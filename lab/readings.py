@@ -100,6 +100,34 @@ class Record:
     spectra: Mapping[str, Array] = field(default_factory=dict)
 
 
+def split(record: Record, sizes: Sequence[int]) -> list[Record]:
+    """A reading of several runs side by side as one of each.
+
+    Args:
+        sizes: how many replicas each run has; all of the record's together.
+    """
+    if len(sizes) == 1:
+        return [record]
+    ends = np.cumsum(sizes)[:-1]
+
+    def each(found: Mapping[str, Array]) -> list[dict[str, Array]]:
+        pieces = {name: np.split(values, ends, axis=-1) for name, values in found.items()}
+        return [{name: values[k] for name, values in pieces.items()} for k in range(len(sizes))]
+
+    rows = zip(
+        each(record.layers),
+        each(record.scalars),
+        np.split(record.diverged_at, ends),
+        np.split(record.diverged_layer, ends),
+        each(record.spectra),
+        strict=True,
+    )
+    return [
+        Record(record.step, layers, scalars, at, layer, record.seconds, spectra)
+        for layers, scalars, at, layer, spectra in rows
+    ]
+
+
 def delta_slope(delta_rms: Array) -> Array:
     """Decades of gradient gained per layer towards the loss, by least squares on log10.
 

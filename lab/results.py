@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lab import netcdf, sweeps
-from lab.files import CHECKPOINTS, READINGS, SUMMARY, whole
+from lab.files import READINGS, SUMMARY, whole
 from lab.netcdf import UnreadableError, Variable
 from lab.schema import flatten
 from lab.sweeps import DONE, Outcome, Run, printable
@@ -121,8 +121,9 @@ def collect(folder: Path, found: Sequence[Run] | None = None) -> Collected:
     tables: dict[str, Table] = {}
     failed: dict[str, str] = {}
     dims: dict[str, tuple[str, ...]] = {}
+    kept: dict[Path, Mapping[str, Table]] = {}
     for run in runs:
-        table, damage = _table(run, dims)
+        table, damage = _table(run, dims, kept)
         if table is not None and any(dims.get(name, part.dims) != part.dims for name, part in table.items()):
             table, damage = None, f"{READINGS} has other dimensions than the runs before"
         if run.state not in DONE:
@@ -229,40 +230,52 @@ def swept_keys_of(table: xr.Dataset) -> list[str]:
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def _table(run: Run, known: Container[str]) -> tuple[Table | None, str]:
-    """A run's readings, None if there are none, and what is wrong with its file."""
+def _table(run: Run, known: Container[str], kept: dict[Path, Mapping[str, Table]]) -> tuple[Table | None, str]:
+    """A run's readings, None if there are none, and what is wrong with its file.
+
+    Args:
+        known: variables whose attributes need not be read.
+        kept: folder of several runs that are trained together -> what its checkpoint holds; read at the first of them.
+    """
     stored, damage = None, ""
     if (run.folder / READINGS).exists():
         try:
             stored = _complete(netcdf.read(run.folder / READINGS, without_attrs=known))
         except UnreadableError:
             damage = f"{READINGS} cannot be read"
-    if run.state in DONE or not (run.folder / CHECKPOINTS).is_dir():
+    if run.state in DONE or not run.checkpoints.is_dir():
         return stored, damage
-    kept = _from_checkpoint(run.folder)
-    reaching = [table for table in (stored, kept) if table is not None]
+    if run.batch is None:
+        from_checkpoint = _kept(run.folder).get("")
+    else:
+        if run.batch not in kept:
+            sizes = {one.run: (one.replicas, one.first_replica) for one in sweeps.members(run.batch)}
+            kept[run.batch] = _kept(run.batch, sizes)
+        from_checkpoint = kept[run.batch].get(run.folder.name)
+    reaching = [table for table in (stored, from_checkpoint) if table is not None]
     return max(reaching, key=_last_step, default=None), damage
 
 
-def _from_checkpoint(folder: Path) -> Table | None:
-    """The readings until a run's newest checkpoint, None if there is none that can be read."""
+def _kept(folder: Path, sizes: Mapping[str, tuple[int, int]] | None = None) -> dict[str, Table]:
+    """The readings until the newest checkpoint, of a run or of several; without those that cannot be read."""
     from lab import checkpoint  # imports torch
 
     try:
-        table = checkpoint.readings(folder)
+        tables = checkpoint.readings(folder, sizes)
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError):
-        return None  # a file of the lab's format, with what no run of the lab has in it
-    if table is None:
-        return None
-    parts = {
-        str(name): Variable(tuple(map(str, variable.dims)), variable.to_numpy(), dict(variable.attrs))
-        for name, variable in table.variables.items()
-    }
-    try:
-        netcdf.check_shapes(parts, folder)
-        return _complete(parts)
-    except UnreadableError:
-        return None
+        return {}  # a file of the lab's format, with what no run of the lab has in it
+    found = {}
+    for run, table in tables.items():
+        parts = {
+            str(name): Variable(tuple(map(str, variable.dims)), variable.to_numpy(), dict(variable.attrs))
+            for name, variable in table.variables.items()
+        }
+        try:
+            netcdf.check_shapes(parts, folder)
+            found[run] = _complete(parts)
+        except UnreadableError:
+            continue
+    return found
 
 
 def _complete(table: Table) -> Table:
@@ -297,8 +310,8 @@ def _sources(runs: Sequence[Run]) -> str:
         digest.update(f"{run.name}\n{run.state}\n".encode())
         for path in (run.folder / SUMMARY, run.folder / READINGS):
             digest.update(_stamp(path))
-        if run.state not in DONE and (run.folder / CHECKPOINTS).is_dir():
-            for path in sorted((run.folder / CHECKPOINTS).iterdir()):
+        if run.state not in DONE and run.checkpoints.is_dir():
+            for path in sorted(run.checkpoints.iterdir()):
                 digest.update(_stamp(path))
     return digest.hexdigest()
 

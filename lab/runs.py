@@ -22,11 +22,11 @@ from lab.devices import choose_device
 from lab.files import NO_ROOM
 from lab.folder import Task, held, summary_of, task
 from lab.overlay import Overlay
-from lab.readings import to_dataset
+from lab.readings import split, to_dataset
 from lab.schema import ConfigError
 from lab.stopping import ASKS_TO_STOP, stoppable
 from lab.training import alone, train
-from lab.work import Keeper, Stopped, Work, attributes, parts
+from lab.work import Keeper, Stopped, Work, attributes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,6 +153,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Train, write every reading, and come to an end in every folder, whatever happens."""
     status, error = "failed", ""
+    sizes = [work.config.replicas for work in works]
     try:
         with ExitStack() as stack:
             for work in works:
@@ -162,7 +163,7 @@ def _train(
             readings = train(config, dataset, device, variants, start.state if start else None, keeper.between)
             for record in itertools.chain(start.records if start else (), readings):
                 keeper.records.append(record)
-                for work, part in zip(works, parts(record, works), strict=True):
+                for work, part in zip(works, split(record, sizes), strict=True):
                     work.write(part)
                 for sink in sinks:
                     sink.write(record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lab.files import CHECKPOINTS, LOCK, PROGRESS, READINGS, SUMMARY, SWEEP
+from lab.files import BATCHES, CHECKPOINTS, LOCK, MEMBERS, PROGRESS, READINGS, SUMMARY, SWEEP
 from lab.schema import flatten
 
 DONE = ("finished", "diverged")
@@ -23,6 +24,8 @@ IN_TROUBLE = ("failed", "interrupted", "killed", "unreadable")
 """States of runs that nothing works on any more and that have not come to their end."""
 STATES = (*DONE, "running", *IN_TROUBLE, "waiting")
 
+CHECKPOINT = re.compile(r"step-(\d{12})\.ckpt", re.ASCII)
+"""The name of a checkpoint: updates made."""
 STARTING = 60.0
 """Seconds between a folder of a sweep and its lock, in which a process imports torch: such a run still waits."""
 LARGEST_JSON = 64 * 2**20
@@ -67,6 +70,7 @@ class Run:
         seconds: it has worked, if known.
         left: seconds that a running one still needs, if known.
         error: the last line of its traceback.
+        batch: the folder below the sweep's in which it is kept together with others, None if it is kept in its own.
     """
 
     folder: Path
@@ -78,6 +82,22 @@ class Run:
     seconds: float | None = None
     left: float | None = None
     error: str = ""
+    batch: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints, which need not be there."""
+        return (self.batch or self.folder) / CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run of those that are trained together: its folder's name, its fingerprint and its replicas."""
+
+    run: str
+    fingerprint: str
+    replicas: int
+    first_replica: int
 
 
 @dataclass(frozen=True)
@@ -96,15 +116,17 @@ def find(folder: Path, now: float | None = None) -> list[Run]:
     """
     now = time.time() if now is None else now
     planned: dict[Path, Planned] = {}
+    batches: dict[tuple[Path, str], Path] = {}
     begun: set[Path] = set()
     for place, folders, files in os.walk(folder):
         path = Path(place)
         if SWEEP in files:
             planned |= _planned(path)
+            batches |= _batches(path)
         if _is_run(path, folders, files):
             begun.add(path)
-        folders[:] = [name for name in folders if name not in (".hydra", CHECKPOINTS)]
-    return [_run(path, folder, planned.get(path), now) for path in sorted(begun | planned.keys())]
+        folders[:] = [name for name in folders if name not in (".hydra", CHECKPOINTS, BATCHES)]
+    return [_run(path, folder, planned.get(path), batches, now) for path in sorted(begun | planned.keys())]
 
 
 def count(runs: Sequence[Run]) -> dict[str, int]:
@@ -141,6 +163,14 @@ def time_left(runs: Sequence[Run]) -> float | None:
     if len(each) < len(waiting) or len(known) < len(running):
         return None
     return max(*known, (sum(known) + sum(each)) / len(running))
+
+
+def members(batch: Path) -> list[Member]:
+    """The runs that are trained together and kept in this folder, in the order of their replicas; none if unknown."""
+    entries = _json(batch / MEMBERS)
+    found = [_member(_mapping(entry)) for entry in entries] if isinstance(entries, list) else []
+    known = [one for one in found if one is not None]
+    return known if len(known) == len(found) == len({one.run for one in known}) else []
 
 
 def is_held(lock: Path) -> bool:
@@ -203,7 +233,7 @@ def _is_run(path: Path, folders: Sequence[str], files: Sequence[str]) -> bool:
     return ".hydra" in folders and (path / ".hydra" / "config.yaml").is_file()
 
 
-def _run(path: Path, top: Path, planned: Planned | None, now: float) -> Run:
+def _run(path: Path, top: Path, planned: Planned | None, batches: Mapping[tuple[Path, str], Path], now: float) -> Run:
     outcome, progress = read_summary(path / SUMMARY), _mapping(_json(path / PROGRESS))
     if planned and outcome and outcome.fingerprint and planned.fingerprint not in (None, outcome.fingerprint):
         outcome = None  # of the run that this one will write over
@@ -221,8 +251,22 @@ def _run(path: Path, top: Path, planned: Planned | None, now: float) -> Run:
         left = _left(step, steps, seconds, _amount(progress.get("time")), now)
     elif (outcome and outcome.steps_done is not None and state != "killed") or (outcome and step is None):
         step, seconds = outcome.steps_done, outcome.seconds
+    batch = batches.get((path, outcome.fingerprint or "")) if outcome and outcome.status not in DONE else None
+    if state in ("interrupted", "killed"):
+        step = max(
+            (number for number in (step, _kept_step((batch or path) / CHECKPOINTS)) if number is not None), default=None
+        )
     error = _last_line(outcome.error) if outcome and state in IN_TROUBLE else ""
-    return Run(path, _name(path, top), state, outcome, step, steps, seconds, left, error)
+    return Run(path, _name(path, top), state, outcome, step, steps, seconds, left, error, batch)
+
+
+def _kept_step(checkpoints: Path) -> int | None:
+    """The step of the newest checkpoint, by its name."""
+    try:
+        found = [CHECKPOINT.fullmatch(name) for name in os.listdir(checkpoints)]
+    except OSError:
+        return None
+    return max((int(name[1]) for name in found if name), default=None)
 
 
 def _state(path: Path, outcome: Outcome | None, planned: Planned | None, now: float) -> str:
@@ -278,6 +322,30 @@ def _planned(folder: Path) -> dict[Path, Planned]:
     """The runs that a sweep.json lists; an entry that makes no sense or climbs out of the folder is left out."""
     runs = _mapping(_json(folder / SWEEP)).get("runs")
     return dict(_entries(folder, runs if isinstance(runs, list) else []))
+
+
+def _batches(folder: Path) -> dict[tuple[Path, str], Path]:
+    """(folder, fingerprint) of each run of a sweep that is trained together with others -> where they are kept."""
+    return {
+        (folder / one.run, one.fingerprint): batch
+        for batch in sorted((folder / BATCHES).glob("*"), key=_changed)
+        for one in members(batch)
+    }
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _member(entry: Mapping[str, Any]) -> Member | None:
+    run, fingerprint = entry.get("run"), entry.get("fingerprint")
+    replicas, first = _whole(entry.get("replicas")), _whole(entry.get("first_replica"))
+    if not isinstance(run, str) or not isinstance(fingerprint, str) or not replicas or first is None:
+        return None
+    return Member(run, fingerprint, replicas, first)
 
 
 def _entries(folder: Path, runs: Sequence[Any]) -> Iterator[tuple[Path, Planned]]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from lab import config as configuration
@@ -19,7 +18,7 @@ from lab.checkpoint import Checkpoint, save
 from lab.files import SUMMARY, clear, whole
 from lab.folder import checksums, sweep_up
 from lab.overlay import Overlay
-from lab.readings import Array, Record
+from lab.readings import Record
 from lab.sinks.progress import Progress
 from lab.sinks.table import Table
 from lab.stopping import Stop
@@ -126,33 +125,6 @@ class Keeper:
 
 class Stopped(Exception):  # noqa: N818  # a request, no error
     """Ends the training loop between two steps."""
-
-
-def parts(record: Record, works: Sequence[Work]) -> list[Record]:
-    """A reading of all as one of each run."""
-    if len(works) == 1:
-        return [record]
-    ends = np.cumsum([work.config.replicas for work in works])[:-1]
-
-    def split(values: Any) -> list[Any]:
-        return np.split(values, ends, axis=-1)
-
-    def each(found: Mapping[str, Array]) -> list[dict[str, Array]]:
-        pieces = {name: split(values) for name, values in found.items()}
-        return [{name: values[k] for name, values in pieces.items()} for k in range(len(works))]
-
-    rows = zip(
-        each(record.layers),
-        each(record.scalars),
-        split(record.diverged_at),
-        split(record.diverged_layer),
-        each(record.spectra),
-        strict=True,
-    )
-    return [
-        Record(record.step, layers, scalars, at, layer, record.seconds, spectra)
-        for layers, scalars, at, layer, spectra in rows
-    ]
 
 
 def describe(config: schema.Config) -> str:

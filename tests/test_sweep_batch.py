@@ -1,13 +1,14 @@
 """sweep.batch=true: runs that differ in numbers alone are replicas of one network, and nobody can tell afterwards."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from lab import runs
+from lab import results, runs, sweeps
 from lab.folder import held
 from lab.training import train
 from tests.conftest import Command
@@ -86,6 +87,34 @@ def test_a_batch_that_is_interrupted_goes_on_bit_for_bit(
     assert steps == [6]
     for name, table in tables(tmp_path / "whole").items():
         xr.testing.assert_identical(tables(tmp_path / "broken")[name].drop_attrs(), table.drop_attrs())
+
+
+def test_a_batch_is_collected_and_its_runs_are_told_while_it_works_and_after_it_was_killed(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = ("seed=1,2", "optimizer.lr=0.1,1e30", *SMALL, "first_replica=3", "steps=9", "probe.every=2", "threads=1")
+    sweep, running = tmp_path / "sweep", []
+    states: set[str] = set()
+
+    def watched(*given):
+        for record in train(*given):
+            yield record
+            if record.step == 6:  # its checkpoint has the readings until step 4
+                running.append(results.collect(sweep).dataset)
+                states.update(run.state for run in sweeps.find(sweep))
+                shutil.copytree(sweep, tmp_path / "killed")
+
+    monkeypatch.setattr(runs, "train", watched)
+    assert gradlab("run", "-m", *words, "checkpoint.every=5", "sweep.batch=true", "output_dir=sweep").status == 0
+
+    whole = results.collect(sweep).dataset
+    for found in (*running, results.collect(tmp_path / "killed").dataset):
+        assert found["last_step"].values.tolist() == [4 if rate < 1 else 2 for rate in found["optimizer.lr"].values]
+        assert dict(found.sizes) == {**dict(whole.sizes), "step": 3}
+        early = whole[list(found.data_vars)].sel(step=slice(0, 5)).drop_vars(["last_step", "status"])
+        xr.testing.assert_identical(found.drop_vars(["last_step", "status"]).drop_attrs(), early.drop_attrs())
+    assert states == {"running"}
+    assert {(run.state, run.step) for run in sweeps.find(tmp_path / "killed")} == {("killed", 5)}
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 
 from experiments import sweep
 from lab import config as configuration
-from lab.schema import ConfigError
+from lab.schema import Config, ConfigError
 
 
-def composed_one_by_one(jobs: Sequence[sweep.Job]) -> list[tuple[configuration.Config, Path]]:
+def composed_one_by_one(jobs: Sequence[sweep.Job]) -> list[tuple[Config, Path]]:
     return [configuration.compose_job(job.overrides, number) for number, job in enumerate(jobs)]
 
 
