@@ -400,18 +400,21 @@ def _listed(sweep: Path) -> dict[str, dict[str, Any]]:
 
 def _list(jobs: Sequence[Job]) -> None:
     """Write which runs the sweep has, those of earlier calls included."""
+    from filelock import FileLock
+
     sweep = jobs[0].sweep
-    entries = _listed(sweep)
-    for one in jobs:
-        entries[one.name] = {
-            "folder": one.name,
-            "overrides": [word for word in one.overrides if not _key(word).startswith("hydra")],
-            "fingerprint": configuration.fingerprint(one.config),
-            "steps": one.config.steps,
-        }
     sweep.mkdir(parents=True, exist_ok=True)
-    with whole(sweep / SWEEP) as draft:
-        draft.write_text(json.dumps({"runs": list(entries.values())}, indent=1) + "\n", encoding="utf-8")
+    with FileLock(sweep / f".{SWEEP}.lock"):  # another call may be adding its own
+        entries = _listed(sweep)
+        for one in jobs:
+            entries[one.name] = {
+                "folder": one.name,
+                "overrides": [word for word in one.overrides if not _key(word).startswith("hydra")],
+                "fingerprint": configuration.fingerprint(one.config),
+                "steps": one.config.steps,
+            }
+        with whole(sweep / SWEEP) as draft:
+            draft.write_text(json.dumps({"runs": list(entries.values())}, indent=1) + "\n", encoding="utf-8")
 
 
 def _status(job: Job) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -149,7 +150,10 @@ def _prediction(ax: Axes, table: xr.Dataset, quantity: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG; the file name's ending must be .png."""
-    figure.savefig(path, dpi=DPI)
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # once, where savefig draws twice: a picture is a good part of a short run
+    image.imsave(path, canvas.buffer_rgba(), dpi=DPI)
 
 
 def _new(columns: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:

@@ -1,6 +1,8 @@
 """What a sweep is going to do: composed once where runs differ in numbers alone, and as if composed one by one."""
 
+import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_a_run_is_what_composing_it_alone_makes(
 def test_a_number_that_cannot_be_is_refused_wherever_it_stands_in_the_sweep(swept: str, said: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="^[+]?" + said.replace("+", "[+]")):
         sweep.plan([swept, f"output_dir={tmp_path}/sweep"])
+
+
+def test_sweeps_that_start_at_once_in_one_folder_are_all_listed(tmp_path: Path):
+    plans = [
+        sweep.plan([f"seed={seed}", f"activation={name}", f"output_dir={tmp_path}/sweep"])
+        for seed in ("1,2", "3,4", "5,6", "7,8")
+        for name in ("relu", "relu,tanh")
+    ]
+    with ThreadPoolExecutor(len(plans)) as pool:
+        for _ in range(5):
+            list(pool.map(sweep._list, plans))
+            listed = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
+            assert {entry["folder"] for entry in listed} == {job.name for jobs in plans for job in jobs}
+            (tmp_path / "sweep" / "sweep.json").unlink()
