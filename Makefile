@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 # Tests run on all cores, one thread each; more threads than cores make a step hundreds of times slower.
 WORKERS ?= auto
 
-.PHONY: demo test fast lint types validate pictures bench clean
+# What takes long or needs a browser or a cluster of its own.
+LONG := slow or browser or slurm
+
+.PHONY: demo test slow lint types validate pictures bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments.demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not ($(LONG))"
 
-fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow and not browser"
+slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -q -m "$(LONG)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,6 +37,7 @@ bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.depth
 	$(BIN)/python -m benchmarks.theory
 	$(BIN)/python -m benchmarks.collecting
+	$(BIN)/python -m benchmarks.sweep --quick
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

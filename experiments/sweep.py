@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lab import config as configuration
 from lab import launchers
 from lab.files import BATCHES, CHECKPOINTS, LOCK, MEMBERS, SWEEP, whole
-from lab.folder import DONE, Task, summary_of, task
+from lab.folder import DONE, Task, locked, summary_of, task
 from lab.schema import PER_REPLICA, Config, ConfigError, flatten
 from lab.stopping import stoppable
 from lab.sweeps import Member, is_held, members
@@ -400,11 +400,9 @@ def _listed(sweep: Path) -> dict[str, dict[str, Any]]:
 
 def _list(jobs: Sequence[Job]) -> None:
     """Write which runs the sweep has, those of earlier calls included."""
-    from filelock import FileLock
-
     sweep = jobs[0].sweep
     sweep.mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep / f".{SWEEP}.lock"):  # another call may be adding its own
+    with locked(sweep / f".{SWEEP}.lock"):  # another call may be adding its own
         entries = _listed(sweep)
         for one in jobs:
             entries[one.name] = {

@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -108,21 +108,33 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=PATIENCE, poll_interval=PATIENCE / 20)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Held(
-            f"output_dir={folder}: another process is working on this run; let it end, or choose another folder."
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, PATIENCE))
+        except Timeout:
+            raise Held(
+                f"output_dir={folder}: another process is working on this run; let it end, or choose another folder."
+            ) from None
         yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)  # who waits for it notices, and asks for a new one
-        lock.release()
+
+
+@contextmanager
+def locked(path: Path, seconds: float = -1) -> Iterator[None]:
+    """Be the only process within the block; the file is there as long as that takes.
+
+    Raises:
+        Timeout: another one is, for longer than this; below 0 waits for ever.
+    """
+    from filelock import FileLock
+
+    with FileLock(path, timeout=seconds, poll_interval=PATIENCE / 20):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # who waits for it notices, and asks for a new one
 
 
 class Held(ConfigError):  # noqa: N818  # reads as what it says of a folder

@@ -8,7 +8,6 @@ times slower.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
 import threading
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from lab import config as configuration
+from lab.cores import thread_share
 from lab.schema import ConfigError
 from lab.stopping import ASKS_TO_STOP, Terminated
 
@@ -31,9 +31,6 @@ EXTRAS = {"joblib": ("hydra_joblib_launcher", "parallel"), "submitit_slurm": ("h
 
 # Our presets replace the plugins' own of the same name, and Hydra fills in what they leave out, as it should.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that torch and NumPy take the number of their threads from, when a process starts."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Launcher:
         if self.name != "joblib":
             yield
             return
-        with _threads(self.cores() or 1), _passing_on():
+        with thread_share(self.cores() or 1), _passing_on():
             yield
 
 
@@ -176,22 +173,6 @@ def _passing_on() -> Iterator[None]:
         raise KeyboardInterrupt
     if asked:
         raise Terminated
-
-
-@contextmanager
-def _threads(share: int) -> Iterator[None]:
-    """Give processes that start within the block this many threads, or fewer where the environment says so."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    for name, value in before.items():
-        own = int(value) if value and value.isdecimal() else share
-        os.environ[name] = str(max(1, min(own, share)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _is_installed(plugin: str) -> bool:

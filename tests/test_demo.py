@@ -32,6 +32,7 @@ def test_the_picture_is_a_png_of_more_than_an_empty_frame(folder):
     assert len(picture) > 20_000
 
 
+@pytest.mark.slow
 def test_the_demo_can_be_repeated_in_the_same_folder(folder, capsys):
     assert demo.main(["--folder", str(folder), *SMALL]) == 0
     printed = capsys.readouterr().out

@@ -16,7 +16,8 @@ import torch
 import xarray as xr
 
 from lab.config import compose
-from lab.launchers import THREADS, Launcher, of_sweep
+from lab.cores import THREADS
+from lab.launchers import Launcher, of_sweep
 from lab.schema import ConfigError
 from tests.conftest import Command
 

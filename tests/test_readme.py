@@ -24,6 +24,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     started: list[list[str]] = []

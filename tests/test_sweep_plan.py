@@ -6,10 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments import sweep
 from lab import config as configuration
-from lab.schema import Config, ConfigError
+from lab.schema import PER_REPLICA, Config, ConfigError
+from tests.test_any_override import EXTREME, effort, sentence
 
 
 def composed_one_by_one(jobs: Sequence[sweep.Job]) -> list[tuple[Config, Path]]:
@@ -62,6 +65,36 @@ def test_a_run_is_what_composing_it_alone_makes(
 def test_a_number_that_cannot_be_is_refused_wherever_it_stands_in_the_sweep(swept: str, said: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="^[+]?" + said.replace("+", "[+]")):
         sweep.plan([swept, f"output_dir={tmp_path}/sweep"])
+
+
+CHOSEN = {"init": "init=gaussian", "clip": "clip=norm", "residual": "residual=scaled"}
+
+
+@effort(25)
+@given(st.data())
+def test_any_numbers_are_taken_or_refused_as_if_composed_one_by_one(data: st.DataObject):
+    key = data.draw(st.sampled_from(sorted(PER_REPLICA)))
+    values = data.draw(
+        st.lists(st.sampled_from([value for value in EXTREME if "," not in value]), min_size=2, max_size=3)
+    )
+    choices = [CHOSEN[group]] if (group := key.partition(".")[0]) in CHOSEN else []
+    if key == "init.gain":
+        choices = ["init=he_normal"]
+    overrides = [*choices, f"{key}={','.join(values)}", "output_dir=/tmp"]
+    found: list[list[Config] | str] = []
+    for plan in (sweep._composed, one_by_one):
+        try:
+            combinations = configuration.jobs_of_sweep(overrides)
+            found.append([config for config, _ in plan(overrides, combinations, sweep._names(overrides, combinations))])
+        except ConfigError as error:
+            found.append(sentence(str(error)))
+    assert found[0] == found[1]
+
+
+def one_by_one(
+    overrides: Sequence[str], combinations: Sequence[Sequence[str]], names: Sequence[str]
+) -> list[tuple[Config, Path]]:
+    return [configuration.compose_job(words, number) for number, words in enumerate(combinations)]
 
 
 def test_sweeps_that_start_at_once_in_one_folder_are_all_listed(tmp_path: Path):

@@ -39,6 +39,7 @@ SHOWS_ONLY = (
     "comparison.py",
     "comparison_figure.py",
     "launchers.py",
+    "cores.py",
     "memory.py",
     "safety.py",
     "__main__.py",

@@ -12,9 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from experiments.report.measurement import Failure, Job, Measurement
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""Environment variables that libraries read when they are loaded."""
+from lab.cores import thread_share
 
 Result = tuple[Job, Measurement | Failure]
 
@@ -92,7 +90,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a forked torch may hang in the threads it left behind
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _one_thread(), _interrupts_held():
+        with thread_share(1), _interrupts_held():
             self.process.start()
         theirs.close()  # the only copy is the worker's now: its death closes the pipe
 
@@ -125,21 +123,6 @@ def _obituary(code: int | None) -> str:
         hint = "; was there enough memory?" if -code == signal.SIGKILL else ""
         return f"The process that measured it was ended by {signal.Signals(-code).name}{hint}"
     return f"The process that measured it ended with exit code {code}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Have processes that are started in the block use one thread each."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
