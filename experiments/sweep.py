@@ -13,7 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lab import config as configuration
 from lab import launchers
-from lab.files import BATCHES, CHECKPOINTS, LOCK, MEMBERS, SWEEP, whole
+from lab.files import BATCHES, CHECKPOINTS, COLLECTED, LOCK, MEMBERS, SUMMARIES, SWEEP, whole
 from lab.folder import DONE, Task, locked, summary_of, task
 from lab.schema import PER_REPLICA, Config, ConfigError, flatten
 from lab.stopping import stoppable
-from lab.sweeps import Member, is_held, members
+from lab.sweeps import Member, batch_label, is_held, kept_step, members
 
 LONGEST_NAME = 200
 """Bytes of a run folder's name; most file systems stop at 255."""
+MULTIRUN = "multirun.yaml"
+TAKEN = (CHECKPOINTS, SWEEP, MULTIRUN, COLLECTED, SUMMARIES)
+"""Names that something else in a sweep's folder has."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Job:
     config: Config
     task: Task = Task.BEGIN
     reason: str = ""
+    number: int = 0
 
     @property
     def folder(self) -> Path:
@@ -62,6 +66,7 @@ def plan(overrides: Sequence[str]) -> list[Job]:
     """
     if "output_dir" in configuration.swept_keys(overrides):
         raise ConfigError("output_dir: a sweep has one folder, with a folder a run below it; give one value.")
+    _refuse_repeated(overrides)
     combinations = configuration.jobs_of_sweep(overrides)
     names = _names(overrides, combinations)
     found = _composed(overrides, combinations, names)
@@ -77,12 +82,20 @@ def plan(overrides: Sequence[str]) -> list[Job]:
         raise ConfigError(f"output_dir={sweep}: {SWEEP} in it is a folder; choose another output_dir.")
     known = _known(sweep, {folder.name for _, folder in found})
     jobs = []
-    for words, (config, folder) in zip(combinations, found, strict=True):
+    for number, (words, (config, folder)) in enumerate(zip(combinations, found, strict=True)):
         name = known.pop(configuration.fingerprint(config), folder.name)
         given = (*words, *_fixed(overrides, folder.parent), _subdir(name))
-        jobs.append(Job(given, name, folder.parent, config))
+        jobs.append(Job(given, name, folder.parent, config, number=number))
     _refuse_sharing(jobs)
     return [_with_task(job) for job in jobs]
+
+
+def _refuse_repeated(overrides: Sequence[str]) -> None:
+    """A key that is swept twice would be swept over itself."""
+    given = [_key(text) for text in overrides]
+    for key in configuration.swept_keys(overrides):
+        if given.count(key) > 1:
+            raise ConfigError(f"{key}: it is given {given.count(key)} times; give all its values in one list.")
 
 
 def _composed(
@@ -90,11 +103,11 @@ def _composed(
 ) -> list[tuple[Config, Path]]:
     """Each run's configuration and folder.
 
-    Composing takes Hydra 70 ms. Runs that differ in plain numbers alone are composed once, unless some key may follow
-    another.
+    Composing takes Hydra 70 ms. Runs that differ in plain numbers alone are composed once, unless something else may
+    follow such a number or write over it: an interpolation, a dictionary, a file of the user's.
     """
     keys = set(configuration.swept_keys(overrides)) & PER_REPLICA
-    is_followed = any("${" in text or text.startswith("hydra.searchpath") for text in overrides)
+    is_followed = any("{" in text or text.startswith("hydra.searchpath") for text in overrides)
     found: list[tuple[Config, Path]] = []
     begun: dict[tuple[str, ...], Config] = {}
     for number, (words, name) in enumerate(zip(combinations, names, strict=True)):
@@ -126,17 +139,26 @@ def run(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictConfig
         job: does one run; it must be found by its name in other processes.
     """
     waiting = [one for one in jobs if one.task is not Task.SKIP]
+    _forget_batches(jobs)
+    interrupted = _interrupted_batches(jobs)
+    kept = [one for batch in interrupted for one in batch]
     for one in jobs:
-        announce(one.folder, one.task, one.reason)
+        if one.task is Task.SKIP or not is_held(one.folder / LOCK):  # else what is said of it comes at its turn
+            what, reason = (Task.CONTINUE, "") if one in kept else (one.task, one.reason)
+            announce(one.folder, what, reason)
     if not waiting:
         return 0
     _list(jobs)
     with stoppable() if launchers.of_sweep(jobs[0].overrides).name == "basic" else nullcontext():
-        left = _finish_batches(jobs, waiting)
-        if left and left[0].config.sweep.batch:
-            _together(left)
-        elif left:
-            _launch(left, overrides, job)
+        left = [one for one in waiting if one not in kept]
+        if jobs[0].config.sweep.batch:
+            _together(interrupted, left)
+        else:
+            for batch in interrupted:
+                _train(batch)
+            if left:
+                _launch(left, overrides, job)
+    _forget_batches(jobs)
     return _tell(waiting)
 
 
@@ -172,7 +194,7 @@ def _launch(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictCo
         )
         from hydra._internal.callbacks import Callbacks  # what a launcher's context is made of has no public name
 
-        with whole(jobs[0].sweep / "multirun.yaml") as draft:
+        with whole(jobs[0].sweep / MULTIRUN) as draft:
             OmegaConf.save(tree, draft)
         chosen = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(hydra.config_loader, Callbacks(tree)), task_function=job, config=tree
@@ -195,18 +217,24 @@ def _excuse(error: Exception) -> None:
 # --- side by side ---------------------------------------------------------------------------------------------------
 
 
-def _together(jobs: Sequence[Job]) -> None:
-    """Train runs that differ in `PER_REPLICA` alone as replicas of one network, or of one in each worker of joblib."""
-    launcher = launchers.of_sweep(jobs[0].overrides)
-    groups = _groups(jobs)
+def _together(interrupted: Sequence[Sequence[Job]], jobs: Sequence[Job]) -> None:
+    """Train runs that differ in `PER_REPLICA` alone as replicas of one network, or of one in each worker of joblib.
+
+    Args:
+        interrupted: batches that go on as they are.
+        jobs: what else is to be done.
+    """
+    first = next(one for group in (*interrupted, jobs) for one in group)
+    launcher = launchers.of_sweep(first.overrides)
+    groups = list(_groups(jobs))
     if launcher.name != "joblib":
-        for group in groups:
+        for group in (*interrupted, *groups):
             _train(group)
         return
     from joblib import Parallel, delayed, effective_n_jobs
 
     workers = effective_n_jobs(launcher.settings["n_jobs"])
-    parts = [part for group in groups for part in _split(group, workers)]
+    parts = [*interrupted, *(part for group in groups for part in _split(group, workers))]
     with launcher.ready():
         try:
             pool = Parallel(n_jobs=workers, batch_size=1)
@@ -215,20 +243,36 @@ def _together(jobs: Sequence[Job]) -> None:
             _excuse(error)
 
 
-def _finish_batches(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
-    """Go on with batches that were interrupted, each with the runs it was begun with; return what else waits."""
-    named, left = {one.name: one for one in jobs}, list(waiting)
-    for folder in sorted((jobs[0].sweep / BATCHES).glob("*")):
+def _interrupted_batches(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The batches that can go on, each with the runs it was begun with, and no run twice.
+
+    A run may have come further since, alone or in another batch; what goes on is what saves more steps.
+    """
+    named, found = {one.name: one for one in jobs}, []
+    for folder in (jobs[0].sweep / BATCHES).glob("*"):
         runs = [named.get(member.run) for member in members(folder)]
         group = [one for one in runs if one is not None and one.task is not Task.BEGIN]
         if not group or len(group) < len(runs) or _label(group) != folder.name:
             continue
-        if all(one.task is Task.SKIP for one in group):
-            shutil.rmtree(folder, ignore_errors=True)  # its process was killed between its end and this
-        elif any((folder / CHECKPOINTS).glob("*.ckpt")):
-            _train(group)
-            left = [one for one in left if one not in group]
-    return left
+        step = kept_step(folder / CHECKPOINTS)
+        if step is not None and step * len(group) >= sum(kept_step(one.folder / CHECKPOINTS) or 0 for one in group):
+            found.append((step * len(group), folder.name, group))
+    chosen: list[list[Job]] = []
+    for _, _, group in sorted(found, key=lambda entry: entry[:2], reverse=True):
+        if not any(one in other for other in chosen for one in group):
+            chosen.append(group)
+    return chosen
+
+
+def _forget_batches(jobs: Sequence[Job]) -> None:
+    """Remove what is kept of batches whose runs have all come to their end, in them or elsewhere."""
+    named, folder = {one.name: one for one in jobs}, jobs[0].sweep / BATCHES
+    for batch in folder.glob("*"):
+        runs = [named.get(member.run) for member in members(batch)]
+        if runs and all(one is not None and _status(one) in DONE for one in runs):
+            shutil.rmtree(batch, ignore_errors=True)
+    with suppress(OSError):  # there is none, or something is still kept
+        folder.rmdir()
 
 
 def _save_members(group: Sequence[Job], path: Path) -> None:
@@ -242,8 +286,7 @@ def _save_members(group: Sequence[Job], path: Path) -> None:
 
 
 def _label(group: Sequence[Job]) -> str:
-    prints = [configuration.fingerprint(one.config) for one in group]
-    return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
+    return batch_label([configuration.fingerprint(one.config) for one in group])
 
 
 def _train(group: Sequence[Job]) -> None:
@@ -251,29 +294,38 @@ def _train(group: Sequence[Job]) -> None:
     from lab import runs
     from lab.folder import Held
 
-    for one in [one for one in group if is_held(one.folder / LOCK)]:
-        print(f"{one.folder}: another process is working on this run; the others go on without it.", file=sys.stderr)
-        group = [other for other in group if other is not one]
-    if not group:
+    while group := _not_held(group):
+        alone = len(group) == 1
+        keep_in = group[0].folder if alone else group[0].sweep / BATCHES / _label(group)
+        try:
+            for one in group:
+                _save_configs(one)
+            if not alone:
+                keep_in.mkdir(parents=True, exist_ok=True)
+                _save_members(group, keep_in / MEMBERS)
+        except OSError as error:
+            print(f"{error.filename or keep_in}: {error.strerror}; make room there.", file=sys.stderr)
+            return
+        title = group[0].name if alone else f"{len(group)} runs together"
+        try:
+            runs.run_together([one.config for one in group], [one.folder for one in group], keep_in, title)
+        except Held:  # since we looked: once more, with those that are left
+            continue
+        except Exception:
+            traceback.print_exc()
+        if not alone and all(_status(one) in DONE for one in group):
+            shutil.rmtree(keep_in, ignore_errors=True)
+        for one in group:
+            print(f"{one.folder.absolute()}  {_status(one)}", flush=True)
         return
-    for one in group:
-        _save_configs(one)
-    alone = len(group) == 1
-    keep_in = group[0].folder if alone else group[0].sweep / BATCHES / _label(group)
-    if not alone:
-        keep_in.mkdir(parents=True, exist_ok=True)
-        _save_members(group, keep_in / MEMBERS)
-    title = group[0].name if alone else f"{len(group)} runs together"
-    try:
-        runs.run_together([one.config for one in group], [one.folder for one in group], keep_in, title)
-    except Held as error:
-        print(error, file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
-    if not alone and all(_status(one) in DONE for one in group):
-        shutil.rmtree(keep_in, ignore_errors=True)
-    for one in group:
-        print(f"{one.folder.absolute()}  {_status(one)}", flush=True)
+
+
+def _not_held(group: Sequence[Job]) -> list[Job]:
+    """The runs of a group that no other process works on; the others are named."""
+    held = [one for one in group if is_held(one.folder / LOCK)]
+    for one in held:
+        print(f"{one.folder}: another process is working on this run; the others go on without it.", file=sys.stderr)
+    return [one for one in group if one not in held]
 
 
 def _split(group: Sequence[Job], parts: int) -> Iterator[Sequence[Job]]:
@@ -323,6 +375,10 @@ def _save_configs(job: Job) -> None:
     tree = configuration.compose_tree(job.overrides, with_hydra=True)
     with open_dict(tree):
         own = tree.pop("hydra")
+        own.mode = RunMode.MULTIRUN
+        own.overrides.hydra.insert(0, "hydra.mode=MULTIRUN")
+        own.job.update({"name": "run", "id": str(job.number), "num": job.number})
+        own.runtime.output_dir = str(job.folder.absolute())
     folder = job.folder / ".hydra"
     folder.mkdir(parents=True, exist_ok=True)
     contents = {"config": tree, "hydra": OmegaConf.create({"hydra": own}), "overrides": own.overrides.task}
@@ -348,7 +404,7 @@ def _names(overrides: Sequence[str], combinations: Sequence[Sequence[str]]) -> l
 def _is_good(name: str) -> bool:
     is_short = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
     is_plain = name.isprintable() and not any(letter in name for letter in "/\\$'\"")
-    return is_short and is_plain and not name.startswith(".") and name not in (CHECKPOINTS, SWEEP)
+    return is_short and is_plain and not name.startswith(".") and name not in TAKEN
 
 
 def _hashed(name: str) -> str:

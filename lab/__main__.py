@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lab.output import outlive_readers
+
 COMMANDS = {
     "run": "train one configuration, or a sweep of them with -m, and measure every layer's gradient",
     "board": "open TensorBoard on a folder of runs",
@@ -26,6 +28,8 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 (it failed), 2 (bad input) or 130 (interrupted)."""
+    if arguments is None:  # a command of its own, and not a call within a program
+        outlive_readers()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -52,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; what was measured until now is kept.", file=sys.stderr)
+        more = " The same command goes on." if words[0] == "run" else ""
+        print(f"Interrupted; what was measured until now is kept.{more}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -91,7 +91,7 @@ def _panel(ax: Axes, part: pd.DataFrame, key: str, lines: Sequence[Any], quantit
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     notes = []
     if absent := [str(value) for value in lines if not (part[key] == value).any()]:
-        notes.append(f"no run: {', '.join(absent)}")
+        notes.append(f"no run with {key}={', '.join(absent)}")
     readings = list(dict.fromkeys(part["reading"])) if "reading" in part else [None]
     for reading in readings:
         of_reading = part if reading is None else part[part["reading"] == reading]
@@ -103,14 +103,13 @@ def _panel(ax: Axes, part: pd.DataFrame, key: str, lines: Sequence[Any], quantit
             is_drawn = [_curve(ax, curve, axis, number, is_dashed, is_log, band) for curve in curves]
             if len(own) and not any(is_drawn):
                 empty.append(str(value))
-        if empty and len(empty) == len(lines) > 1:
-            empty = ["all lines"]
         if empty:
             when = "" if reading is None else f"{_reading_name(reading)}, "
-            notes.append(f"{when}nothing finite{' above 0' if is_log else ''}: {', '.join(empty)}")
+            which = "any line" if len(empty) == len(lines) > 1 else f"{key}={', '.join(empty)}"
+            notes.append(f"{when}nothing finite{' above 0' if is_log else ''} in {which}")
     far = part[part["median"].abs() > limit]
     if beyond := [str(value) for value in lines if (far[key] == value).any()]:
-        notes.append(f"beyond the axis: {', '.join(beyond)}")
+        notes.append(f"beyond the axis: {key}={', '.join(beyond)}")
     return textwrap.fill(f"({'; '.join(notes)})", 46) if notes else ""
 
 

@@ -12,6 +12,7 @@ from matplotlib import image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lab.readings import LAYER_QUANTITIES
 
@@ -117,6 +118,7 @@ def _readings(ax: Axes, table: xr.Dataset, quantity: str) -> None:
     for number, index in enumerate(sorted({0, table.sizes["step"] - 1})):
         reading = table.isel(step=index)
         curve(ax, reading[quantity], f"step {int(reading['step'])}", COLOURS[number], MARKERS[number])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("layer (0 is nearest the input)")
     ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
 

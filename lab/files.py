@@ -18,6 +18,8 @@ LOCK, PROGRESS, CHECKPOINTS = ".lock", "progress.json", "checkpoints"
 """What is there while it works, or until it has come to its end: who works on it, how far it is, how it can go on."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """What stops a run for a reason that is not its own; it goes on from its checkpoint once there is room."""
+COLLECTED, SUMMARIES = "collected.nc", "summaries.csv"
+"""What `gradlab collect` writes into a folder of runs."""
 SWEEP = "sweep.json"
 """The runs of a sweep, in its folder."""
 BATCHES, MEMBERS = ".batches", "members.json"

@@ -58,7 +58,8 @@ def task(folder: Path, fingerprint: str, may_overwrite: bool) -> tuple[Task, str
         return Task.BEGIN, ""
     if summary.get("fingerprint") != fingerprint:
         raise ConfigError(
-            f"output_dir={folder}: this folder holds a run already; choose another, or add overwrite=true."
+            f"output_dir={folder}: this folder holds a run already, with other settings; choose another, or add"
+            " overwrite=true."
         )
     status = summary.get("status")
     if status in DONE:

@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 from lab import config as configuration
 from lab.cores import thread_share
+from lab.output import outlive_readers
 from lab.schema import ConfigError
-from lab.stopping import ASKS_TO_STOP, Terminated
+from lab.stopping import Terminated, heeded
 
 Result = TypeVar("Result")
 
@@ -134,7 +135,8 @@ def work(job: Callable[[], Result]) -> Result | None:
     """
     if multiprocessing.current_process().name == "MainProcess":
         return job()
-    for number in ASKS_TO_STOP:
+    outlive_readers()
+    for number in heeded():
         signal.signal(number, lambda number, frame: _stopped.set())  # for the time between runs
     if not _stopped.is_set():
         try:
@@ -160,7 +162,7 @@ def _passing_on() -> Iterator[None]:
         for worker in multiprocessing.active_children():
             worker.terminate()  # SIGTERM
 
-    before = {number: signal.signal(number, pass_on) for number in ASKS_TO_STOP}
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
     try:
         yield
     except Exception:

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lab import netcdf, sweeps
-from lab.files import READINGS, SUMMARY, whole
+from lab.files import COLLECTED, READINGS, SUMMARIES, SUMMARY, whole
 from lab.netcdf import UnreadableError, Variable
 from lab.schema import flatten
 from lab.sweeps import DONE, Outcome, Run, printable
@@ -24,10 +24,8 @@ from lab.sweeps import DONE, Outcome, Run, printable
 if TYPE_CHECKING:
     import pandas as pd
 
-COLLECTED = "collected.nc"
-SUMMARIES = "summaries.csv"
 SWEPT_KEYS, SOURCES = "swept_keys", "sources"
-"""What a collected dataset says of itself: the keys in which its runs differ, and a hash of the files it is made of."""
+"""What a collected dataset says of itself: the keys in which its runs differ or will, a hash of the files behind it."""
 OWN_COORDINATES = ("folder", "status", "last_step")
 DIMENSIONS = {"step", "layer", "replica", "singular_value"}
 
@@ -133,7 +131,9 @@ def collect(folder: Path, found: Sequence[Run] | None = None) -> Collected:
         if table is not None:
             tables[run.name] = table
             dims |= {name: part.dims for name, part in table.items()}
-    keys = [key for key in _differing(list(settings.values())) if _can_name_a_coordinate(key) and key not in dims]
+    differing = {*_differing(list(settings.values())), *_differing([run.given for run in found])}
+    known = dict.fromkeys(key for flat in settings.values() for key in flat)
+    keys = [key for key in known if key in differing and _can_name_a_coordinate(key) and key not in dims]
     if not tables:
         states = ", ".join(sorted(set(failed.values()))) or "none has begun"
         raise FileNotFoundError(f"{folder}: no run below this folder has readings yet ({states}); look again later.")

@@ -31,7 +31,7 @@ from lab.work import Keeper, Stopped, Work, attributes
 if TYPE_CHECKING:
     import xarray as xr
 
-    from lab.sinks import Sink
+    from lab.sinks.console import Console
 
 
 def simulate(*overrides: str) -> xr.Dataset:
@@ -137,8 +137,8 @@ def run_together(
             for one, folder in zip(configs, folders, strict=True)
         ]
         keeper = Keeper(keep_in, _fingerprint(configs), config, stop, start)
-        sinks: list[Sink] = [] if is_quiet else [Console(title or keep_in.name, config.steps)]
-        return _train(config, variants, dataset, device, start, keeper, works, sinks)
+        consoles = [] if is_quiet else [Console(title or keep_in.name, config.steps)]
+        return _train(config, variants, dataset, device, start, keeper, works, consoles)
 
 
 def _train(
@@ -149,7 +149,7 @@ def _train(
     start: Checkpoint | None,
     keeper: Keeper,
     works: Sequence[Work],
-    sinks: Sequence[Sink],
+    consoles: Sequence[Console],
 ) -> list[dict[str, Any]]:
     """Train, write every reading, and come to an end in every folder, whatever happens."""
     status, error = "failed", ""
@@ -158,15 +158,18 @@ def _train(
         with ExitStack() as stack:
             for work in works:
                 work.begin(stack)
-            for sink in sinks:
-                stack.callback(sink.close)
+            for console in consoles:
+                stack.callback(console.close)
             readings = train(config, dataset, device, variants, start.state if start else None, keeper.between)
-            for record in itertools.chain(start.records if start else (), readings):
+            before = list(start.records) if start else []
+            for console in consoles:
+                console.remember(before)
+            for number, record in enumerate(itertools.chain(before, readings)):
                 keeper.records.append(record)
                 for work, part in zip(works, split(record, sizes), strict=True):
                     work.write(part)
-                for sink in sinks:
-                    sink.write(record)
+                for console in consoles if number >= len(before) else ():
+                    console.write(record)
         status = "finished"
     except (KeyboardInterrupt, Stopped):
         status = "interrupted"
@@ -181,7 +184,8 @@ def _train(
     finally:
         summaries = [work.end(status, error) for work in works]
     if status != "interrupted":
-        forget(keeper.folder)
+        for folder in {keeper.folder, *(work.folder for work in works)}:
+            forget(folder)
     if status == "interrupted" or keeper.stop.number in ASKS_TO_STOP:
         keeper.stop.end()
     return summaries

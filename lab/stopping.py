@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, SIGTERM from a batch system or a shutdown, and the signal before a time limit.
+"""Being asked to stop: Ctrl-C, SIGTERM from a batch system or a shutdown, SIGHUP, and the signal before a time limit.
 
 The run is not torn out of a step. It notices the request before the next one, keeps a checkpoint, writes what was
 measured, and ends. A second Ctrl-C ends it at once, as Python does.
@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-ASKS_TO_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
+ASKS_TO_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 BEFORE_A_LIMIT = "SIGUSR2"
 """What submitit has Slurm send some time before the limit; heeded where somebody else (submitit) handles it already."""
 
 TRY_AGAIN = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
-"""Exit status after SIGTERM: the same command goes on. Slurm's RequeueExit can name it."""
+"""Exit status after SIGTERM or SIGHUP: the same command goes on. Slurm's RequeueExit can name it."""
 
 
 class Terminated(SystemExit):  # a request, no error
-    """A run was asked to end by SIGTERM, and has kept what it needs to go on."""
+    """A run was asked to end by SIGTERM or SIGHUP, and has kept what it needs to go on."""
 
     def __init__(self, code: int = TRY_AGAIN) -> None:
         super().__init__(code)  # an argument of its own, so that it can be sent between processes
@@ -50,14 +50,23 @@ class Stop:
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
-            Terminated: after SIGTERM.
+            Terminated: after SIGTERM or SIGHUP.
         """
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         before: Callable[[int, FrameType | None], Any] | Any = self.before.get(self.number)
-        if self.number != signal.SIGTERM and callable(before):
+        if self.number not in ASKS_TO_STOP and callable(before):
             before(self.number, None)  # submitit's: it asks for the job to be started again, and leaves
         raise Terminated
+
+
+def heeded() -> list[int]:
+    """The signals that ask to stop here: not SIGHUP where it is ignored, as nohup has it, so that a run outlives it."""
+    return [
+        number
+        for number in ASKS_TO_STOP
+        if signal.Signals(number).name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
+    ]
 
 
 _outer: list[Stop] = []  # of a sweep around its runs: a request between two of them is heeded by the next
@@ -77,10 +86,10 @@ def stoppable() -> Iterator[Stop]:
         yield stop
         return
     limit = getattr(signal, BEFORE_A_LIMIT, None)
-    heeded = [*ASKS_TO_STOP, *([limit] if limit is not None and callable(signal.getsignal(limit)) else [])]
+    numbers = [*heeded(), *([limit] if limit is not None and callable(signal.getsignal(limit)) else [])]
     try:
         _outer.append(stop)
-        for number in heeded:
+        for number in numbers:
             stop.before[number] = signal.signal(number, stop.ask)
         yield stop
     finally:

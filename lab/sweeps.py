@@ -6,6 +6,7 @@ Nothing is written here, and every file is taken for one that anybody may have m
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -71,6 +72,7 @@ class Run:
         left: seconds that a running one still needs, if known.
         error: the last line of its traceback.
         batch: the folder below the sweep's in which it is kept together with others, None if it is kept in its own.
+        given: what the sweep says of it, key -> text, also if it has not begun.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class Run:
     left: float | None = None
     error: str = ""
     batch: Path | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> Path:
@@ -102,10 +105,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Planned:
-    """A line of sweep.json."""
+    """A line of sweep.json; `given` are its overrides, key -> text."""
 
     fingerprint: str | None
     steps: int | None
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(folder: Path, now: float | None = None) -> list[Run]:
@@ -118,6 +122,9 @@ def find(folder: Path, now: float | None = None) -> list[Run]:
     planned: dict[Path, Planned] = {}
     batches: dict[tuple[Path, str], Path] = {}
     begun: set[Path] = set()
+    if folder.name and (folder.parent / SWEEP).is_file():  # it is one of a sweep's runs
+        planned |= {path: plan for path, plan in _planned(folder.parent).items() if path == folder}
+        batches |= _batches(folder.parent)
     for place, folders, files in os.walk(folder):
         path = Path(place)
         if SWEEP in files:
@@ -170,7 +177,22 @@ def members(batch: Path) -> list[Member]:
     entries = _json(batch / MEMBERS)
     found = [_member(_mapping(entry)) for entry in entries] if isinstance(entries, list) else []
     known = [one for one in found if one is not None]
-    return known if len(known) == len(found) == len({one.run for one in known}) else []
+    is_ours = batch_label([one.fingerprint for one in known]) == batch.name
+    return known if is_ours and len(known) == len(found) == len({one.run for one in known}) else []
+
+
+def kept_step(checkpoints: Path) -> int | None:
+    """The step of the newest checkpoint, by its name."""
+    try:
+        found = [CHECKPOINT.fullmatch(name) for name in os.listdir(checkpoints)]
+    except OSError:
+        return None
+    return max((int(name[1]) for name in found if name), default=None)
+
+
+def batch_label(fingerprints: Sequence[str]) -> str:
+    """The name of the folder in which runs that are trained together are kept."""
+    return hashlib.sha256(" ".join(fingerprints).encode(errors="replace")).hexdigest()[:16]
 
 
 def is_held(lock: Path) -> bool:
@@ -238,8 +260,8 @@ def _run(path: Path, top: Path, planned: Planned | None, batches: Mapping[tuple[
     if planned and outcome and outcome.fingerprint and planned.fingerprint not in (None, outcome.fingerprint):
         outcome = None  # of the run that this one will write over
         if not is_held(path / LOCK):
-            return Run(path, _name(path, top), "waiting", steps=planned.steps)
-    state = _state(path, outcome, planned, now)
+            return Run(path, _name(path, top), "waiting", steps=planned.steps, given=planned.given)
+    state, given = _state(path, outcome, planned, now), planned.given if planned else {}
     steps = planned.steps if planned else None
     if steps is None:
         steps = _whole(progress.get("steps")) if state == "running" else None
@@ -252,21 +274,13 @@ def _run(path: Path, top: Path, planned: Planned | None, batches: Mapping[tuple[
     elif (outcome and outcome.steps_done is not None and state != "killed") or (outcome and step is None):
         step, seconds = outcome.steps_done, outcome.seconds
     batch = batches.get((path, outcome.fingerprint or "")) if outcome and outcome.status not in DONE else None
-    if state in ("interrupted", "killed"):
-        step = max(
-            (number for number in (step, _kept_step((batch or path) / CHECKPOINTS)) if number is not None), default=None
-        )
+    kept = {place: kept_step(place / CHECKPOINTS) or 0 for place in (path, batch) if place}
+    if batch and kept[batch] < kept[path]:
+        batch = None  # since then the run has come further alone
+    if state in ("interrupted", "killed") and max(kept.values()):
+        step = max(step or 0, *kept.values())
     error = _last_line(outcome.error) if outcome and state in IN_TROUBLE else ""
-    return Run(path, _name(path, top), state, outcome, step, steps, seconds, left, error, batch)
-
-
-def _kept_step(checkpoints: Path) -> int | None:
-    """The step of the newest checkpoint, by its name."""
-    try:
-        found = [CHECKPOINT.fullmatch(name) for name in os.listdir(checkpoints)]
-    except OSError:
-        return None
-    return max((int(name[1]) for name in found if name), default=None)
+    return Run(path, _name(path, top), state, outcome, step, steps, seconds, left, error, batch, given)
 
 
 def _state(path: Path, outcome: Outcome | None, planned: Planned | None, now: float) -> str:
@@ -328,16 +342,9 @@ def _batches(folder: Path) -> dict[tuple[Path, str], Path]:
     """(folder, fingerprint) of each run of a sweep that is trained together with others -> where they are kept."""
     return {
         (folder / one.run, one.fingerprint): batch
-        for batch in sorted((folder / BATCHES).glob("*"), key=_changed)
+        for batch in sorted((folder / BATCHES).glob("*"), key=lambda batch: kept_step(batch / CHECKPOINTS) or -1)
         for one in members(batch)
     }
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _member(entry: Mapping[str, Any]) -> Member | None:
@@ -356,9 +363,19 @@ def _entries(folder: Path, runs: Sequence[Any]) -> Iterator[tuple[Path, Planned]
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             continue
+        words = entry.get("overrides")
+        given = (
+            [word.lstrip("+").partition("=") for word in words if isinstance(word, str)]
+            if isinstance(words, list)
+            else []
+        )
         yield (
             folder / relative,
-            Planned(fingerprint if isinstance(fingerprint, str) else None, _whole(entry.get("steps"))),
+            Planned(
+                fingerprint if isinstance(fingerprint, str) else None,
+                _whole(entry.get("steps")),
+                {key: value for key, _, value in given},
+            ),
         )
 
 

@@ -40,6 +40,7 @@ class Work:
         self.table = Table(folder, config.first_replica, attributes(config, device), heading, expected)
         self.expected = expected
         self.sinks: list[Sink] = []
+        self.progress = Progress(folder, config.steps)
         self.started = time.perf_counter()
         self.is_over = False
 
@@ -52,13 +53,14 @@ class Work:
         sweep_up(self.folder)
 
         self.sinks = [self.table, TensorBoard(self.folder, self.config, self.expected)]
-        self.sinks.append(Progress(self.folder, self.config.steps))
+        self.sinks.append(self.progress)
         for sink in reversed(self.sinks):
             stack.callback(sink.close)  # each is closed, even if another cannot be
 
     def write(self, record: Record) -> None:
         """Take a reading. Once all replicas have diverged no more are taken: alone, the run would have ended then."""
         if self.is_over:
+            self.progress.write(record)  # those beside it are not over yet
             return
         for sink in self.sinks:
             sink.write(record)

@@ -152,7 +152,10 @@ def test_a_second_run_into_a_folder_is_refused_and_changes_nothing_in_it(gradlab
     before = snapshot(tmp_path)
     refused = gradlab("run", *SMALL, "seed=1", "output_dir=mine")
     assert refused.status == 2
-    assert refused.err == "output_dir=mine: this folder holds a run already; choose another, or add overwrite=true.\n"
+    assert refused.err == (
+        "output_dir=mine: this folder holds a run already, with other settings; choose another, or add"
+        " overwrite=true.\n"
+    )
     assert snapshot(tmp_path) == before
 
 
@@ -232,7 +235,7 @@ def test_control_c_stops_a_run_with_status_130_and_whole_files(tmp_path: Path):
     finally:
         process.kill()
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "Interrupted; what was measured until now is kept."
+    assert err.splitlines()[-1] == "Interrupted; what was measured until now is kept. The same command goes on."
     assert "Traceback" not in err
     table, summary = assert_keeps_contract(tmp_path / "mine", status="interrupted")
     assert table.sizes["step"] >= 2
@@ -362,7 +365,7 @@ def test_a_sweep_that_would_run_into_another_run_is_refused_before_anything_ran(
     before = snapshot(tmp_path)
     refused = gradlab("run", "-m", "seed=0,2", *SMALL, "init.gain=2", "output_dir=sweep")
     assert refused.status == 2
-    assert refused.err.startswith("output_dir=sweep/seed=2: this folder holds a run already; ")
+    assert refused.err.startswith("output_dir=sweep/seed=2: this folder holds a run already, with other settings; ")
     assert snapshot(tmp_path) == before
 
 

@@ -179,7 +179,7 @@ def test_the_picture_shows_the_table_a_panel_a_value_and_a_line_a_value(dataset:
     figure = comparison_figure.draw(table, by, "delta_rms", "replicas")
     shown = panels(figure)
     assert list(shown) == ["init=he_normal", "init=orthogonal"]
-    assert shown["init=orthogonal"].get_title() == "init=orthogonal\n(no run: tanh)"
+    assert shown["init=orthogonal"].get_title() == "init=orthogonal\n(no run with activation=tanh)"
     for init, ax in shown.items():
         assert ax.get_yscale() == "log"
         assert ax.get_xlabel().startswith("layer")
@@ -275,7 +275,7 @@ def test_what_has_no_place_on_a_logarithmic_axis_is_said(tmp_path: Path):
     table = comparison.table(results.read(tmp_path), by, "delta_rms")
     shown = panels(comparison_figure.draw(table, by, "delta_rms", "replicas"))
     said = shown["init=he_normal"].get_title().replace("\n", " ")
-    assert said == "init=he_normal (last reading, nothing finite above 0: 1, 2)"
+    assert said == "init=he_normal (last reading, nothing finite above 0 in seed=1, 2)"
     assert shown["init=orthogonal"].get_title() == "init=orthogonal"
 
 
@@ -285,7 +285,7 @@ def test_one_loss_that_explodes_does_not_flatten_the_others(tmp_path: Path):
         leave(tmp_path / str(seed), records, f"seed={seed}")
     table = comparison.table(results.read(tmp_path), ["seed"], "loss")
     [ax] = comparison_figure.draw(table, ["seed"], "loss", "replicas").axes
-    assert ax.get_title() == "(beyond the axis: 0)"
+    assert ax.get_title() == "(beyond the axis: seed=0)"
     bottom, top = ax.get_ylim()
     assert 1.9 < bottom < 2 < 2.07 < top < 2.2
 

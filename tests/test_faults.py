@@ -131,7 +131,7 @@ def started(cwd: Path, *words: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)])
 def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on_later(
     tmp_path: Path, gradlab: Command, number: signal.Signals, code: int
 ):
@@ -150,6 +150,8 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on_later(
     assert not (tmp_path / "mine" / "progress.json").exists()
 
     process = python("-m", "lab", "run", *SMALL, *LONG, "output_dir=mine", cwd=tmp_path)
+    assert process.stderr is not None
+    assert process.stderr.readline() == f"mine  goes on after its reading at step {summary['steps_done']}\n"
     deadline = time.monotonic() + PATIENCE
     try:
         while not (told := _progress(tmp_path / "mine")) or told["step"] <= summary["steps_done"]:
@@ -161,6 +163,35 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on_later(
         process.communicate(timeout=PATIENCE)
     later = xr.load_dataset(tmp_path / "mine" / "readings.nc", engine="h5netcdf")
     xr.testing.assert_identical(later.isel(step=slice(table.sizes["step"])).drop_attrs(), table.drop_attrs())
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path):
+    words = ("run", *SMALL, "steps=300", "checkpoint.every=10", "output_dir=mine")
+    deaf = (
+        "import signal, sys, lab.__main__; signal.signal(signal.SIGHUP, signal.SIG_IGN); sys.exit(lab.__main__.main())"
+    )
+    process = python("-c", deaf, *words, cwd=tmp_path)
+    while process.poll() is None:
+        if (tmp_path / "mine").exists():  # it is deaf by then
+            process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "mine" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("together", ["false", "true"])
+def test_a_sweep_goes_on_when_nobody_reads_what_it_prints_any_more(tmp_path: Path, together: str):
+    words = ("seed=1,2", *SMALL, "steps=200", "probe.every=1", "output_dir=sweep", f"sweep.batch={together}")
+    process = python("-m", "lab", "run", "-m", *words, cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(PATIENCE) == 0
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")]
+    assert [summary["status"] for summary in summaries] == ["finished"] * 2
 
 
 def _progress(folder: Path) -> dict[str, Any]:

@@ -347,6 +347,19 @@ def test_a_running_sweep_is_collected_with_what_its_checkpoints_hold(tmp_path: P
     assert results.collect(tmp_path).failed == {"working": "killed", "young": "killed"}  # now that nothing holds them
 
 
+def test_a_sweep_that_has_only_begun_has_the_keys_that_it_will_differ_in(tmp_path: Path):
+    leave(tmp_path / "a", "activation=tanh", "seed=1")
+    words = [
+        ["activation=tanh", "seed=1", "steps=20"],
+        ["activation=relu", "seed=1", "steps=20"],
+        "not a list",
+        [3, "x"],
+    ]
+    plan = [{"folder": name, "overrides": given} for name, given in zip("abcd", words, strict=True)]
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": plan}))
+    assert lab.load(tmp_path).sel(activation="tanh")["folder"].item() == "a"
+
+
 @pytest.mark.parametrize("further", ["checkpoint", "file"])
 def test_a_run_that_was_interrupted_shows_whichever_reaches_further(tmp_path: Path, further: str):
     leave(tmp_path / "run", status="interrupted", loss=1)  # until step 20

@@ -13,7 +13,7 @@ from lab.folder import held
 from lab.training import train
 from tests.conftest import Command
 from tests.contract import assert_keeps_contract
-from tests.test_commands import failing_after
+from tests.test_commands import failing_after, python
 
 SMALL = ("model.depth=3", "model.width=8", "replicas=2", "batch_size=16", "data=spirals", "threads=1", "device=cpu")
 ROUNDING = 2e-3
@@ -57,8 +57,10 @@ def test_batched_runs_leave_what_separate_runs_leave(gradlab: Command, tmp_path:
             found, wanted = batched[name][variable].to_numpy(), table[variable].to_numpy()
             scale = np.nanmax(np.abs(np.where(np.isfinite(wanted), wanted, np.nan)), initial=0.0)
             np.testing.assert_allclose(found, wanted, rtol=ROUNDING, atol=ROUNDING * scale, err_msg=str(variable))
-        for file in ("config.yaml", "overrides.yaml"):
-            texts = [(folder / ".hydra" / file).read_text() for folder in (mine, theirs)]
+        for file in ("config.yaml", "overrides.yaml", "hydra.yaml"):
+            texts = [
+                (folder / ".hydra" / file).read_text().replace(",sweep.batch=true", "") for folder in (mine, theirs)
+            ]
             lines = [[x for x in text.splitlines() if "batch: " not in x and "sweep.batch" not in x] for text in texts]
             assert [x.replace("together", "separate") for x in lines[0]] == lines[1]
     assert not list((tmp_path / "together").rglob("*.ckpt"))
@@ -115,6 +117,49 @@ def test_a_batch_is_collected_and_its_runs_are_told_while_it_works_and_after_it_
         xr.testing.assert_identical(found.drop_vars(["last_step", "status"]).drop_attrs(), early.drop_attrs())
     assert states == {"running"}
     assert {(run.state, run.step) for run in sweeps.find(tmp_path / "killed")} == {("killed", 5)}
+    [one] = (tmp_path / "killed").glob("seed=1,*lr=0.1")
+    assert [(run.state, run.step) for run in sweeps.find(one)] == [("killed", 5)]
+    assert results.load(one)["step"].values.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("alone_until", "goes_on"), [(10, 8), (32, 0)])
+def test_of_a_batch_and_a_run_that_came_further_since_alone_the_one_that_saves_more_goes_on(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone_until: int, goes_on: int
+):
+    words = (*SMALL, "steps=40", "probe.every=2", "checkpoint.every=2", "output_dir=sweep")
+    monkeypatch.setattr(runs, "train", failing_after(4, KeyboardInterrupt()))  # at step 8
+    assert gradlab("run", "-m", "seed=1,2", *words, "sweep.batch=true").status == 130
+    monkeypatch.setattr(runs, "train", failing_after(alone_until // 2, KeyboardInterrupt()))
+    assert gradlab("run", "-m", "seed=2", *words).status == 130
+    found = {run.folder.name: run.step for run in sweeps.find(tmp_path / "sweep")}
+    assert found == {"seed=1": 8, "seed=2": alone_until}
+    steps = []
+
+    def watched(*given):
+        steps.append(given[4]["steps"] if given[4] else 0)
+        return train(*given)
+
+    monkeypatch.setattr(runs, "train", watched)
+    assert gradlab("run", "-m", "seed=1,2", *words, "sweep.batch=true").status == 0
+    assert sorted(steps) == ([goes_on] if goes_on else [0, alone_until])
+    assert not list((tmp_path / "sweep").rglob("*.ckpt"))
+
+
+def test_two_batches_that_overlap_and_start_at_once_do_all_runs(tmp_path: Path):
+    words = (*SMALL, "steps=2", "sweep.batch=true", "output_dir=sweep")
+    both = [python("-m", "lab", "run", "-m", seeds, *words, cwd=tmp_path) for seeds in ("seed=0,1,2", "seed=1,2,3")]
+    ends = [(process.communicate(timeout=120), process.returncode) for process in both]
+    assert [status for _, status in ends] == [0, 0], ends
+    assert {path.parent.name for path in (tmp_path / "sweep").glob("*/readings.nc")} == {f"seed={k}" for k in range(4)}
+
+
+def test_a_batch_that_cannot_be_kept_is_not_begun(gradlab: Command, tmp_path: Path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / ".batches").touch()
+    done = gradlab("run", "-m", "seed=1,2", *SMALL, "steps=2", "sweep.batch=true", "output_dir=sweep")
+    assert done.status == 1
+    assert "Not a directory" in done.err
+    assert "Not finished: seed=1, seed=2; the same command goes on with them." in done.err
 
 
 @pytest.mark.parametrize(
@@ -133,7 +178,10 @@ def test_a_batch_that_is_interrupted_goes_on_whatever_else_is_wanted_then(
         return train(*given)
 
     monkeypatch.setattr(runs, "train", watched)
-    assert gradlab("run", "-m", *later, *words).status == 0
+    again = gradlab("run", "-m", *later, *words)
+    assert again.status == 0
+    assert again.out.count("continues from its checkpoint") == 3
+    assert "begins again" not in again.out
     assert steps == ([6, 0] if "4" in later[0] else [6])
     assert not list((tmp_path / "sweep" / ".batches").glob("*"))
 
@@ -144,6 +192,18 @@ def test_a_run_that_another_process_works_on_does_not_keep_a_batch_from_the_othe
     assert done.status == 0
     assert "seed=2: another process is working on this run" in done.err
     assert sorted(tables(tmp_path / "sweep")) == ["seed=1", "seed=3"]
+
+
+def test_nothing_is_announced_for_a_run_that_another_process_works_on(gradlab: Command, tmp_path: Path):
+    words = ("run", "-m", "seed=1,2", *SMALL, "steps=2", "output_dir=sweep")
+    assert gradlab(*words).status == 0
+    path = tmp_path / "sweep" / "seed=1" / "summary.json"
+    path.write_text(path.read_text().replace('"finished"', '"running"', 1))
+    with held(path.parent):
+        second = gradlab(*words)
+    assert "seed=1: another process is working on this run" in second.err
+    assert second.out.splitlines()[0] == f"{tmp_path / 'sweep' / 'seed=2'}  finished before"
+    assert "begins again" not in second.out
 
 
 def test_a_batch_that_fails_says_so_of_all_its_runs_and_the_others_go_on(

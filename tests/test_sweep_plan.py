@@ -30,6 +30,7 @@ def composed_one_by_one(jobs: Sequence[sweep.Job]) -> list[tuple[Config, Path]]:
         (("optimizer.lr=0.1,0.2", "init.gain=${optimizer.lr}"), 2),  # one key follows another
         (("seed=1,2", "hydra.sweep.subdir='run ${seed}'"), 2),
         (("optimizer.lr='0.1','0.2'",), 2),  # texts, which OmegaConf reads
+        (("init.gain=1,2", "init={gain:3}"), 2),  # what comes later wins
     ],
 )
 def test_a_run_is_what_composing_it_alone_makes(
@@ -60,11 +61,13 @@ def test_a_run_is_what_composing_it_alone_makes(
         ("init.gain=1,nan", "init.gain=nan: give a finite number"),
         ("init.weight_var=1,2", "init.weight_var: the chosen init has no weight_var"),
         ("+seed=1,2", "seed=1: seed has a value already"),
+        ("seed=1,2 seed=3,4", "seed: it is given 2 times; give all its values in one list"),
+        ("seed=1 seed=2,3", "seed: it is given 2 times; give all its values in one list"),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_wherever_it_stands_in_the_sweep(swept: str, said: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="^[+]?" + said.replace("+", "[+]")):
-        sweep.plan([swept, f"output_dir={tmp_path}/sweep"])
+        sweep.plan([*swept.split(), f"output_dir={tmp_path}/sweep"])
 
 
 CHOSEN = {"init": "init=gaussian", "clip": "clip=norm", "residual": "residual=scaled"}

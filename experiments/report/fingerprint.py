@@ -40,6 +40,7 @@ SHOWS_ONLY = (
     "comparison_figure.py",
     "launchers.py",
     "cores.py",
+    "output.py",
     "memory.py",
     "safety.py",
     "__main__.py",

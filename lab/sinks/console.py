@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console as RichConsole
@@ -52,6 +53,18 @@ class Console:
         if self.console.is_terminal:
             self.console.print(Text(title, style="bold"), soft_wrap=True)
         self.progress.start()
+
+    def remember(self, records: Sequence[Record]) -> None:
+        """Take what was measured before an interruption: for the table at the end, without a word on each."""
+        if not records:
+            return
+        self.first, self.last = records[0], records[-1]
+        self.progress.update(self.task, completed=self.last.step, state=f"goes on after step {self.last.step}")
+        if not self.console.is_terminal:
+            self.last_printed = self.last.step
+            self.console.print(
+                Text(f"{self.title}  goes on after its reading at step {self.last.step}"), soft_wrap=True
+            )
 
     def write(self, record: Record) -> None:
         state, speed = describe(record), ""
