@@ -1,5 +1,6 @@
 """What several test files use."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,11 @@ from typing import NamedTuple
 import pytest
 
 from lab.__main__ import main
+
+# Tests that are started in the background, or with nohup, ignore these, and so would the processes that they start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 class Outcome(NamedTuple):
