@@ -141,16 +141,18 @@ def run(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictConfig
     waiting = [one for one in jobs if one.task is not Task.SKIP]
     _forget_batches(jobs)
     interrupted = _interrupted_batches(jobs)
-    kept = [one for batch in interrupted for one in batch]
+    kept = {one.name for batch in interrupted for one in batch}
     for one in jobs:
         if one.task is Task.SKIP or not is_held(one.folder / LOCK):  # else what is said of it comes at its turn
-            what, reason = (Task.CONTINUE, "") if one in kept else (one.task, one.reason)
+            what, reason = (
+                (Task.CONTINUE, "") if one.name in kept and one.task is not Task.SKIP else (one.task, one.reason)
+            )
             announce(one.folder, what, reason)
     if not waiting:
         return 0
     _list(jobs)
     with stoppable() if launchers.of_sweep(jobs[0].overrides).name == "basic" else nullcontext():
-        left = [one for one in waiting if one not in kept]
+        left = [one for one in waiting if one.name not in kept]
         if jobs[0].config.sweep.batch:
             _together(interrupted, left)
         else:
@@ -244,7 +246,7 @@ def _together(interrupted: Sequence[Sequence[Job]], jobs: Sequence[Job]) -> None
 
 
 def _interrupted_batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The batches that can go on, each with the runs it was begun with, and no run twice.
+    """The batches that can go on, each with the runs it was begun with, finished ones too; no other run twice.
 
     A run may have come further since, alone or in another batch; what goes on is what saves more steps.
     """
@@ -254,13 +256,17 @@ def _interrupted_batches(jobs: Sequence[Job]) -> list[list[Job]]:
         group = [one for one in runs if one is not None and one.task is not Task.BEGIN]
         if not group or len(group) < len(runs) or _label(group) != folder.name:
             continue
-        step = kept_step(folder / CHECKPOINTS)
-        if step is not None and step * len(group) >= sum(kept_step(one.folder / CHECKPOINTS) or 0 for one in group):
-            found.append((step * len(group), folder.name, group))
+        step, to_do = kept_step(folder / CHECKPOINTS), [one for one in group if one.task is not Task.SKIP]
+        alone = sum(kept_step(one.folder / CHECKPOINTS) or 0 for one in to_do)
+        if to_do and step is not None and step * len(to_do) >= alone:
+            found.append((step * len(to_do), folder.name, group))
     chosen: list[list[Job]] = []
+    taken: set[str] = set()
     for _, _, group in sorted(found, key=lambda entry: entry[:2], reverse=True):
-        if not any(one in other for other in chosen for one in group):
+        names = {one.name for one in group if one.task is not Task.SKIP}
+        if not names & taken:
             chosen.append(group)
+            taken |= names
     return chosen
 
 
@@ -299,7 +305,8 @@ def _train(group: Sequence[Job]) -> None:
         keep_in = group[0].folder if alone else group[0].sweep / BATCHES / _label(group)
         try:
             for one in group:
-                _save_configs(one)
+                if one.task is not Task.SKIP:
+                    _save_configs(one)
             if not alone:
                 keep_in.mkdir(parents=True, exist_ok=True)
                 _save_members(group, keep_in / MEMBERS)
@@ -316,7 +323,8 @@ def _train(group: Sequence[Job]) -> None:
         if not alone and all(_status(one) in DONE for one in group):
             shutil.rmtree(keep_in, ignore_errors=True)
         for one in group:
-            print(f"{one.folder.absolute()}  {_status(one)}", flush=True)
+            if one.task is not Task.SKIP:
+                print(f"{one.folder.absolute()}  {_status(one)}", flush=True)
         return
 
 

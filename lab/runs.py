@@ -7,7 +7,7 @@ import itertools
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -134,11 +134,14 @@ def run_together(
         start = _start(keep_in, configs, tasks)
         works = [
             Work(one, folder, dataset, device, title if len(configs) == 1 and title else folder.name)
-            for one, folder in zip(configs, folders, strict=True)
+            for one, folder, what in zip(configs, folders, tasks, strict=True)
+            if what is not Task.SKIP  # another process has finished it, or it was done alone: its files stay
         ]
+        sizes = {folder: one.replicas for one, folder in zip(configs, folders, strict=True)}
         keeper = Keeper(keep_in, _fingerprint(configs), config, stop, start)
         consoles = [] if is_quiet else [Console(title or keep_in.name, config.steps)]
-        return _train(config, variants, dataset, device, start, keeper, works, consoles)
+        _train(config, variants, dataset, device, start, keeper, works, sizes, consoles)
+        return [summary for folder in folders if (summary := summary_of(folder)) is not None]
 
 
 def _train(
@@ -149,11 +152,15 @@ def _train(
     start: Checkpoint | None,
     keeper: Keeper,
     works: Sequence[Work],
+    sizes: Mapping[Path, int],
     consoles: Sequence[Console],
-) -> list[dict[str, Any]]:
-    """Train, write every reading, and come to an end in every folder, whatever happens."""
+) -> None:
+    """Train, write every reading, and come to an end in every folder, whatever happens.
+
+    Args:
+        sizes: folder -> its number of replicas, in their order, those too that no work is for.
+    """
     status, error = "failed", ""
-    sizes = [work.config.replicas for work in works]
     try:
         with ExitStack() as stack:
             for work in works:
@@ -166,8 +173,9 @@ def _train(
                 console.remember(before)
             for number, record in enumerate(itertools.chain(before, readings)):
                 keeper.records.append(record)
-                for work, part in zip(works, split(record, sizes), strict=True):
-                    work.write(part)
+                parts = dict(zip(sizes, split(record, list(sizes.values())), strict=True))
+                for work in works:
+                    work.write(parts[work.folder])
                 for console in consoles if number >= len(before) else ():
                     console.write(record)
         status = "finished"
@@ -182,13 +190,13 @@ def _train(
         forget(keeper.folder)  # what failed begins again: a checkpoint may be what it failed of
         raise
     finally:
-        summaries = [work.end(status, error) for work in works]
+        for work in works:
+            work.end(status, error)
     if status != "interrupted":
         for folder in {keeper.folder, *(work.folder for work in works)}:
             forget(folder)
     if status == "interrupted" or keeper.stop.number in ASKS_TO_STOP:
         keeper.stop.end()
-    return summaries
 
 
 def merged(configs: Sequence[schema.Config]) -> tuple[schema.Config, list[schema.Config] | None]:

@@ -145,6 +145,45 @@ def test_of_a_batch_and_a_run_that_came_further_since_alone_the_one_that_saves_m
     assert not list((tmp_path / "sweep").rglob("*.ckpt"))
 
 
+def test_a_run_that_was_finished_alone_since_is_left_as_it_is_when_its_batch_goes_on(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small = (*SMALL, "steps=12", "probe.every=2", "checkpoint.every=2")
+    assert gradlab("run", "-m", "seed=1,2,3", *small, "output_dir=whole", "sweep.batch=true").status == 0
+    words = (*small, "output_dir=sweep")
+    monkeypatch.setattr(runs, "train", failing_after(4, KeyboardInterrupt()))
+    assert gradlab("run", "-m", "seed=1,2,3", *words, "sweep.batch=true").status == 130
+    steps = []
+
+    def watched(*given):
+        steps.append(given[4]["steps"] if given[4] else 0)
+        return train(*given)
+
+    monkeypatch.setattr(runs, "train", watched)
+    assert gradlab("run", "-m", "seed=2", *words).status == 0
+
+    def finished() -> dict[str, tuple[int, bytes]]:
+        files = (path for path in (tmp_path / "sweep" / "seed=2").rglob("*") if path.is_file())
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before = finished()
+    again = gradlab("run", "-m", "seed=1,2,3", *words, "sweep.batch=true")
+    assert again.status == 0
+    assert steps == [0, 8]
+    assert finished() == before
+    assert [line.rpartition("/")[2] for line in again.out.splitlines()] == [
+        "seed=1  continues from its checkpoint",
+        "seed=2  finished before",
+        "seed=3  continues from its checkpoint",
+        "seed=1  finished",
+        "seed=3  finished",
+    ]
+    for name in ("seed=1", "seed=3"):
+        mine, whole = tables(tmp_path / "sweep")[name], tables(tmp_path / "whole")[name]
+        xr.testing.assert_identical(mine.drop_attrs(), whole.drop_attrs())
+    assert not (tmp_path / "sweep" / ".batches").exists()
+
+
 def test_two_batches_that_overlap_and_start_at_once_do_all_runs(tmp_path: Path):
     words = (*SMALL, "steps=2", "sweep.batch=true", "output_dir=sweep")
     both = [python("-m", "lab", "run", "-m", seeds, *words, cwd=tmp_path) for seeds in ("seed=0,1,2", "seed=1,2,3")]
