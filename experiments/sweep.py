@@ -29,10 +29,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lab import config as configuration
 from lab import launchers
 from lab.files import BATCHES, CHECKPOINTS, COLLECTED, LOCK, MEMBERS, SUMMARIES, SWEEP, whole
-from lab.folder import DONE, Task, locked, summary_of, task
+from lab.folder import Task, locked, summary_of, task
 from lab.schema import PER_REPLICA, Config, ConfigError, flatten
 from lab.stopping import stoppable
-from lab.sweeps import Member, batch_label, is_held, kept_step, members
+from lab.sweeps import DONE, Member, batch_label, is_held, kept_step, members
 
 LONGEST_NAME = 200
 """Bytes of a run folder's name; most file systems stop at 255."""
@@ -103,7 +103,7 @@ def _composed(
 ) -> list[tuple[Config, Path]]:
     """Each run's configuration and folder.
 
-    Composing takes Hydra 70 ms. Runs that differ in plain numbers alone are composed once, unless something else may
+    Composing takes Hydra its time. Runs that differ in plain numbers alone are composed once, unless something else may
     follow such a number or write over it: an interpolation, a dictionary, a file of the user's.
     """
     keys = set(configuration.swept_keys(overrides)) & PER_REPLICA
@@ -141,13 +141,11 @@ def run(jobs: Sequence[Job], overrides: Sequence[str], job: Callable[[DictConfig
     waiting = [one for one in jobs if one.task is not Task.SKIP]
     _forget_batches(jobs)
     interrupted = _interrupted_batches(jobs)
-    kept = {one.name for batch in interrupted for one in batch}
-    for one in jobs:
+    kept = {one.name for batch in interrupted for one in batch if one.task is not Task.SKIP}
+    told = [replace(one, task=Task.CONTINUE, reason="") if one.name in kept else one for one in jobs]
+    for one in told:
         if one.task is Task.SKIP or not is_held(one.folder / LOCK):  # else what is said of it comes at its turn
-            what, reason = (
-                (Task.CONTINUE, "") if one.name in kept and one.task is not Task.SKIP else (one.task, one.reason)
-            )
-            announce(one.folder, what, reason)
+            announce(one.folder, one.task, one.reason)
     if not waiting:
         return 0
     _list(jobs)
@@ -311,7 +309,10 @@ def _train(group: Sequence[Job]) -> None:
                 keep_in.mkdir(parents=True, exist_ok=True)
                 _save_members(group, keep_in / MEMBERS)
         except OSError as error:
-            print(f"{error.filename or keep_in}: {error.strerror}; make room there.", file=sys.stderr)
+            print(
+                f"{error.filename or keep_in}: {error.strerror}; remove what is in the way, or make room.",
+                file=sys.stderr,
+            )
             return
         title = group[0].name if alone else f"{len(group)} runs together"
         try:
@@ -350,16 +351,10 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     for one in jobs:
         flat = flatten(configuration.as_dict(one.config))
         shared = {key: value for key, value in flat.items() if key not in PER_REPLICA and key != "replicas"}
-        alone = one.name if one.task is Task.CONTINUE and _has_checkpoints(one) else ""
+        alone = one.name if one.task is Task.CONTINUE and kept_step(one.folder / CHECKPOINTS) is not None else ""
         found.setdefault(json.dumps([shared, alone]), []).append(one)
     for group in found.values():
         yield from _that_fit(group)
-
-
-def _has_checkpoints(job: Job) -> bool:
-    from lab.checkpoint import paths
-
-    return bool(paths(job.folder))
 
 
 def _that_fit(group: list[Job]) -> Iterator[list[Job]]:

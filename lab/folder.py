@@ -20,14 +20,13 @@ from lab import config as configuration
 from lab import schema
 from lab.files import CHECKPOINTS, LOCK, PRODUCTS, PROGRESS, READINGS, SUMMARY, refuse_to_write, whole
 from lab.schema import ConfigError
+from lab.sweeps import DONE
 
 DRAFT = re.compile(r"\.(\d+)-.+")
 """A file that `whole` was writing when its process, of this number, died."""
 
 PATIENCE = 0.5
 """Seconds until a lock counts as held: who only looks whether it is, holds it for an instant too."""
-
-DONE = ("finished", "diverged")
 
 
 class Task(StrEnum):

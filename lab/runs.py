@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import signal
 import sys
@@ -25,6 +24,7 @@ from lab.overlay import Overlay
 from lab.readings import split, to_dataset
 from lab.schema import ConfigError
 from lab.stopping import ASKS_TO_STOP, stoppable
+from lab.sweeps import batch_label
 from lab.training import alone, train
 from lab.work import Keeper, Stopped, Work, attributes
 
@@ -89,7 +89,7 @@ def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = F
     Raises:
         ConfigError: the folder holds another run and `overwrite` is false, another process works on it, it would not
             fit the memory, or data or device cannot be had; nothing has been written then.
-        KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM; what was measured is written, and a checkpoint.
+        KeyboardInterrupt, Terminated: Ctrl-C, or SIGTERM or SIGHUP; what was measured is written, and a checkpoint.
     """
     [summary] = run_together([config], [folder], folder, title, is_quiet)
     return summary
@@ -255,7 +255,7 @@ def _start(keep_in: Path, configs: Sequence[schema.Config], tasks: Sequence[Task
 def _fingerprint(configs: Sequence[schema.Config]) -> str:
     """A run's fingerprint, or one of several together."""
     each = [configuration.fingerprint(config) for config in configs]
-    return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()[:16]
+    return each[0] if len(each) == 1 else batch_label(each)
 
 
 def _without_own_numbers(config: schema.Config) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def kept_step(checkpoints: Path) -> int | None:
 
 
 def batch_label(fingerprints: Sequence[str]) -> str:
-    """The name of the folder in which runs that are trained together are kept."""
+    """What runs that are trained together are known by; the folder in which they are kept is named so."""
     return hashlib.sha256(" ".join(fingerprints).encode(errors="replace")).hexdigest()[:16]
 
 

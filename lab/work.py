@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -66,13 +66,13 @@ class Work:
             sink.write(record)
         self.is_over = bool((record.diverged_at >= 0).all())
 
-    def end(self, status: str, error: str) -> dict[str, Any]:
-        """Write the summary and return it."""
+    def end(self, status: str, error: str) -> None:
+        """Write the summary."""
         if status == "finished" and self.is_over:
             status = "diverged"
-        return self._summarize(status, error)
+        self._summarize(status, error)
 
-    def _summarize(self, status: str, error: str) -> dict[str, Any]:
+    def _summarize(self, status: str, error: str) -> None:
         summary = Summary(self.config, self.device)
         for record in self.table.records:  # not as a sink of its own: Ctrl-C between two sinks would set them apart
             summary.write(record)
@@ -83,7 +83,6 @@ class Work:
             result["files"] = checksums(self.folder)
         with whole(self.folder / SUMMARY) as draft:
             draft.write_text(json.dumps(result, indent=2) + "\n")
-        return result
 
 
 class Keeper:

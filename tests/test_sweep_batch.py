@@ -27,6 +27,18 @@ def tables(folder: Path) -> dict[str, xr.Dataset]:
     return {path.parent.name: xr.load_dataset(path, engine="h5netcdf") for path in sorted(folder.glob("*/readings.nc"))}
 
 
+def first_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The step with which each network that is trained from now on begins."""
+    steps: list[int] = []
+
+    def watched(*given):
+        steps.append(given[4]["steps"] if given[4] else 0)
+        return train(*given)
+
+    monkeypatch.setattr(runs, "train", watched)
+    return steps
+
+
 @pytest.mark.parametrize(
     "swept",
     [
@@ -78,13 +90,7 @@ def test_a_batch_that_is_interrupted_goes_on_bit_for_bit(
     monkeypatch.setattr(runs, "train", train)
     statuses = [json.loads(path.read_text())["status"] for path in (tmp_path / "broken").glob("*/summary.json")]
     assert statuses == ["interrupted"] * 3
-    steps = []
-
-    def watched(*given):
-        steps.append(given[4]["steps"])
-        return train(*given)
-
-    monkeypatch.setattr(runs, "train", watched)
+    steps = first_steps(monkeypatch)
     assert gradlab(*words, "output_dir=broken").status == 0
     assert steps == [6]
     for name, table in tables(tmp_path / "whole").items():
@@ -133,13 +139,7 @@ def test_of_a_batch_and_a_run_that_came_further_since_alone_the_one_that_saves_m
     assert gradlab("run", "-m", "seed=2", *words).status == 130
     found = {run.folder.name: run.step for run in sweeps.find(tmp_path / "sweep")}
     assert found == {"seed=1": 8, "seed=2": alone_until}
-    steps = []
-
-    def watched(*given):
-        steps.append(given[4]["steps"] if given[4] else 0)
-        return train(*given)
-
-    monkeypatch.setattr(runs, "train", watched)
+    steps = first_steps(monkeypatch)
     assert gradlab("run", "-m", "seed=1,2", *words, "sweep.batch=true").status == 0
     assert sorted(steps) == ([goes_on] if goes_on else [0, alone_until])
     assert not list((tmp_path / "sweep").rglob("*.ckpt"))
@@ -153,13 +153,7 @@ def test_a_run_that_was_finished_alone_since_is_left_as_it_is_when_its_batch_goe
     words = (*small, "output_dir=sweep")
     monkeypatch.setattr(runs, "train", failing_after(4, KeyboardInterrupt()))
     assert gradlab("run", "-m", "seed=1,2,3", *words, "sweep.batch=true").status == 130
-    steps = []
-
-    def watched(*given):
-        steps.append(given[4]["steps"] if given[4] else 0)
-        return train(*given)
-
-    monkeypatch.setattr(runs, "train", watched)
+    steps = first_steps(monkeypatch)
     assert gradlab("run", "-m", "seed=2", *words).status == 0
 
     def finished() -> dict[str, tuple[int, bytes]]:
@@ -210,13 +204,7 @@ def test_a_batch_that_is_interrupted_goes_on_whatever_else_is_wanted_then(
     words = (*SMALL, "steps=12", "probe.every=2", "checkpoint.every=3", "output_dir=sweep")
     monkeypatch.setattr(runs, "train", failing_after(4, KeyboardInterrupt()))
     assert gradlab("run", "-m", "seed=1,2,3", *words, "sweep.batch=true").status == 130
-    steps = []
-
-    def watched(*given):
-        steps.append(given[4]["steps"] if given[4] else 0)
-        return train(*given)
-
-    monkeypatch.setattr(runs, "train", watched)
+    steps = first_steps(monkeypatch)
     again = gradlab("run", "-m", *later, *words)
     assert again.status == 0
     assert again.out.count("continues from its checkpoint") == 3
