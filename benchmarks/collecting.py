@@ -73,23 +73,23 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 def leave(sweep: Path, count: int) -> int:
     """Make a sweep's folder with as many runs, and return its bytes."""
-    from lab import config as configuration
-    from lab import runs
+    from lab import compose, schema
+    from lab.run import execution
 
     original = sweep / "original"
-    runs.run(configuration.compose(RUN), original, is_quiet=True)
+    execution.run(compose.compose(RUN), original, is_quiet=True)
     summary = json.loads((original / "summary.json").read_text())
     planned: list[dict[str, Any]] = []
     for number in range(count):
         seed, rest = divmod(number, len(ACTIVATIONS) * len(INITS))
         activation, init = ACTIVATIONS[rest // len(INITS)], INITS[rest % len(INITS)]
         overrides = [f"activation={activation}", f"init={init}", f"seed={seed}"]
-        config = configuration.compose([*RUN, *overrides])
-        fingerprint = configuration.fingerprint(config)
+        config = compose.compose([*RUN, *overrides])
+        fingerprint = schema.fingerprint(config)
         planned.append({"folder": ",".join(overrides), "overrides": overrides, "fingerprint": fingerprint, "steps": 49})
         folder = sweep / ",".join(overrides)
         shutil.copytree(original, folder)
-        own = {"config": configuration.as_dict(config), "fingerprint": fingerprint}
+        own = {"config": schema.as_dict(config), "fingerprint": fingerprint}
         (folder / "summary.json").write_text(json.dumps(summary | own, indent=2))
     shutil.rmtree(original)
     (sweep / "sweep.json").write_text(json.dumps({"runs": planned}))

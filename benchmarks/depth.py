@@ -59,12 +59,11 @@ def measure(depth: int, turns: int, threads: int) -> tuple[float, float, float, 
     import torch
 
     from benchmarks.timing import interleave
-    from lab import config as configuration
-    from lab import data
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.train.trainer import Trainer
 
     torch.set_num_threads(threads)
-    config = configuration.compose([f"model.depth={depth}", "model.width=64", "replicas=4", "optimizer.lr=0.0001"])
+    config = compose.compose([f"model.depth={depth}", "model.width=64", "replicas=4", "optimizer.lr=0.0001"])
     device = torch.device("cpu")
     dataset = data.load(config.data, torch.float32, device)
     base = _peak()

@@ -26,9 +26,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.timing import Step, interleave, machine
-from lab import config as configuration
-from lab import data
-from lab.training import Trainer, is_due
+from lab import compose, data
+from lab.train.loop import is_due
+from lab.train.trainer import Trainer
 
 DEPTH, BATCH = 50, 128
 
@@ -72,7 +72,7 @@ def measure(width: int, replicas: int, turns: int, device: torch.device, folder:
     common = [f"model.depth={DEPTH}", f"model.width={width}", f"batch_size={BATCH}", f"replicas={replicas}"]
     sides: dict[str, Step] = {}
     for name, probe_set in (("no probes", "full"), ("norms", "norms"), ("full", "full"), ("evaluated", "full")):
-        config = configuration.compose([*common, f"probe.set={probe_set}", "optimizer.lr=0.001"])
+        config = compose.compose([*common, f"probe.set={probe_set}", "optimizer.lr=0.001"])
         trainer = Trainer(config, data.load(config.data, torch.float32, device), device)
         is_reading, is_evaluated = name != "no probes", name == "evaluated"
         sides[name] = lambda t=trainer, r=is_reading, e=is_evaluated: t.step(r, e)  # type: ignore[misc]
@@ -80,7 +80,7 @@ def measure(width: int, replicas: int, turns: int, device: torch.device, folder:
     sides["by hand"] = _by_hand(width, device, folder)
     sides["products"] = _products(width, replicas, device)
     times = interleave(sides, turns)
-    probe = configuration.compose(common).probe
+    probe = compose.compose(common).probe
     period = max(probe.every, probe.eval_every)  # both cadences repeat after this many steps
     readings = [is_due(step, probe.every, -1) for step in range(1, period + 1)]
     evaluated = [read and is_due(step, probe.eval_every, -1) for step, read in enumerate(readings, 1)]
@@ -109,7 +109,7 @@ def _network(width: int, device: torch.device) -> nn.Sequential:
 
 
 def _batches(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    digits = data.load(configuration.compose().data, torch.float32, device)
+    digits = data.load(compose.compose().data, torch.float32, device)
     while True:
         rows = torch.randint(len(digits.train_x), (BATCH,), device=device)
         yield digits.train_x[rows], digits.train_y[rows]

@@ -22,9 +22,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import Step, interleave, machine
-from lab import config as configuration
-from lab import data
-from lab.training import Trainer
+from lab import compose, data
+from lab.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ((64, 8), (64, 32), (64, 128), (128, 32))
@@ -78,7 +77,7 @@ def steps(width: int, batch: int) -> tuple[float, float, float]:
     sides = {"products": products(width, batch)}
     for replicas in (1, SIDE_BY_SIDE):
         sizes = (f"model.width={width}", f"model.depth={DEPTH}", f"batch_size={batch}", f"replicas={replicas}")
-        config = configuration.compose(sizes)
+        config = compose.compose(sizes)
         device = torch.device("cpu")
         trainer = Trainer(config, data.load(config.data, torch.float32, device), device)
         sides[str(replicas)] = lambda t=trainer: t.step(is_reading=False)  # type: ignore[misc]

@@ -38,15 +38,14 @@ def main(arguments: Sequence[str] = ()) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from benchmarks.timing import Step, interleave, machine
-    from lab import config as configuration
-    from lab import schema
+    from lab import compose, schema
     from lab.theory import bands, critical_line, phase_map, predict
 
     weight_vars, bias_vars = np.linspace(0, 4, POINTS), np.linspace(0, 0.4, POINTS)
     sides: dict[str, Step] = {}
     aims: dict[str, float] = {}
     for name in ACTIVATIONS:
-        activation = configuration.compose([f"activation={name}"]).activation
+        activation = compose.compose([f"activation={name}"]).activation
         sides[f"map, {name}"] = partial(phase_map, activation, weight_vars, bias_vars)
         sides[f"critical line, {name}"] = partial(critical_line, activation, bias_vars)
         aims |= {f"map, {name}": MAP_AIM, f"critical line, {name}": MAP_AIM}
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         return bands(config, predict(config))
 
     for name, overrides in NETWORKS.items():
-        config = configuration.compose([*overrides, f"model.depth={DEPTH}"])
+        config = compose.compose([*overrides, f"model.depth={DEPTH}"])
         sides[f"prediction and bands, {name}"] = partial(predicted, config)
         aims[f"prediction and bands, {name}"] = PREDICTION_AIM
     seconds = interleave(sides, options.turns, warm_up=1)

@@ -21,8 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("gradlab collect", description="Gather all runs below a folder, also while some still run.")
     parser.add_argument("folder", help="the output_dir of a sweep, or any folder above runs")
     folder = Path(parser.parse_args(list(arguments)).folder)
-    from lab import results
-    from lab.netcdf import UnreadableError
+    from lab.record.netcdf import UnreadableError
+    from lab.sweep import results
 
     try:
         collected = results.collect(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.arguments import Parser
-from lab.files import whole
+from lab.machine.files import atomic_write
 from lab.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     if source.exists() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise ConfigError(f"--folder={folder}: {above} is no folder that can be written in; choose another.")
     dataset, swept = _runs(source)
-    from lab import comparison, comparison_figure, figures
+    from lab.plot import comparison_figure, figures
+    from lab.sweep import comparison
 
     by = _keys(options.by, swept)
     quantity = _quantity(options.quantity, dataset)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     picture = comparison_figure.draw(table, by, quantity, over, options.band)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / PICTURE) as draft, whole(folder / TABLE) as rows:
+        with atomic_write(folder / PICTURE) as draft, atomic_write(folder / TABLE) as rows:
             figures.save(picture, draft)
             table.to_csv(rows, index=False)
     except OSError as error:
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _runs(source: Path) -> tuple[xr.Dataset, list[str]]:
     """All runs below a folder, and the keys in which they differ."""
-    from lab import results
-    from lab.netcdf import UnreadableError
+    from lab.record.netcdf import UnreadableError
+    from lab.sweep import results
 
     try:
         dataset = results.read(source)
@@ -91,7 +92,7 @@ def _keys(given: Sequence[str] | None, swept: Sequence[str]) -> list[str]:
 
 
 def _quantity(name: str, dataset: xr.Dataset) -> str:
-    from lab.comparison import QUANTITIES
+    from lab.sweep.comparison import QUANTITIES
 
     there = [quantity for quantity in QUANTITIES if quantity in dataset]
     if name not in there:
@@ -101,7 +102,7 @@ def _quantity(name: str, dataset: xr.Dataset) -> str:
 
 def _readings(given: Sequence[str] | None, quantity: str, dataset: xr.Dataset) -> list[str | int]:
     """Which readings of the quantity; the first and the last unless they are given."""
-    from lab.comparison import FIRST, LAST
+    from lab.sweep.comparison import FIRST, LAST
 
     if given is None:
         return [FIRST, LAST]
@@ -121,8 +122,8 @@ def _readings(given: Sequence[str] | None, quantity: str, dataset: xr.Dataset) -
 
 
 def _refuse_too_many(by: Sequence[str], dataset: xr.Dataset) -> None:
-    from lab.comparison import in_order
-    from lab.comparison_figure import MOST_LINES, MOST_PANELS, grid_of
+    from lab.plot.comparison_figure import MOST_LINES, MOST_PANELS, grid_of
+    from lab.sweep.comparison import in_order
 
     count = {key: len(in_order(dataset[key].to_numpy().tolist())) for key in by}
     of_panel, of_line, of_row = grid_of(by)
@@ -144,8 +145,8 @@ def _refuse_too_many(by: Sequence[str], dataset: xr.Dataset) -> None:
 
 def _notes(dataset: xr.Dataset, by: Sequence[str]) -> list[str]:
     """What a person should know who reads the picture."""
-    from lab.comparison import combinations, in_order
-    from lab.sweeps import DONE
+    from lab.record.states import DONE
+    from lab.sweep.comparison import combinations, in_order
 
     whole_grid = 1
     for key in by:

@@ -94,13 +94,14 @@ def _train_all(jobs: Mapping[Path, Sequence[str]], console: Console) -> dict[Pat
 
 
 def _train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    from lab import config, runs
+    from lab import compose
+    from lab.run import execution
 
-    return runs.run(config.compose([*overrides, "threads=1", "overwrite=true"]), folder, is_quiet=True)
+    return execution.run(compose.compose([*overrides, "threads=1", "overwrite=true"]), folder, is_quiet=True)
 
 
 def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
-    from lab import results
+    from lab.sweep import results
 
     steps = rows[0][2]["steps_done"]
     table = Table(title=f"Gradient at initialization, and what {steps} steps made of it", box=SIMPLE_HEAD)
@@ -125,13 +126,14 @@ def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
 
 
 def _draw(rows: Sequence[tuple[str, Path, Mapping[str, Any]]], path: Path) -> None:
-    from lab import figures, results
-    from lab.files import whole
+    from lab.machine.files import atomic_write
+    from lab.plot import figures
+    from lab.sweep import results
 
     curves = {name: results.load(folder).isel(step=0)["delta_rms"] for name, folder, _ in rows}
     groups = [[f"{activation}, {init}" for init in INITS] for activation in ACTIVATIONS]
     groups += [[name] for name in ARMS if not any(name in group for group in groups)]
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         figures.save(figures.comparison(curves, TITLE, groups), draft)
 
 

@@ -13,7 +13,7 @@ from experiments.arguments import Parser
 from lab.schema import ConfigError
 
 if TYPE_CHECKING:
-    from lab.activation_figures import Comparison
+    from lab.plot.activation_figures import Comparison
 
 ACTIVATIONS, GELU = "activations.png", "gelu.png"
 
@@ -32,9 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     from torch import from_numpy
 
     from experiments.claims.gelu_comparison import compare, grid
-    from lab import activation_figures
-    from lab.figures import save
-    from lab.files import whole
+    from lab.machine.files import atomic_write
+    from lab.plot import activation_figures
+    from lab.plot.figures import save
 
     x = grid()
     comparisons = compare(x)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as drafts:
             for name, picture in pictures.items():
-                save(picture, drafts.enter_context(whole(folder / name)))
+                save(picture, drafts.enter_context(atomic_write(folder / name)))
     except OSError as error:
         raise ConfigError(f"--folder={folder}: a picture cannot be written there ({error}); choose another.") from error
     for name in pictures:

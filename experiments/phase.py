@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import config as configuration
-from lab import schema
-from lab.files import refuse_to_write, whole
+from lab import compose, schema
+from lab.machine.files import atomic_write, refuse_to_write
 from lab.schema import Config, ConfigError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from experiments.phase_table import Range
+    from experiments.phase_map.table import Range
 
 PICTURE, TABLE = "phase.png", "phase.nc"
 
@@ -56,14 +55,14 @@ def main(arguments: Sequence[str]) -> int:
         )
     try:
         table = plan.table()
-        from lab import figures, phase_figure
+        from lab.plot import figures, phase_figure
 
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / TABLE) as table_draft, whole(folder / PICTURE) as picture_draft:
+        with atomic_write(folder / TABLE) as table_draft, atomic_write(folder / PICTURE) as picture_draft:
             table.to_netcdf(table_draft, engine="h5netcdf")
             figures.save(phase_figure.draw(table), picture_draft)
     except KeyboardInterrupt:
-        from lab.__main__ import INTERRUPTED
+        from experiments.main import INTERRUPTED
 
         print(f"Interrupted; nothing was written to {folder}.", file=sys.stderr)
         return INTERRUPTED
@@ -81,7 +80,7 @@ class Plan:
     def __init__(self, options: argparse.Namespace) -> None:
         _check_flags(options)
         _check_sweeps(options.overrides)
-        self.config = configuration.compose(options.overrides)
+        self.config = compose.compose(options.overrides)
         _check_overrides(options.overrides, [flag for flag in FLAG_KEYS if getattr(options, flag[2:])])
         self.measured = _network(MEASURED_DEFAULTS, options.overrides) if options.measured else None
         self.trained = _network(TRAINED_DEFAULTS, options.overrides) if options.trained else None
@@ -94,8 +93,8 @@ class Plan:
         weight_var = _range("--weight-var", options.weight_var)
         bias_var = _range("--bias-var", options.bias_var)
 
-        from experiments.phase_points import LEAST_DEPTH
-        from experiments.phase_table import default_ranges, trained_bias_var
+        from experiments.phase_map.points import LEAST_DEPTH
+        from experiments.phase_map.table import default_ranges, trained_bias_var
 
         if self.measured and self.measured.model.depth < LEAST_DEPTH:
             raise ConfigError(
@@ -110,26 +109,24 @@ class Plan:
         """The map and all that was asked for on it."""
         import numpy as np
 
-        from experiments import phase_points
-        from experiments.phase_table import phase_table
+        from experiments.phase_map import points
+        from experiments.phase_map.table import phase_table
 
         table = phase_table(self.config, self.weight_var, self.bias_var, self.points)
         columns, bias_var, replicas = self.weight_var.centres(self.columns), self.trained_bias_var, self.replicas
-        jobs: list[phase_points.Job] = []
+        jobs: list[points.Job] = []
         if self.trained:
             deepest_first = reversed(self.depths)
-            jobs += [(phase_points.accuracy, (self.trained, d, columns, bias_var, replicas)) for d in deepest_first]
+            jobs += [(points.accuracy, (self.trained, d, columns, bias_var, replicas)) for d in deepest_first]
         if self.measured:
             grid = np.meshgrid(self.weight_var.centres(self.grid[0]), self.bias_var.centres(self.grid[1]))
-            jobs.append((phase_points.measure, (self.measured, *map(np.ravel, grid), replicas)))
-        results = phase_points.work(jobs) if jobs else []
+            jobs.append((points.measure, (self.measured, *map(np.ravel, grid), replicas)))
+        results = points.work(jobs) if jobs else []
         if self.measured:
             table = table.merge(results.pop(), combine_attrs="no_conflicts")
         if self.trained:
             accuracies = results[::-1]
-            trained = phase_points.trained_table(
-                self.trained, self.depths, self.weight_var, columns, bias_var, accuracies
-            )
+            trained = points.trained_table(self.trained, self.depths, self.weight_var, columns, bias_var, accuracies)
             table = table.merge(trained, combine_attrs="no_conflicts")
         return table
 
@@ -204,7 +201,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 
 def _check_sweeps(overrides: Sequence[str]) -> None:
-    for override in configuration.parse(overrides):
+    for override in compose.parse(overrides):
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line}: one map is drawn at a time; give one value.")
 
@@ -212,7 +209,7 @@ def _check_sweeps(overrides: Sequence[str]) -> None:
 def _check_overrides(overrides: Sequence[str], flags: Sequence[str]) -> None:
     """Refuse overrides that would change nothing."""
     known = [*MAP_KEYS, *PLAIN_KEYS, *(key for flag in flags for key in FLAG_KEYS[flag])]
-    for override in configuration.parse(overrides):
+    for override in compose.parse(overrides):
         key = _key(override.get_key_element())
         if _is_among(key, known):
             continue
@@ -237,11 +234,11 @@ def _check_plain(config: Config) -> None:
 
 def _network(defaults: Sequence[str], overrides: Sequence[str]) -> Config:
     """The configuration of networks: these defaults where nothing else is said, by an override or an experiment."""
-    given = {_key(override.get_key_element()) for override in configuration.parse(overrides)}
+    given = {_key(override.get_key_element()) for override in compose.parse(overrides)}
     if "experiment" in given:
-        return configuration.compose(overrides)
+        return compose.compose(overrides)
     kept = [text for text in defaults if not {text.partition("=")[0], text.partition(".")[0]} & given]
-    return configuration.compose([*kept, *overrides])
+    return compose.compose([*kept, *overrides])
 
 
 def _key(element: str) -> str:
@@ -254,7 +251,7 @@ def _is_among(key: str, names: Sequence[str]) -> bool:
 
 
 def _range(flag: str, text: str | None) -> Range | None:
-    from experiments.phase_table import Range
+    from experiments.phase_map.table import Range
 
     if text is None:
         return None

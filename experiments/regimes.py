@@ -60,15 +60,15 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--folder", type=Path, default=Path("docs/pictures"), help="where to (default: docs/pictures)")
     parser.add_argument("overrides", nargs="*", help="changes to every network, for example model.width=32")
     options = parser.parse_args(list(arguments))
-    from lab.figures import save
-    from lab.files import whole
+    from lab.machine.files import atomic_write
+    from lab.plot.figures import save
 
     console = Console()
     options.folder.mkdir(parents=True, exist_ok=True)
     pictures = {"regimes.png": (REGIMES, regimes), "partings.png": (PARTINGS, partings)}
     for name, (arms, draw) in pictures.items():
         tables = _measure(arms, options.overrides, name, console)
-        with whole(options.folder / name) as draft:
+        with atomic_write(options.folder / name) as draft:
             save(draw(tables), draft)
         console.print(f"[bold]{options.folder / name}[/bold]")
     console.print(_coupling(options.overrides, console), soft_wrap=True)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 def regimes(tables: Mapping[str, xr.Dataset]) -> Figure:
     """Gradient above, signal below, one column a regime."""
-    from lab.figures import grid
+    from lab.plot.figures import grid
 
     title = "What theory expects (dashed; dotted: its band for the mean) and what 16 networks of width 256 show"
     return grid(tables, ("delta_rms", "pre_rms"), title)
@@ -85,7 +85,7 @@ def regimes(tables: Mapping[str, xr.Dataset]) -> Figure:
 
 def partings(tables: Mapping[str, xr.Dataset]) -> Figure:
     """Gradient against depth where theory does not say all."""
-    from lab.figures import grid
+    from lab.plot.figures import grid
 
     return grid(tables, ("delta_rms",), "Where prediction and measurement part: width, instability, training")
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from experiments.claims.claim import Scale
     from experiments.report.catalogue import Entry
-    from experiments.report.content import Report
-    from experiments.report.outcome import Outcome
+    from experiments.report.content import ClaimsReport
+    from experiments.report.outcome import ClaimResult
     from experiments.report.store import Store
 
 FOLDERS = {"full": "runs/reproduce", "quick": "runs/reproduce-quick"}
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             scale = QUICK if options.quick else FULL
             report, lost = _examine(entries, scale, folder, options.workers, options.again, started)
         except KeyboardInterrupt:
-            from lab.__main__ import INTERRUPTED
+            from experiments.main import INTERRUPTED
 
             print(f"Interrupted; what was measured is kept in {folder}, and the same command goes on.", file=sys.stderr)
             return INTERRUPTED
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if report.differences or lost or failure else 0
 
 
-def _write(report: Report, folder: Path, is_record: bool) -> tuple[list[str], str]:
+def _write(report: ClaimsReport, folder: Path, is_record: bool) -> tuple[list[str], str]:
     """Write what there is to write; its paths, and why it is not all of it if it is not."""
     from experiments import report as reports
 
@@ -124,14 +124,14 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _examine(
     entries: Sequence[Entry], scale: Scale, folder: Path, workers: int | None, is_again: bool, started: float
-) -> tuple[Report, Mapping[str, str]]:
+) -> tuple[ClaimsReport, Mapping[str, str]]:
     """Measure what is not stored, judge everything, and draw it; with the claims whose samples could not be kept."""
     from experiments.report import SAMPLES, catalogue, fingerprint, pool
-    from experiments.report.content import Report
-    from experiments.report.measurement import Job, Measurement, now
+    from experiments.report.content import ClaimsReport
+    from experiments.report.measurement import ClaimTask, Measurement, now
     from experiments.report.outcome import judge
     from experiments.report.store import Store
-    from lab.summary import versions
+    from lab.record.summary import versions
 
     store, recorded = Store(folder / SAMPLES), catalogue.recorded()
     lost: dict[str, str] = {}
@@ -140,20 +140,20 @@ def _examine(
     if is_again:
         for id_ in keys:
             store.forget(id_)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, ClaimResult] = {}
     for id_, claim in claims.items():
         stored = store.load(id_, keys[id_])
         if stored is not None:
             outcomes[id_] = judge(claim, scale, stored, recorded.get(id_), is_reused=True)
     missing = [entry for entry in _longest_first(entries, store) if entry.claim.id not in outcomes]
-    jobs = [Job(entry.claim.id, entry.module, scale) for entry in missing]
+    jobs = [ClaimTask(entry.claim.id, entry.module, scale) for entry in missing]
     together = [job for job in jobs if not claims[job.id].is_timed]
     alone = [job for job in jobs if claims[job.id].is_timed]
 
     console = _console(is_error=True)
     if outcomes:
         console.print(f"{len(outcomes)} of {len(entries)} claims were measured before.")
-    with _Watch(console, len(entries), len(outcomes)) as watch:
+    with _ProgressDisplay(console, len(entries), len(outcomes)) as watch:
         results = pool.measure_all(together, alone, workers or pool.cores(), watch.started)
         with closing(results):
             for job, found in results:
@@ -166,7 +166,9 @@ def _examine(
                 watch.finished(outcomes[job.id])
         watch.says("drawing")
         drawn = [_drawn(outcomes[id_]) for id_ in claims]
-    return Report(drawn, len(catalogue.catalogue()), scale, versions(), time.perf_counter() - started, now()), lost
+    return ClaimsReport(
+        drawn, len(catalogue.catalogue()), scale, versions(), time.perf_counter() - started, now()
+    ), lost
 
 
 def _longest_first(entries: Sequence[Entry], store: Store) -> list[Entry]:
@@ -179,7 +181,7 @@ def _longest_first(entries: Sequence[Entry], store: Store) -> list[Entry]:
     return sorted(entries, key=cost, reverse=True)
 
 
-def _drawn(outcome: Outcome) -> Outcome:
+def _drawn(outcome: ClaimResult) -> ClaimResult:
     from experiments.report.measurement import Failure
     from experiments.report.outcome import draw
 
@@ -189,13 +191,13 @@ def _drawn(outcome: Outcome) -> Outcome:
     return replace(outcome, picture=picture)
 
 
-def _on_record(report: Report) -> Report:
+def _on_record(report: ClaimsReport) -> ClaimsReport:
     """The report as it is once its verdicts are on record."""
     outcomes = [o if o.failure else replace(o, recorded=o.verdict) for o in report.outcomes]
     return replace(report, outcomes=outcomes)
 
 
-def _record(report: Report) -> list[str]:
+def _record(report: ClaimsReport) -> list[str]:
     """Put the verdicts on record; the document only if it would be whole. What was written, and what was not."""
     from experiments import report as reports
     from experiments.report import catalogue
@@ -210,7 +212,7 @@ def _record(report: Report) -> list[str]:
 # --- telling --------------------------------------------------------------------------------------------------------
 
 
-class _Watch:
+class _ProgressDisplay:
     """Progress over claims: a bar and what is being measured, or a line for each claim where there is no terminal."""
 
     def __init__(self, console: Console, claims: int, done: int) -> None:
@@ -229,7 +231,7 @@ class _Watch:
         )
         self.task = self.progress.add_task("", total=claims, completed=done)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _ProgressDisplay:
         self.progress.start()
         return self
 
@@ -240,7 +242,7 @@ class _Watch:
         self.running.append(id_)
         self._show()
 
-    def finished(self, outcome: Outcome) -> None:
+    def finished(self, outcome: ClaimResult) -> None:
         self.running.remove(outcome.claim.id)
         self.done += 1
         took = f" ({outcome.measurement.seconds:.1f} s)" if outcome.measurement else ""
@@ -256,7 +258,7 @@ class _Watch:
         self.says(", ".join(self.running))
 
 
-def _tell(report: Report, lines: Sequence[str]) -> None:
+def _tell(report: ClaimsReport, lines: Sequence[str]) -> None:
     """Counts, and lines below them, on standard output."""
     from experiments.report.content import KINDS
     from experiments.report.rendering import duration
@@ -272,7 +274,7 @@ def _tell(report: Report, lines: Sequence[str]) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: ClaimResult) -> str:
     from rich.markup import escape
 
     from experiments.report.content import KINDS

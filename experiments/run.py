@@ -19,12 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import sweep
-from lab import config as configuration
-from lab import launchers, safety
-from lab.files import NO_ROOM
-from lab.folder import Held, Task, note_failure, task
+from lab import compose, schema
+from lab.compose import untrusted
+from lab.machine.files import NO_ROOM
+from lab.record.folder import LockedError, Task, note_failure, task
 from lab.schema import Config, ConfigError, Npz, OpenML
+from lab.sweep import launch, launchers, plan
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,35 +37,35 @@ def main(arguments: Sequence[str]) -> int:
     flags, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
     if unknown:
         raise ConfigError(f"{unknown[0]}: there is no such flag; write key=value, or see gradlab run --hydra-help.")
-    safety.check_flags(flags)
+    untrusted.check_flags(flags)
     searched = [f"hydra.searchpath=[file://{Path(flags.config_dir).absolute()}]"] if flags.config_dir else []
-    overrides = [*searched, *configuration.expand_home(flags.overrides)]
+    overrides = [*searched, *compose.expand_home(flags.overrides)]
     if _is_run(flags) and flags.multirun:
         return _sweep(overrides)
     if _is_run(flags):
         launchers.refuse_without_sweep(overrides)
-        config, folder = configuration.compose_job(overrides)
-        what, reason = task(folder, configuration.fingerprint(config), config.overwrite)
+        config, folder = compose.compose_job(overrides)
+        what, reason = task(folder, schema.fingerprint(config), config.overwrite)
         if what is not Task.SKIP:
             _check_machine([config])
-        sweep.announce(folder, what, reason)
+        plan.announce(folder, what, reason)
         if what is Task.SKIP:
             return 0
     elif flags.cfg == "job":
-        configuration.compose(overrides)
-    configuration.register()
+        compose.compose(overrides)
+    compose.register()
     given = [word for word in arguments if word not in flags.overrides]  # Hydra wants the flags first
     program = "gradlab" if flags.shell_completion else "gradlab run"
     sys.argv = [program, *given, *overrides[len(searched) :]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us as they are instead of being printed and swallowed
-    entry = hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")(_job)
+    entry = hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")(_job)
     with _explaining(flags.overrides), _without_schema(flags):
         entry()
     return 0
 
 
 def _sweep(overrides: Sequence[str]) -> int:
-    jobs = sweep.plan(overrides)
+    jobs = plan.plan(overrides)
     configs = [job.config for job in jobs]
     launcher = launchers.of_sweep(jobs[0].overrides)
     launcher.check()
@@ -77,10 +77,10 @@ def _sweep(overrides: Sequence[str]) -> int:
         )
     if not launcher.is_elsewhere:
         _check_machine(configs)
-    configuration.register()
+    compose.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with _explaining(overrides):
-        return sweep.run(jobs, overrides, _job)
+        return launch.run(jobs, overrides, _job)
 
 
 def _job(tree: DictConfig) -> str | None:
@@ -91,13 +91,13 @@ def _job(tree: DictConfig) -> str | None:
     """
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    config = configuration.to_config(tree)
+    config = compose.to_config(tree)
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
         config = replace(config, overwrite=False)  # requeued: what it would overwrite now is its own
-    from lab import runs
+    from lab.run import execution
 
     def one() -> str:
-        status = str(runs.run(config, folder)["status"])
+        status = str(execution.run(config, folder)["status"])
         print(f"{folder}  {status}", flush=True)
         return status
 
@@ -113,7 +113,7 @@ def _job(tree: DictConfig) -> str | None:
     def one_of_many() -> str:
         try:
             return one()
-        except Held as error:
+        except LockedError as error:
             print(error, file=sys.stderr)
             return "held"
         except OSError as error:
@@ -143,10 +143,10 @@ def _explaining(overrides: Sequence[str]) -> Iterator[None]:
     """Turn what Hydra raises into a sentence."""
     try:
         yield
-    except configuration.HYDRA_ERRORS as error:
+    except compose.HYDRA_ERRORS as error:
         if isinstance(error, ConfigError) or not type(error).__module__.startswith(("hydra", "omegaconf")):
             raise
-        raise configuration.explain(error, overrides) from error
+        raise compose.explain(error, overrides) from error
 
 
 def _is_run(flags: Namespace) -> bool:
@@ -158,7 +158,9 @@ def _check_machine(configs: Sequence[Config]) -> None:
     """Refuse a device or a file of the user's that is not there, and what does not fit the memory."""
     import torch
 
-    from lab import data, devices, memory
+    from lab import data
+    from lab.machine import devices
+    from lab.run import memory
 
     for config in configs:
         device = devices.choose_device(config.device)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.arguments import Parser
-from lab import sweeps
+from lab.record.states import DONE, IN_TROUBLE
 from lab.schema import ConfigError
-from lab.sweeps import DONE, IN_TROUBLE, Run
+from lab.sweep import status
+from lab.sweep.status import RunState
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -46,7 +47,7 @@ class Look:
     """The runs below a folder at a moment."""
 
     folder: Path
-    runs: Sequence[Run]
+    runs: Sequence[RunState]
 
     @property
     def is_over(self) -> bool:
@@ -84,7 +85,7 @@ def look(folder: Path) -> Look:
     Raises:
         ConfigError: there is none.
     """
-    runs = sweeps.find(folder)
+    runs = status.find(folder)
     if not runs:
         raise ConfigError(f"{folder}: no run lies at or below this folder; give the output_dir of a run or a sweep.")
     return Look(folder, runs)
@@ -96,22 +97,22 @@ def as_json(found: Look) -> dict[str, Any]:
     runs = [{"run": run.name, "state": run.state, **{key: getattr(run, key) for key in keys}} for run in found.runs]
     return {
         "folder": str(found.folder),
-        "counts": sweeps.count(found.runs),
-        "left": sweeps.time_left(found.runs),
+        "counts": status.count(found.runs),
+        "left": status.time_left(found.runs),
         "runs": runs,
     }
 
 
 def headline(found: Look) -> str:
     """The counts, and the time left, in a line."""
-    counts = sweeps.count(found.runs)
+    counts = status.count(found.runs)
     done = sum(counts[state] for state in DONE)
     parts = [
         f"{done} of {len(found.runs)} runs done" + (f" ({counts['diverged']} diverged)" if counts["diverged"] else "")
     ]
     parts += [f"{number} {state}" for state, number in counts.items() if number and state not in DONE]
     if not found.is_over:
-        left = sweeps.time_left(found.runs)
+        left = status.time_left(found.runs)
         parts.append("time left unknown" if left is None else f"about {duration(left)} left")
     return ", ".join(parts)
 
@@ -136,7 +137,7 @@ def render(found: Look, has_all: bool) -> Group:
 
     done = sum(run.state in DONE for run in found.runs)
     parts: list[RenderableType] = [
-        Text(sweeps.printable(str(found.folder)), "bold"),
+        Text(status.printable(str(found.folder)), "bold"),
         Text(headline(found)),
         Columns([ProgressBar(total=len(found.runs), completed=done, width=60), f"{done / len(found.runs):.0%}"]),
     ]
@@ -160,11 +161,11 @@ def render(found: Look, has_all: bool) -> Group:
     return Group(*parts)
 
 
-def _kinds(runs: Sequence[Run]) -> list[list[Run]]:
+def _kinds(runs: Sequence[RunState]) -> list[list[RunState]]:
     return [[run for run in runs if run.state == state] for state in ("running", *IN_TROUBLE)]
 
 
-def _steps(run: Run) -> Text:
+def _steps(run: RunState) -> Text:
     from rich.text import Text
 
     if run.step is None:
@@ -172,7 +173,7 @@ def _steps(run: Run) -> Text:
     return Text(f"{run.step:,}" + ("" if run.steps is None else f" of {run.steps:,}"), no_wrap=True)
 
 
-def _bar(run: Run) -> RenderableType:
+def _bar(run: RunState) -> RenderableType:
     from rich.progress_bar import ProgressBar
 
     if run.state != "running" or run.step is None or not run.steps:
@@ -180,7 +181,7 @@ def _bar(run: Run) -> RenderableType:
     return ProgressBar(total=run.steps, completed=min(run.step, run.steps), width=BAR)
 
 
-def _what(run: Run) -> Text:
+def _what(run: RunState) -> Text:
     from rich.text import Text
 
     if run.state == "running":
@@ -193,7 +194,7 @@ def _what(run: Run) -> Text:
 
 
 def _note(found: Look) -> str:
-    counts = sweeps.count(found.runs)
+    counts = status.count(found.runs)
     if not counts["running"] and any(counts[state] for state in ("failed", "interrupted", "killed", "waiting")):
         return "Nothing runs at the moment. The sweep's command, repeated, leaves out what is done and does the rest."
     return ""
@@ -225,7 +226,7 @@ def _watch_in_lines(found: Look, options: Namespace) -> int:
     """Where no terminal can keep a table alive: a line whenever the counts have changed, and the table at the end."""
     before: dict[str, int] = {}
     while True:
-        counts = sweeps.count(found.runs)
+        counts = status.count(found.runs)
         if options.json or counts != before:
             print(json.dumps(as_json(found)) if options.json else headline(found), flush=True)
         before = counts

@@ -17,7 +17,7 @@ from lab.schema import LARGEST, Config, ConfigError, LayerNorm, flatten
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lab.theory.report import Report
+    from lab.theory.report.report import TheoryReport
 
 FILE = "theory.json"
 MOST_ROWS = 24
@@ -61,18 +61,18 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: a flag, an override, a combination or a folder that cannot be used; nothing has been written then.
     """
     options = _parse(arguments)
-    from lab import config as configuration
+    from lab import compose
 
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise ConfigError(
             f"--config-dir={options.config_dir}: there is no such folder; give the one above experiment/."
         )
     searched = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"] if options.config_dir else []
-    if swept := configuration.swept_keys(options.overrides):
+    if swept := compose.swept_keys(options.overrides):
         raise ConfigError(f"{swept[0]}: gradlab theory is about one configuration; give one value.")
-    config, folder = configuration.compose_job([*searched, *options.overrides])
+    config, folder = compose.compose_job([*searched, *options.overrides])
     _check_features(config, options.features)
-    from lab.theory.report import report
+    from lab.theory.report.report import report
 
     found = report(config, options.input_q, options.features)
     text = json.dumps(as_dict(config, found), indent=2, allow_nan=False) + "\n"
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def as_dict(config: Config, found: Report) -> dict[str, Any]:
+def as_dict(config: Config, found: TheoryReport) -> dict[str, Any]:
     """What the file holds, in types that JSON has."""
     from lab import __version__
 
@@ -106,7 +106,7 @@ def as_dict(config: Config, found: Report) -> dict[str, Any]:
     }
 
 
-def scalars(found: Report) -> dict[str, Any]:
+def scalars(found: TheoryReport) -> dict[str, Any]:
     """The numbers of `SCALARS`, NaN or None where there is none."""
     values: dict[str, Any] = dict.fromkeys(SCALARS)
     if found.scales is not None:
@@ -115,7 +115,7 @@ def scalars(found: Report) -> dict[str, Any]:
     return values | {"critical_weight_var": found.critical_weight_var, "delta_slope": found.delta_slope}
 
 
-def _layers(found: Report) -> Iterator[dict[str, Any]]:
+def _layers(found: TheoryReport) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     layers = found.layers
@@ -144,7 +144,7 @@ def _plain(value: Any) -> Any:
 
 def _write(path: Path, text: str, may_overwrite: bool) -> None:
     """Write the file, unless another one of this name is there already."""
-    from lab.files import refuse_to_write, whole
+    from lab.machine.files import atomic_write, refuse_to_write
 
     refuse_to_write(path.parent)  # a run may lie there: the prediction belongs beside it
     if path.exists() and not path.is_file():
@@ -156,7 +156,7 @@ def _write(path: Path, text: str, may_overwrite: bool) -> None:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text(text)
     except OSError as error:
         raise ConfigError(
@@ -167,12 +167,12 @@ def _write(path: Path, text: str, may_overwrite: bool) -> None:
 # --- in a terminal --------------------------------------------------------------------------------------------------
 
 
-def _show(config: Config, found: Report, path: Path) -> None:
+def _show(config: Config, found: TheoryReport, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from lab.theory.words import number
+    from lab.theory.report.words import number
 
     console = Console()
 
@@ -215,12 +215,12 @@ def _description(config: Config) -> str:
     return ", ".join(words + (["ffn blocks"] if config.model.block == "ffn" else []))
 
 
-def _layer_table(found: Report, width: int) -> Table:
+def _layer_table(found: TheoryReport, width: int) -> Table:
     """Every layer, or about `MOST_ROWS` at round distances and the last; columns as there is room."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from lab.theory.words import number, power_of_ten
+    from lab.theory.report.words import number, power_of_ten
 
     layers = found.layers
     assert layers is not None
@@ -313,7 +313,7 @@ def _number(flag: str, text: str, kind: type[int] | type[float]) -> float:
 
 
 def _check_features(config: Config, features: int | None) -> None:
-    from lab.theory.variances import data_features
+    from lab.theory.deep.maps import data_features
 
     known = data_features(config)
     if features is not None and known is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.validation.row import Outcome, Row
+    from experiments.validation.row import Row, RowResult
 
 PREDICTIONS, VERDICTS = "predictions.json", "verdicts.json"
 TABLE_WIDTH = 180
@@ -161,7 +161,7 @@ def _cost(network: Any) -> int:
 # --- telling --------------------------------------------------------------------------------------------------------
 
 
-def _table(outcomes: Sequence[Outcome]) -> Table:
+def _table(outcomes: Sequence[RowResult]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -218,7 +218,7 @@ def _prediction(row: Row) -> dict[str, Any]:
     }
 
 
-def _verdict(outcome: Outcome) -> dict[str, Any]:
+def _verdict(outcome: RowResult) -> dict[str, Any]:
     [position] = _numbers([outcome.position])
     return {
         "id": outcome.row.id,
@@ -238,9 +238,9 @@ def _numbers(values: ArrayLike) -> list[float | None]:
 
 
 def _write(path: Path, content: Any) -> None:
-    from lab.files import whole
+    from lab.machine.files import atomic_write
 
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=1) + "\n")
 
 

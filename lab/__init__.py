@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lab.results import load
-    from lab.runs import simulate
+    from lab.run.simulation import simulate
+    from lab.sweep.results import load
 
 __all__ = ["load", "simulate"]
 __version__ = "0.1.0"
@@ -15,11 +15,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """Fetch `simulate` and `load` when they are asked for, so that importing the package costs nothing."""
     if name == "simulate":
-        from lab.runs import simulate
+        from lab.run.simulation import simulate
 
         return simulate
     if name == "load":
-        from lab.results import load
+        from lab.sweep.results import load
 
         return load
     raise AttributeError(f"module 'lab' has no attribute {name!r}")

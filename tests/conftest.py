@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.__main__ import main
+from experiments.main import main
 
 # Tests that are started in the background, or with nohup, ignore these, and so would the processes that they start.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

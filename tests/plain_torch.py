@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab import schema
-from lab.network import Network
-from lab.seeding import streams
+from lab.network.network import Network
+from lab.network.seeding import streams
 
 CPU = torch.device("cpu")
 TINY = 1e-300

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab import data, training
-from lab.training import Trainer
+from lab import data
+from lab.train import loop
+from lab.train.trainer import Trainer
 from tests.plain_torch import CPU, configure
 
 DATA = {"name": "gaussian", "examples": 60, "features": 4, "classes": 3}
@@ -66,8 +67,8 @@ def train(config, before_step=lambda trainer: None):
             return super().step(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Trainer", Watched)
-        records = list(training.train(config, load(config), CPU))
+        patch.setattr(loop, "Trainer", Watched)
+        records = list(loop.train(config, load(config), CPU))
     (trainer,) = made
     return records, trainer
 

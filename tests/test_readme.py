@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.__main__ import COMMANDS, main
+from experiments.main import COMMANDS, main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SHORT = ("steps=2", "model.depth=3", "model.width=8", "replicas=2", "batch_size=16")

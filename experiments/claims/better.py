@@ -13,7 +13,7 @@ from experiments.claims import networks
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, is_above, is_below, wider
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,7 +163,7 @@ def signed(number: Number, digits: int = 1) -> str:
 
 
 def _draw(rival: str, figure: Figure, samples: Samples) -> None:
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     ax.axvspan(-EFFECT, EFFECT, color="0.88", label=f"less than {EFFECT:g} points: does not count")

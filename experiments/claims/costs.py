@@ -13,7 +13,7 @@ from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, V
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, is_above, is_below
 from experiments.claims.timing import BATCH, DEPTH, SIZES, STEP, WIDTHS, elementwise, steps
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,10 +35,10 @@ def _measure(names: Sequence[str], scale: Scale) -> Samples:
     """
     import torch
 
-    from lab import runs
+    from lab.machine import torch_threads
 
     samples: dict[str, Array] = {}
-    with runs.thread_budget(1):
+    with torch_threads.thread_budget(1):
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             on = torch.device(device)
             found = elementwise(("copy", "relu", *names), scale.steps(TURNS), on)
@@ -169,7 +169,7 @@ def _range(numbers: Sequence[Number]) -> str:
 
 def _draw(names: Sequence[str], figure: Figure, samples: Samples) -> None:
     """Elementwise ratios against size, ratios of whole steps against width."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     pairs = [(name, "relu") for name in names] + [("relu", "copy")]

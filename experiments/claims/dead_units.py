@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.claims.networks import ALONE
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lab.network import Network
-    from lab.training import Trainer
+    from lab.network.network import Network
+    from lab.train.trainer import Trainer
 
 Flags = NDArray[np.bool_]
 
@@ -30,10 +30,10 @@ def start(overrides: Sequence[str], replicas: int, rates: Sequence[float] = ()) 
     """A trainer on the CPU; with `rates` each of them gets `replicas` of its own, one rate after the other."""
     import torch
 
-    from lab import config, data
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.train.trainer import Trainer
 
-    one = config.compose([*overrides, "replicas=1", *ALONE])
+    one = compose.compose([*overrides, "replicas=1", *ALONE])
     variants = [
         replace(one, first_replica=number, optimizer=replace(one.optimizer, lr=rate))
         for rate in rates or (one.optimizer.lr,)
@@ -88,7 +88,7 @@ def pre_activations(network: Network, x: Tensor) -> list[Tensor]:
     """What enters each layer's activation, (R, B, N) each, for inputs (R, B, features)."""
     import torch
 
-    from lab.network import Block
+    from lab.network.network import Block
 
     seen: list[Tensor] = []
     handles = [
@@ -117,7 +117,7 @@ def hand_over(source: Network, target: Network, first: int = 0) -> None:
 
 def maps(network: Network) -> list[nn.Module]:
     """The linear maps of a plain stack, from input to output; each has a `weight` and, as a rule, a `bias`."""
-    from lab.network import Block
+    from lab.network.network import Block
 
     return [*(block.up for block in network.blocks if isinstance(block, Block)), network.readout]
 

@@ -12,15 +12,15 @@ from experiments.claims.dead_units import SLEEPERS, share
 from experiments.claims.networks import initial
 from experiments.claims.panels import label, panels
 from experiments.claims.statistics import difference, interval, is_above
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from experiments.claims.dead_units import Flags
-    from lab.network import Network
-    from lab.training import Trainer
+    from lab.network.network import Network
+    from lab.train.trainer import Trainer
 
 WIDTHS = (2, 3, 4)
 BORN_DEPTH = 20
@@ -78,7 +78,7 @@ ARMS = {
 def measure(scale: Scale) -> Samples:
     """Shares of dead tiny networks, of units dead after bursts, and counts of units that slept and that woke."""
     from experiments.claims import dead_units
-    from lab.runs import thread_budget
+    from lab.machine.torch_threads import thread_budget
 
     samples = {f"born_{width}": _born_dead(width, TINY * scale.replicas) for width in WIDTHS}
     replicas, steps = scale.replicas, scale.steps(STEPS)
@@ -241,7 +241,7 @@ def draw(figure: Figure, samples: Samples) -> None:
 
 
 def _draw_born(ax: Axes, samples: Samples) -> None:
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     layers = np.arange(1, BORN_DEPTH + 1)
     for number, width in enumerate(WIDTHS):
@@ -255,7 +255,7 @@ def _draw_born(ax: Axes, samples: Samples) -> None:
 
 
 def _draw_woken(ax: Axes, samples: Samples) -> None:
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     names = (*COURSES, *OTHERS)
     for shade, (deeper, text) in enumerate(((False, "layer 0"), (True, "layers 1 and 2"))):

@@ -12,13 +12,13 @@ from experiments.claims.dead_units import SLEEPERS, share
 from experiments.claims.elu_noise import NOISE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.activations import ActivationLayer
-    from lab.training import Trainer
+    from lab.network.activations import ActivationLayer
+    from lab.train.trainer import Trainer
 
 # --- nearer to 0 ----------------------------------------------------------------------------------------------------
 
@@ -49,8 +49,8 @@ MEASURES = {
 def measure_centred(scale: Scale) -> Samples:
     """Both measures by layer and replica, before and after training, and what theory says of layer 0's mean."""
     from experiments.claims import dead_units
-    from lab.runs import thread_budget
-    from lab.training import evaluate
+    from lab.machine.torch_threads import thread_budget
+    from lab.train.losses import evaluate
 
     samples: dict[str, Array] = {}
     with thread_budget(1):
@@ -139,7 +139,7 @@ def judge_centred(samples: Samples) -> Judgement:
 
 def draw_centred(figure: Figure, samples: Samples) -> None:
     """Both measures by layer; dashed at initialization, solid after training."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, (kind, words) in zip(axes, MEASURES.items(), strict=True):
@@ -195,8 +195,9 @@ ROUNDINGS = 4.0
 def measure_alive(scale: Scale) -> Samples:
     """ELU's slope against 50 digits, where it and its function end in float32, and what becomes of sleeping units."""
     from experiments.claims.dead_units import sleepers
-    from lab import activations, schema
-    from lab.runs import thread_budget
+    from lab import schema
+    from lab.machine.torch_threads import thread_budget
+    from lab.network import activations
 
     samples = slope_samples(activations.build(schema.ELU("elu", 1.0), 1, []))
     with thread_budget(1):
@@ -268,7 +269,7 @@ def judge_alive(samples: Samples) -> Judgement:
 
 def draw_alive(figure: Figure, samples: Samples) -> None:
     """Left: the slope. Right: woken share by depth of sleep."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     slope, woken = panels(figure, 2)
     order = np.argsort(samples["z"])

@@ -11,12 +11,12 @@ from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, V
 from experiments.claims.networks import tuned
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.training import Trainer
+    from lab.train.trainer import Trainer
 
 INITS = {"elu": "he_normal", "relu": "he_normal", "leaky_relu": "he_normal", "tanh": "xavier_normal"}
 DEPTHS = (2, 6)
@@ -40,7 +40,7 @@ ARMS = {
 def measure(scale: Scale) -> Samples:
     """Held-out accuracy by size of the noise, (sizes, R), of every arm trained at its own best rate."""
     from experiments.claims import dead_units
-    from lab.runs import thread_budget
+    from lab.machine.torch_threads import thread_budget
 
     samples: dict[str, Array] = {}
     steps = scale.steps(STEPS)
@@ -115,7 +115,7 @@ def _cost(accuracy: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Left: accuracy against the size of the noise, the deeper stack. Right: the same less ReLU's, both depths."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     whole, gap = panels(figure, 2)
     for number, activation in enumerate(INITS):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.readings import Array
+from lab.typing import Array
 
 DIGITS = 50
 """Decimal digits of the reference; what it leaves out is below any rounding here by more than 30 decades."""

@@ -11,7 +11,7 @@ from experiments.claims import by_hand, exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.exact import ROUNDINGS
 from experiments.claims.panels import label, legend_below, panels
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +116,7 @@ def judge_plot(samples: Samples) -> Judgement:
 
 def draw_plot(figure: Figure, samples: Samples) -> None:
     """The four functions with their derivatives, leaky ReLU with both slopes."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     figure.set_layout_engine("constrained")
     axes = figure.subplots(2, len(SCRIPT), sharex=True, sharey="row")
@@ -224,7 +224,7 @@ def judge_gelu(samples: Samples) -> Judgement:
 
 def draw_gelu(figure: Figure, samples: Samples) -> None:
     """The difference of the forms, and what rounding leaves between by hand and torch's."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     x = samples["x"]

@@ -15,7 +15,7 @@ from experiments.claims.profiles import FADING, text
 from experiments.claims.shares import share
 from experiments.claims.statistics import is_above, is_below
 from experiments.claims.wording import bands
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,16 +56,17 @@ def diverged(overrides: tuple[str, ...], scale: Scale) -> Array:
     """1 where the loss or a gradient was not finite within the steps, (rates, replicas)."""
     from dataclasses import replace
 
-    from lab import config, runs
+    from lab import compose
+    from lab.run import simulation
 
     steps = scale.steps(STEPS)
-    base = config.compose([*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *ALONE])
+    base = compose.compose([*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *ALONE])
     arms = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
         for rate in RATES
         for number in range(scale.replicas)
     ]
-    loss = runs.side_by_side(arms)["loss"].isel(step=-1).to_numpy()
+    loss = simulation.side_by_side(arms)["loss"].isel(step=-1).to_numpy()
     return np.asarray(~np.isfinite(loss), dtype=np.float64).reshape(len(RATES), scale.replicas)
 
 
@@ -73,7 +74,8 @@ def largest_slopes() -> Array:
     """The largest |slope| of each of GUIDE on a grid of 2,000,001 points over [-20, 20], (activations,)."""
     import torch
 
-    from lab import activations, schema
+    from lab import schema
+    from lab.network import activations
 
     z = torch.linspace(-20, 20, 2_000_001, dtype=torch.float64)
     layers = [activations.build(schema.ACTIVATIONS[name](name), 1, ()) for name in GUIDE]
@@ -128,7 +130,7 @@ def _growth(slope: Number) -> Number:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Gradient against layer, and the share of replicas that ended in NaN at each rate."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     profiles.draw(axes[0], samples, list(ARMS))

@@ -13,7 +13,7 @@ from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.shares import answered, share
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Accuracy against the learning rate."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, arm in enumerate(TRAINED):

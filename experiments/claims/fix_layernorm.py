@@ -14,7 +14,7 @@ from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.statistics import interval, is_above
 from experiments.claims.wording import bands
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,11 +53,11 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
     """
     import torch
 
-    from lab import config, data
-    from lab.runs import thread_budget
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.machine.torch_threads import thread_budget
+    from lab.train.trainer import Trainer
 
-    settings = config.compose([*TRAINED, f"replicas={scale.replicas}", *ALONE, f"steps={scale.steps(STEPS)}"])
+    settings = compose.compose([*TRAINED, f"replicas={scale.replicas}", *ALONE, f"steps={scale.steps(STEPS)}"])
     found: dict[str, Array] = {}
     with thread_budget(settings.threads):
         dataset = data.load(settings.data, torch.float64, torch.device("cpu"))
@@ -75,8 +75,8 @@ def look(network: object, x: Tensor) -> list[dict[str, Tensor]]:
     """One forward pass: for each layer what is at each of PLACES, (R, B, N)."""
     import torch
 
-    from lab.network import Block, Network
-    from lab.normalization import LayerNorm
+    from lab.network.network import Block, Network
+    from lab.network.normalization import LayerNorm
 
     assert isinstance(network, Network)
     found = []
@@ -168,7 +168,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Mean and deviation at each place after training, and gradient against layer."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, place in enumerate(PLACES):

@@ -14,7 +14,7 @@ from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.shares import answered
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ def _slope(x: Array, y: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Growth against depth, and learning curves."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     depth = np.array(DEPTHS, dtype=np.float64)

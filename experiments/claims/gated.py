@@ -15,7 +15,7 @@ from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import interval, is_above
 from lab import schema
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def _function(name: str, points: Array) -> tuple[Array, Array]:
     import mpmath
     import torch
 
-    from lab import activations
+    from lab.network import activations
 
     gain = exact.exact(lambda u: GATES[name](u, mpmath), points)
     slope = exact.exact_slope(lambda u: GATES[name](u, mpmath), points)
@@ -95,12 +95,13 @@ def _shares(arm: tuple[str, ...], replicas: int, steps: int) -> tuple[Array, Arr
     """
     import torch
 
-    from lab import config, data, runs
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.machine import torch_threads
+    from lab.train.trainer import Trainer
 
-    configuration = config.compose([*arm, f"replicas={replicas}", f"steps={steps}", *ALONE])
+    configuration = compose.compose([*arm, f"replicas={replicas}", f"steps={steps}", *ALONE])
     device = torch.device("cpu")
-    with runs.thread_budget(1):
+    with torch_threads.thread_budget(1):
         trainer = Trainer(configuration, data.load(configuration.data, torch.float32, device), device)
         start = _look(trainer)
         for _ in range(steps):
@@ -199,7 +200,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """What passes against the gate's pre-activation, and how many gates do what."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     left, right = panels(figure, 2)
     points = samples["points"]

@@ -13,7 +13,7 @@ from experiments.claims.better import CLASSES, TASKS
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,11 +88,11 @@ def count(overrides: Sequence[str]) -> int:
     """Parameters of one replica of that network."""
     import torch
 
-    from lab import config, data
-    from lab.network import Network
-    from lab.seeding import streams
+    from lab import compose, data
+    from lab.network.network import Network
+    from lab.network.seeding import streams
 
-    configuration = config.compose([*overrides, "replicas=1"])
+    configuration = compose.compose([*overrides, "replicas=1"])
     device = torch.device("cpu")
     task = data.load(configuration.data, torch.float32, device)
     network = Network(configuration, task.features, task.classes, [streams(0, 0)], device)
@@ -193,7 +193,7 @@ def _percent(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Each arm's loss over that of ReLU in the same kind of network, one panel a task."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(TASKS))
     for ax, task in zip(axes, TASKS, strict=True):

@@ -17,7 +17,7 @@ from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
 from lab import schema
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,16 +75,17 @@ def measure(scale: Scale) -> Samples:
 
 def _losses(overrides: Sequence[str], rates: Sequence[float], replicas: int, steps: int) -> Array:
     """Training loss at each reading, all rates side by side: (readings, rates, replicas); diverged ones are NaN."""
-    from lab import config, runs
+    from lab import compose
+    from lab.run import simulation
 
     common = ("replicas=1", f"steps={steps}", f"probe.every={EVERY}", "probe.set=norms", "probe.eval_every=0")
-    base = config.compose([*overrides, *common, "probe.examples=1", *ALONE])
+    base = compose.compose([*overrides, *common, "probe.examples=1", *ALONE])
     arms = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
         for rate in rates
         for number in range(replicas)
     ]
-    loss = runs.side_by_side(arms)["loss"].to_numpy()
+    loss = simulation.side_by_side(arms)["loss"].to_numpy()
     return np.where(np.isfinite(loss), loss, np.nan).reshape(-1, len(rates), replicas)
 
 
@@ -92,13 +93,14 @@ def tails(overrides: Sequence[str], replicas: int) -> Array:
     """E a^4 / (E a^2)^2 over units and inputs of a block's activations at initialization: (replicas,)."""
     import torch
 
-    from lab import config, data, runs
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.machine import torch_threads
+    from lab.train.trainer import Trainer
 
     wide = ("model.width=256", "model.depth=1", f"replicas={replicas}", *ALONE)
-    configuration = config.compose([*overrides, *wide])
+    configuration = compose.compose([*overrides, *wide])
     device = torch.device("cpu")
-    with runs.thread_budget(1), torch.no_grad():
+    with torch_threads.thread_budget(1), torch.no_grad():
         trainer = Trainer(configuration, data.load(configuration.data, torch.float32, device), device)
         x = trainer.dataset.test_x.expand(replicas, -1, -1)
         (a,) = (a.double() for a in trainer.network.activations(x))  # (R, B, hidden)
@@ -197,7 +199,7 @@ def _of(gains: Sequence[Number], optimizer: str) -> list[Number]:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """The variance through plain stacks with theory, and who still learns against the learning rate."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 1 + len(OPTIMIZERS))
     layers = np.arange(1, LAYERS + 1)

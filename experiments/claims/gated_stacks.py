@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.claims.networks import SEED
 from lab import schema
-from lab.readings import Array
+from lab.typing import Array
 
 WIDTH, LAYERS = 256, 7
 STACKS = {"relu": 2.0, "bilinear": 1.0, "swiglu": 1.0, "geglu": 1.0}
@@ -35,14 +35,15 @@ def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) 
     """
     import torch
 
-    from lab import config, runs
-    from lab.network import Network
-    from lab.seeding import streams
+    from lab import compose
+    from lab.machine import torch_threads
+    from lab.network.network import Network
+    from lab.network.seeding import streams
 
-    configuration = config.compose([*overrides, f"replicas={replicas}"])
+    configuration = compose.compose([*overrides, f"replicas={replicas}"])
     assert isinstance(configuration.init, schema.Gaussian)
     weight_var, width = configuration.init.weight_var, configuration.model.width
-    with runs.thread_budget(1), torch.no_grad():
+    with torch_threads.thread_budget(1), torch.no_grad():
         network = Network(configuration, width, 2, [streams(SEED, r) for r in range(replicas)], torch.device("cpu"))
         direction = np.random.default_rng(SEED).standard_normal((replicas, 1, width))
         direction /= np.sqrt(np.mean(direction**2, -1, keepdims=True))
@@ -59,7 +60,7 @@ def predicted(name: str, start: float) -> tuple[Array, Array, Array]:
     logarithm of such a mean, to second order.
     """
     from lab.theory import kernel
-    from lab.theory.signal import variance_map
+    from lab.theory.plain.signal import variance_map
 
     activation, weight_var = schema.Activation(name), STACKS[name]
     phi = kernel(activation)

@@ -13,7 +13,7 @@ from experiments.claims.exact import EQUAL, FORMATS, ROUNDINGS
 from experiments.claims.gelu_gradient import GRADIENT
 from experiments.claims.gelu_shape import SHAPE
 from experiments.claims.panels import label, legend_below, panels
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def measure_definition(scale: Scale) -> Samples:
     """Both forms in 50 digits, the lab's in two formats, and the mean and spread of inputs that a random mask keeps."""
     import mpmath
 
-    from lab.activations import FUNCTIONS
+    from lab.network.activations import FUNCTIONS
 
     z = exact.hard_points(reach=40, points=1281)
 
@@ -93,7 +93,7 @@ def judge_definition(samples: Samples) -> Judgement:
 
 def draw_definition(figure: Figure, samples: Samples) -> None:
     """GELU through the means of masked inputs, whose spread is drawn as bars."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     (ax,) = axes = panels(figure)
     z = samples["z"]
@@ -151,7 +151,7 @@ def measure_approximation(scale: Scale) -> Samples:
     import mpmath
     import torch
 
-    from lab.activations import FUNCTIONS
+    from lab.network.activations import FUNCTIONS
 
     z = np.unique(np.concatenate([exact.hard_points(reach=40, points=641), np.linspace(-6, 6, 1537)]))
     pair = {"exact": lambda x: by_hand.gelu(x, mpmath), "tanh": lambda x: by_hand.gelu_tanh(x, mpmath)}
@@ -202,7 +202,7 @@ def judge_approximation(samples: Samples) -> Judgement:
 
 def draw_approximation(figure: Figure, samples: Samples) -> None:
     """Difference of values and slopes, and the ratio in the tail."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.claims import by_hand
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
-    from lab.activation_figures import Comparison
+    from lab.plot.activation_figures import Comparison
 
 FORMATS = ("float32", "float64")
 
@@ -29,7 +29,7 @@ def compare(x: Array) -> list[Comparison]:
     import torch
     import torch.nn.functional as F
 
-    from lab.activation_figures import Comparison
+    from lab.plot.activation_figures import Comparison
 
     values: dict[tuple[str, str], torch.Tensor] = {}
     for name in FORMATS:

@@ -12,7 +12,7 @@ from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, V
 from experiments.claims.exact import FORMATS
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,8 +50,8 @@ def measure(scale: Scale) -> Samples:
     import mpmath
     import torch
 
-    from lab.activations import FUNCTIONS
-    from lab.runs import thread_budget
+    from lab.machine.torch_threads import thread_budget
+    from lab.network.activations import FUNCTIONS
 
     with mpmath.workdps(exact.DIGITS):
         zero = mpmath.findroot(lambda x: mpmath.diff(lambda y: y * mpmath.ncdf(y), x), -0.7)
@@ -158,7 +158,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Silent units against the learning rate, and the gradient against depth."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, kind in enumerate(KINDS):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from experiments.claims import exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def _sign_changes(values: Array, inside: NDArray[np.bool_]) -> int:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """The function with its lowest point beside ReLU, and both derivatives."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

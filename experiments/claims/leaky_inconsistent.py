@@ -11,7 +11,7 @@ from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, V
 from experiments.claims.networks import tuned
 from experiments.claims.panels import label, panels
 from experiments.claims.statistics import interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def _accuracy(samples: Samples, activation: str, place: str) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Gaps and intervals, one row a place."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, (name, gaps) in enumerate(_gaps(samples).items()):

@@ -12,13 +12,13 @@ from experiments.claims import networks
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from lab.network import Network
+    from lab.network.network import Network
 
 DEPTH, WIDTH = 20, 128
 STACK = ("activation=identity", f"model.depth={DEPTH}", f"model.width={WIDTH}", "data=gaussian", "dtype=float64")
@@ -73,11 +73,11 @@ def _collapse(replicas: int) -> Array:
     """The largest difference between stack and single map over the logits' rms, (R,)."""
     import torch
 
-    from lab import config as configuration
-    from lab.network import Network
-    from lab.seeding import streams
+    from lab import compose
+    from lab.network.network import Network
+    from lab.network.seeding import streams
 
-    config = configuration.compose([*STACK, "init=torch_default", f"replicas={replicas}"])  # which has biases
+    config = compose.compose([*STACK, "init=torch_default", f"replicas={replicas}"])  # which has biases
     network = Network(config, 64, 10, [streams(networks.SEED, r) for r in range(replicas)], torch.device("cpu"))
     x = torch.randn(replicas, 256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def single_map(network: Network) -> tuple[Tensor, Tensor]:
     """The product of all maps of a plain network: weight (R, features, classes) and bias (R, 1, classes)."""
     import torch
 
-    from lab.network import Block
+    from lab.network.network import Block
 
     maps = [*(block.up for block in network.blocks if isinstance(block, Block)), network.readout]
     weight: Tensor = maps[0].weight
@@ -161,7 +161,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Learning two circles, and the gradient along a linear stack."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, name in enumerate(name for name in LEARNERS if name.startswith("circles")):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,17 +70,18 @@ def tuned(
         `steps` (S,), `loss`, `eval_loss` and `eval_accuracy` (S, replicas) of the chosen rate, `rate` (1,), and
         `grid` (rates, replicas): the metric at the end, of the replicas that chose.
     """
-    from lab import config, runs
+    from lab import compose
+    from lab.run import simulation
 
     common = ("replicas=1", f"steps={steps}", f"probe.every={every}", f"probe.eval_every={every}", "probe.set=norms")
-    base = config.compose([*overrides, *common, *ALONE])
+    base = compose.compose([*overrides, *common, *ALONE])
     numbers = [*range(replicas), *range(SELECTED_ON, SELECTED_ON + replicas)]
     arms = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
         for rate in rates
         for number in numbers
     ]
-    table = runs.side_by_side(arms)
+    table = simulation.side_by_side(arms)
     shape = (table.sizes["step"], len(rates), 2, replicas)
     curves = {name: table[name].to_numpy().reshape(shape) for name in ("loss", "eval_loss", "eval_accuracy")}
     worst = 0.0 if metric == "eval_accuracy" else np.inf

@@ -13,7 +13,8 @@ import numpy as np
 from experiments.claims import networks
 from experiments.claims.claim import Number, Samples
 from experiments.claims.statistics import interval, is_above, is_below
-from lab.readings import Array, delta_slope
+from lab.readings import delta_slope
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def draw(
     ax: Axes, samples: Samples, arms: Sequence[str], quantity: str = "delta_rms", base: int = -1, colour: int = 0
 ) -> None:
     """A quantity over its value at layer `base`: median and range over replicas, theory dashed; `colour` is first."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     for number, arm in enumerate(arms, colour):
         values, expected = samples[f"{arm}: {quantity}"], samples[f"{arm}: {quantity} expected"][0]

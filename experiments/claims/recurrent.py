@@ -14,7 +14,7 @@ from experiments.claims.networks import SELECTED_ON
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ SOLVED = 0.5
 
 def measure(scale: Scale) -> Samples:
     """Gradients in time at the start, and training on the adding problem."""
-    from lab.runs import thread_budget
+    from lab.machine.torch_threads import thread_budget
 
     with thread_budget(1):
         return growth_at_start(scale.replicas) | training(scale)
@@ -216,7 +216,7 @@ def _failed_is_guessing(loss: Array, guessing: float) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Gradient against time at the start, and learning curves."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     lines = {"repeated": "-", "fresh": ":"}

@@ -49,7 +49,7 @@ def measure_gradient(scale: Scale) -> Samples:
     """Decades of gradient lost over all layers, the share of slopes that are 1, and slopes that are neither 0 nor 1."""
     import torch
 
-    from lab.activations import FUNCTIONS
+    from lab.network.activations import FUNCTIONS
 
     samples = {}
     for name, overrides in GRADIENT_ARMS.items():
@@ -97,7 +97,7 @@ def judge_gradient(samples: Samples) -> Judgement:
 
 def draw_gradient(figure: Figure, samples: Samples) -> None:
     """Decades of gradient over all layers against the weights' variance."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     (ax,) = panels(figure)
     variances = np.array(list(VARIANCES.values()))
@@ -215,7 +215,7 @@ def judge_unbounded(samples: Samples) -> Judgement:
 
 def draw_unbounded(figure: Figure, samples: Samples) -> None:
     """act_rms against depth."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, name in enumerate(UNBOUNDED_ARMS):

@@ -12,7 +12,7 @@ from experiments.claims.leaky_inconsistent import INCONSISTENT
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.rrelu import RANDOM
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ MAXIMUM_SLOPES = (-0.5, 0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
 def measure_revives(scale: Scale) -> Samples:
     """Counts of sleeping units, of those that get a gradient, of those that wake; and the formula with the maximum."""
     from experiments.claims.dead_units import sleepers
-    from lab.runs import thread_budget
+    from lab.machine.torch_threads import thread_budget
 
     samples = {"largest_difference": largest_differences()}
     with thread_budget(1):
@@ -53,7 +53,7 @@ def largest_differences() -> Array:
     """The largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
     import torch
 
-    from lab.activations import LeakyReLU
+    from lab.network.activations import LeakyReLU
 
     z = np.linspace(-5, 5, 10_001)
     return np.array(
@@ -109,7 +109,7 @@ def _asleep(wakes: list[str]) -> str:
 
 def draw_revives(figure: Figure, samples: Samples) -> None:
     """Woken share by slope, for both depths of sleep."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, depth in enumerate(DEPTHS_OF_SLEEP):
@@ -184,8 +184,8 @@ LEARN_ARMS = {
 def measure_learns(scale: Scale) -> Samples:
     """Slopes of every layer at every look."""
     from experiments.claims import dead_units
-    from lab.runs import thread_budget
-    from lab.training import evaluate
+    from lab.machine.torch_threads import thread_budget
+    from lab.train.losses import evaluate
 
     samples = {}
     with thread_budget(1):
@@ -243,7 +243,7 @@ def judge_learns(samples: Samples) -> Judgement:
 
 def draw_learns(figure: Figure, samples: Samples) -> None:
     """Left: slopes against steps, mean over layers, by start. Right: slopes at the end by layer."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     course, ends = panels(figure, 2)
     for number, name in enumerate(LEARN_ARMS):

@@ -11,7 +11,7 @@ from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, V
 from experiments.claims.networks import tuned
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def _known(loss: Array, classes: int) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Held-out loss against steps where the outcomes differ."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     places = (("digits, SGD", 12), ("spirals, Adam", 2), ("spirals, Adam", 12))
     axes = panels(figure, len(places))

@@ -31,8 +31,8 @@ MANY = 0.25
 def measure(scale: Scale) -> Samples:
     """For each layer and replica, before and after training: the share of zeros and of units that are never on."""
     from experiments.claims import dead_units
-    from lab.runs import thread_budget
-    from lab.training import evaluate
+    from lab.machine.torch_threads import thread_budget
+    from lab.train.losses import evaluate
 
     samples = {}
     with thread_budget(1):
@@ -101,7 +101,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Zeros and units that are never on, against depth, before and after training."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, name in zip(axes, RELU_ARMS, strict=True):

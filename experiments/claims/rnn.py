@@ -18,11 +18,14 @@ from scipy import stats
 from torch import Tensor, nn
 
 from experiments.claims.networks import SEED
-from lab import activations, clipping, optimizers, probes, schema
+from lab import schema
 from lab.data import Batches, Dataset
-from lab.parameters import Parameters
-from lab.readings import Array
-from lab.seeding import Streams, streams
+from lab.measure import probes
+from lab.network import activations
+from lab.network.parameters import Parameters
+from lab.network.seeding import Streams, streams
+from lab.train import clipping, optimizers
+from lab.typing import Array
 
 FEATURES = 2
 """Of the adding problem's sequences: a number and a mark."""

@@ -37,8 +37,9 @@ def measure(scale: Scale) -> Samples:
     import torch
 
     from experiments.claims import dead_units
-    from lab import activations, schema
-    from lab.runs import thread_budget
+    from lab import schema
+    from lab.machine.torch_threads import thread_budget
+    from lab.network import activations
 
     replicas = scale.replicas
     generators = [torch.Generator().manual_seed(number) for number in range(replicas)]
@@ -123,7 +124,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Histogram of the slopes in training, and the one of evaluation."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     (ax,) = panels(figure)
     edges = np.linspace(LOWER, UPPER, 21)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from experiments.claims.claim import Number
 from experiments.claims.statistics import LEVEL
-from lab.readings import Array
+from lab.typing import Array
 
 GUESSING = 0.1
 """Share of the ten digits that a network gets right which has learnt nothing."""

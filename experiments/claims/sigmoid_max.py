@@ -11,7 +11,7 @@ from experiments.claims import by_hand, exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.exact import ROUNDINGS
 from experiments.claims.panels import label, panels
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def measure(scale: Scale) -> Samples:
     """Where the second derivative is 0, the slope there, and the slope everywhere else."""
     import mpmath
 
-    from lab.activations import FUNCTIONS
+    from lab.network.activations import FUNCTIONS
 
     z = np.unique(np.concatenate([exact.hard_points(), np.linspace(-1, 1, 2001)]))
 
@@ -82,7 +82,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """The slope against z, and against the value, where it is a parabola."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z, slope = samples["z"], samples["slope"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from lab.training import Trainer
+    from lab.train.trainer import Trainer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 DRAWS = 512
@@ -37,15 +37,14 @@ def measure(scale: Scale) -> Samples:
     """Shares of like signs and of reversals in the second and third layer, before and after training."""
     import torch
 
-    from lab import config as configuration
-    from lab import data
-    from lab.runs import thread_budget
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.machine.torch_threads import thread_budget
+    from lab.train.trainer import Trainer
 
     samples = {"batches": np.array(BATCHES, dtype=np.float64)}
     with thread_budget(1):
         for name, overrides in ARMS.items():
-            config = configuration.compose([*overrides, f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
+            config = compose.compose([*overrides, f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
             cpu = torch.device("cpu")
             trainer = Trainer(config, data.load(config.data, torch.float32, cpu), cpu)
             for time in TIMES:
@@ -83,8 +82,8 @@ def weight_gradients(trainer: Trainer, x: Tensor, y: Tensor) -> list[Tensor]:
     """dL/dW (R, fan_in, fan_out) of the hidden layers whose inputs are activations, for inputs (R, B, features)."""
     import torch
 
-    from lab.network import Block
-    from lab.training import cross_entropy
+    from lab.network.network import Block
+    from lab.train.losses import cross_entropy
 
     weights = [block.up.weight for block in trainer.network.blocks if isinstance(block, Block)][1:]
     return list(torch.autograd.grad(cross_entropy(trainer.network(x), y).sum(), weights))
@@ -148,7 +147,7 @@ def _percent(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Like signs and reversals against the batch size."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, quantity, what in zip(

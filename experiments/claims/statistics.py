@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from experiments.claims.claim import Number
-from lab.readings import Array
+from lab.typing import Array
 
 LEVEL = 0.95
 RESAMPLES = 5000

@@ -14,7 +14,7 @@ from experiments.claims.exact import FORMATS, ROUNDINGS
 from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import interval, is_above
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def measure(scale: Scale) -> Samples:
     import mpmath
     import torch
 
-    from lab.activations import Swish
+    from lab.network.activations import Swish
 
     near = [np.linspace(-5, 5, 501) / beta for beta in BETAS if beta > 0]  # where the dip of each is
     points = np.concatenate([exact.hard_points(reach=40, points=641), *near])
@@ -77,13 +77,12 @@ def _learnt(scale: Scale) -> Array:
     """beta of every layer before and after training: (2, layers, replicas)."""
     import torch
 
-    from lab import config as configuration
-    from lab import data
-    from lab.activations import Swish
-    from lab.runs import thread_budget
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.machine.torch_threads import thread_budget
+    from lab.network.activations import Swish
+    from lab.train.trainer import Trainer
 
-    config = configuration.compose([*ARMS["learnt beta"], f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
+    config = compose.compose([*ARMS["learnt beta"], f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
     cpu = torch.device("cpu")
 
     def betas() -> Array:
@@ -167,7 +166,7 @@ def _bounds(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """The family around 0, and the learnt betas of every layer."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     z = samples["z"]

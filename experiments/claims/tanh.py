@@ -30,7 +30,7 @@ def measure(scale: Scale) -> Samples:
     import mpmath
     import torch
 
-    from lab.activations import FUNCTIONS
+    from lab.network.activations import FUNCTIONS
 
     z = exact.hard_points()
 
@@ -111,7 +111,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Both slopes with their crossing, and the relative error of the forms in float32."""
-    from lab.figures import COLOURS
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

@@ -18,12 +18,12 @@ from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, V
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import combined, difference, interval, is_above, is_below
 from experiments.claims.wording import pair
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.network import Network
+    from lab.network.network import Network
 
 DEPTHS = (3, 8)
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -66,7 +66,7 @@ def make_twin(network: Network) -> None:
     """
     import torch
 
-    from lab.network import Block
+    from lab.network.network import Block
 
     maps = [block.up for block in network.blocks if isinstance(block, Block)]
     with torch.no_grad():
@@ -85,13 +85,13 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     (then, to the lowest loss), the curves (S, replicas) of the other half."""
     import torch
 
-    from lab import config as configuration
-    from lab import data
+    from lab import compose, data
+    from lab.machine.torch_threads import thread_budget
     from lab.readings import to_dataset
-    from lab.runs import thread_budget
-    from lab.training import Trainer, is_due
+    from lab.train.loop import is_due
+    from lab.train.trainer import Trainer
 
-    base = configuration.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
+    base = compose.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
     numbers = [*range(replicas), *range(networks.SELECTED_ON, networks.SELECTED_ON + replicas)]
     variants = [
         replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
@@ -203,7 +203,7 @@ def centring(samples: Samples, depth: int) -> Number:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Held-out loss against steps, one panel a depth."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(DEPTHS))
     for ax, depth in zip(axes, DEPTHS, strict=True):

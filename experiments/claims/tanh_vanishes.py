@@ -11,7 +11,7 @@ from experiments.claims import networks
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import interval, is_above, is_below
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ def _late(logs: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Gradient against layer, with theory and each arm's share of saturated units."""
-    from lab.figures import COLOURS, MARKERS
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     layer = np.arange(DEPTH)

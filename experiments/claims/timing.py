@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-    from lab.training import Trainer
+    from lab.train.trainer import Trainer
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 """Entries of a tensor; a layer of the lab's default run has 128 * 128 a replica."""
@@ -23,7 +23,7 @@ REPEATS = (100, 30, 5, 1)
 WIDTHS = (32, 128, 512)
 DEPTH, BATCH = 4, 128
 STEP = (f"model.depth={DEPTH}", f"batch_size={BATCH}", "data=digits", "replicas=1", "optimizer.lr=0.001")
-"""Of the training steps that are timed: lab.training's own, without a reading."""
+"""Of the training steps that are timed: lab.train.trainer's own, without a reading."""
 STEP_REPEATS = (8, 3, 1)
 
 WARM_UP = 3
@@ -57,13 +57,13 @@ def steps(names: Sequence[str], turns: int, on: device) -> dict[str, Array]:
     """`step_NAME` (WIDTHS, turns): seconds of a training step of a network with that activation."""
     import torch
 
-    from lab import config, data
-    from lab.training import Trainer
+    from lab import compose, data
+    from lab.train.trainer import Trainer
 
     calls: dict[str, list[Call]] = {f"step_{name}": [] for name in names}
     for width in WIDTHS:
         for name in names:
-            configuration = config.compose([*STEP, f"activation={name}", f"model.width={width}"])
+            configuration = compose.compose([*STEP, f"activation={name}", f"model.width={width}"])
             trainer = Trainer(configuration, data.load(configuration.data, torch.float32, on), on)
             calls[f"step_{name}"].append(_step(trainer))
     return _turns(calls, STEP_REPEATS, turns, on, has_lead=False)
@@ -126,7 +126,8 @@ def _seconds(call: Call, repeats: int, on: device) -> float:
 def _function(name: str) -> Callable[[Tensor], Tensor]:
     import torch
 
-    from lab import activations, schema
+    from lab import schema
+    from lab.network import activations
 
     if name == "copy":
         return torch.clone

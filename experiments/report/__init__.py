@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from experiments.report.content import Report
+    from experiments.report.content import ClaimsReport
 
 PAGE, TEXT, DATA, PICTURES, SAMPLES = "report.html", "report.md", "claims.json", "figures", "samples"
 """What a run leaves in its folder; the page needs none of the others."""
@@ -15,7 +15,7 @@ BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
 """README's lines around the table of verdicts, which is written there."""
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: ClaimsReport, folder: Path) -> list[Path]:
     """Write the report in its three forms, and the figures that the Markdown shows, and return their paths."""
     from experiments.report import content, rendering
 
@@ -33,7 +33,7 @@ def write(report: Report, folder: Path) -> list[Path]:
     return [folder / name for name in forms]
 
 
-def commit(report: Report, repository: Path) -> list[Path]:
+def commit(report: ClaimsReport, repository: Path) -> list[Path]:
     """Write docs/claims.md, and README's table of verdicts where README has a place for it."""
     from experiments.report import rendering
 
@@ -50,7 +50,7 @@ def commit(report: Report, repository: Path) -> list[Path]:
 
 
 def _put(path: Path, content: bytes) -> None:
-    from lab.files import whole
+    from lab.machine.files import atomic_write
 
-    with whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(content)

@@ -12,7 +12,7 @@ from pathlib import Path
 import experiments
 from experiments import claims
 from experiments.claims.claim import Claim
-from lab.files import whole
+from lab.machine.files import atomic_write
 from lab.schema import ConfigError
 
 MODULES: tuple[str, ...] = tuple(f"experiments.claims.{topic}" for topic in claims.TOPICS)
@@ -75,7 +75,7 @@ def record(reached: Mapping[str, str]) -> None:
     """Put verdicts on record, keep those of other claims, and forget claims that are no more."""
     verdicts = {**recorded(), **reached}
     kept = {id_: verdicts[id_] for id_ in catalogue() if id_ in verdicts}
-    with whole(RECORDED) as draft:
+    with atomic_write(RECORDED) as draft:
         draft.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 

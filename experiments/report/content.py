@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from experiments.claims.claim import FULL, Scale, Verdict
-from experiments.report.outcome import NOT_MEASURED, Outcome, as_dict
+from experiments.report.outcome import NOT_MEASURED, ClaimResult, as_dict
 
 GUIDE = "Deep Learning Interview Guide: Activation Functions"
 
@@ -51,7 +51,7 @@ class Chapter(NamedTuple):
 
     key: str
     title: str
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ClaimResult]
 
 
 class Finding(NamedTuple):
@@ -63,7 +63,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class ClaimsReport:
     """Everything a report says.
 
     Attributes:
@@ -75,7 +75,7 @@ class Report:
         date: of the report, UTC, ISO 8601.
     """
 
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ClaimResult]
     claims: int
     scale: Scale
     versions: Mapping[str, str]
@@ -91,7 +91,7 @@ class Report:
     @property
     def chapters(self) -> list[Chapter]:
         """The guide's parts that have a claim, claims by section."""
-        found: dict[str, list[Outcome]] = {key: [] for key in CHAPTERS}
+        found: dict[str, list[ClaimResult]] = {key: [] for key in CHAPTERS}
         for outcome in sorted(self.outcomes, key=lambda outcome: section_order(outcome.claim.section)):
             found[chapter_of(outcome.claim.section)].append(outcome)
         return [Chapter(key, CHAPTERS[key], part) for key, part in found.items() if part]
@@ -135,7 +135,7 @@ class Report:
         return " ".join(["gradlab reproduce", *ids, *quick])
 
 
-def as_json(report: Report) -> str:
+def as_json(report: ClaimsReport) -> str:
     """The report for programs: strict JSON."""
     content: dict[str, Any] = {
         "guide": GUIDE,
@@ -164,7 +164,7 @@ def section_order(section: str) -> tuple[int, list[int]]:
     return list(CHAPTERS).index(chapter_of(section)), [int(number) for number in re.findall(r"\d+", first)]
 
 
-def in_short(outcome: Outcome) -> str:
+def in_short(outcome: ClaimResult) -> str:
     """One line on a verdict: its condition if it has one, else the first sentence of its reason."""
     if outcome.judgement is None:
         return outcome.failure.reason if outcome.failure else ""

@@ -52,7 +52,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 def fingerprint(entry: Entry, scale: Scale) -> str:
     """The key of a claim's samples at a scale."""
-    from lab.summary import versions
+    from lab.record.summary import versions
 
     reached = _Reached(entry.module)
     reached.follow(entry.claim.measure)
@@ -185,7 +185,7 @@ def instrument() -> list[Path]:
 @functools.cache
 def _lab() -> str:
     """Hash of the instrument and of its configuration."""
-    from lab.config import conf_dir
+    from lab.compose import conf_dir
 
     digest = hashlib.sha256()
     for path in instrument():

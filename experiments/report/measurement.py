@@ -48,7 +48,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClaimTask:
     """A claim to be measured, by names that another process understands."""
 
     id: str
@@ -56,7 +56,7 @@ class Job:
     scale: Scale = field(hash=False)
 
 
-def measure(job: Job) -> Measurement | Failure:
+def measure(job: ClaimTask) -> Measurement | Failure:
     """Measure a claim; an exception becomes a Failure, so that it does not stop the others."""
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")

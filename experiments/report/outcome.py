@@ -35,7 +35,7 @@ class Arm(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ClaimResult:
     """A claim and what came of it.
 
     Attributes:
@@ -97,18 +97,18 @@ class Outcome:
 
 def judge(
     claim: Claim, scale: Scale, found: Measurement | Failure, recorded: str | None, is_reused: bool = False
-) -> Outcome:
+) -> ClaimResult:
     """The outcome of a measurement, without its picture."""
     if isinstance(found, Failure):
-        return Outcome(claim, scale, recorded, failure=found)
+        return ClaimResult(claim, scale, recorded, failure=found)
     try:
         judgement = claim.decide(found.samples, scale)
     except Exception as error:  # the others are judged all the same
-        return Outcome(claim, scale, recorded, found, failure=failure(error), is_reused=is_reused)
-    return Outcome(claim, scale, recorded, found, judgement, is_reused=is_reused)
+        return ClaimResult(claim, scale, recorded, found, failure=failure(error), is_reused=is_reused)
+    return ClaimResult(claim, scale, recorded, found, judgement, is_reused=is_reused)
 
 
-def draw(outcome: Outcome) -> bytes | Failure:
+def draw(outcome: ClaimResult) -> bytes | Failure:
     """The figure of an outcome as PNG; empty where nothing was measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -129,7 +129,7 @@ def draw(outcome: Outcome) -> bytes | Failure:
     return small.getvalue()
 
 
-def as_dict(outcome: Outcome) -> dict[str, Any]:
+def as_dict(outcome: ClaimResult) -> dict[str, Any]:
     """All there is to know about it but samples and picture, in types that JSON has."""
     claim, judgement, measurement = outcome.claim, outcome.judgement, outcome.measurement
     words = ("id", "section", "statement", "limit", "source", "quantity", "rule", "caption", "training")

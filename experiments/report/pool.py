@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from experiments.report.measurement import Failure, Job, Measurement
-from lab.cores import thread_share
+from experiments.report.measurement import ClaimTask, Failure, Measurement
+from lab.machine.threads import thread_share
 
-Result = tuple[Job, Measurement | Failure]
+Result = tuple[ClaimTask, Measurement | Failure]
 
 
 def cores() -> int:
@@ -23,7 +23,10 @@ def cores() -> int:
 
 
 def measure_all(
-    together: Sequence[Job], alone: Sequence[Job], workers: int, started: Callable[[str], None] = lambda id_: None
+    together: Sequence[ClaimTask],
+    alone: Sequence[ClaimTask],
+    workers: int,
+    started: Callable[[str], None] = lambda id_: None,
 ) -> Generator[Result, None, None]:
     """Measure claims side by side, then those that must have the machine for themselves one after the other.
 
@@ -52,9 +55,9 @@ class _Pool:
     def __init__(self, size: int, started: Callable[[str], None]) -> None:
         self.size, self.started = size, started
         self.idle: list[_Worker] = []
-        self.busy: dict[Connection, tuple[_Worker, Job]] = {}
+        self.busy: dict[Connection, tuple[_Worker, ClaimTask]] = {}
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
+    def run(self, jobs: Sequence[ClaimTask]) -> Iterator[Result]:
         waiting = deque(jobs)
         while waiting or self.busy:
             while waiting and len(self.busy) < self.size:
@@ -75,7 +78,7 @@ class _Pool:
             worker.process.join()
             worker.connection.close()
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: ClaimTask) -> None:
         worker = self.idle.pop() if self.idle else _Worker()
         self.busy[worker.connection] = worker, job
         with suppress(OSError):  # it died while it was idle; its result will say so

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from experiments.claims.claim import Number
-from experiments.report.content import GUIDE, KINDS, Report, in_short
+from experiments.report.content import GUIDE, KINDS, ClaimsReport, in_short
 
 PAGE, TEXT, SUMMARY = "report.html", "report.md", "summary.md"
 """Templates."""
@@ -22,22 +22,22 @@ DIGITS = 4
 """Significant digits of a number without an interval."""
 
 
-def page(report: Report) -> str:
+def page(report: ClaimsReport) -> str:
     """The report as one HTML file that needs no other."""
     return _render(PAGE, report)
 
 
-def text(report: Report, has_pictures: bool) -> str:
+def text(report: ClaimsReport, has_pictures: bool) -> str:
     """The report as Markdown; `has_pictures` shows figures/ID.png, which lie beside it."""
     return _render(TEXT, report, has_pictures=has_pictures)
 
 
-def summary(report: Report, link: str) -> str:
+def summary(report: ClaimsReport, link: str) -> str:
     """Verdicts and their claims as a table in Markdown; `link` is the file that the claims are explained in."""
     return _render(SUMMARY, report, link=link)
 
 
-def _render(name: str, report: Report, **more: Any) -> str:
+def _render(name: str, report: ClaimsReport, **more: Any) -> str:
     template = _environment(name).get_template(name)
     return template.render(report=report, guide=GUIDE, kinds=KINDS, **more).strip() + "\n"
 

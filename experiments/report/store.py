@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.report.measurement import Measurement
-from lab.files import whole
+from lab.machine.files import atomic_write
 
 PREFIX = "samples/"
 """Stands before the names of samples, which so cannot be in the way of anything."""
@@ -41,7 +41,7 @@ class Store:
         }
         samples = {PREFIX + name: values for name, values in measurement.samples.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole(self.path(id_)) as draft:
+        with atomic_write(self.path(id_)) as draft:
             np.savez_compressed(draft, allow_pickle=False, **{ABOUT: np.array(json.dumps(about)), **samples})
 
     def load(self, id_: str, key: str) -> Measurement | None:

@@ -12,9 +12,9 @@ from experiments.validation.networks import Size
 from experiments.validation.rates import published
 from experiments.validation.row import Row
 from lab import schema
-from lab.readings import Array
-from lab.theory.kernels import kernel
-from lab.theory.signal import gradient_map, variance_map
+from lab.theory.kernels.kernels import kernel
+from lab.theory.plain.signal import gradient_map, variance_map
+from lab.typing import Array
 
 POWER_LAW = {50: 0.0143, 100: 0.00713, 200: 0.00355}
 """tanh, weight_var 1, no biases, q = 1 in the first layer: squared gradient, first over last, by steps between them."""
@@ -85,7 +85,7 @@ def tanh_rows(size: Size) -> list[Row]:
         ),
     ]
     double = networks.network(size, *tanh, "probe.set=norms", depth=2 * size.depth + 1)
-    double = networks.Run(double.overrides, double.replicas, max(1, double.group // 2))
+    double = networks.NetworkCase(double.overrides, double.replicas, max(1, double.group // 2))
     found.append(
         expected.profile_row(
             8, f"gradient of tanh over {2 * size.depth} layers", "half of the square that is left", double
@@ -99,7 +99,7 @@ def far_variance(layer: int) -> float:
     return float(2 * layer * q[layer])
 
 
-def first_decades(run: networks.Run) -> float:
+def first_decades(run: networks.NetworkCase) -> float:
     """log10 of delta_rms at the first layer over the last's."""
     return float(networks.relative_profile(run, "delta_rms")[0])
 

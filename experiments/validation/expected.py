@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 
 from experiments.validation import networks, reference
-from experiments.validation.networks import Run
+from experiments.validation.networks import NetworkCase
 from experiments.validation.row import Row, refused
 from lab import schema
 from lab.theory import NoTheory, bands, predict
-from lab.theory.width import noise
+from lab.theory.width.bands import noise
 
 
 def input_q(config: schema.Config) -> float:
@@ -21,7 +21,7 @@ def input_q(config: schema.Config) -> float:
     return config.data.variance
 
 
-def profile_row(number: int, name: str, statement: str, run: Run, quantity: str = "delta_rms") -> Row:
+def profile_row(number: int, name: str, statement: str, run: NetworkCase, quantity: str = "delta_rms") -> Row:
     """Theory's whole profile over the layers in its band: log10 of delta_rms over the last layer's, or of pre_rms.
 
     A gradient sums up what the layers above did to it, so that its layers are inside or outside together. The variances
@@ -50,7 +50,9 @@ def profile_row(number: int, name: str, statement: str, run: Run, quantity: str 
     )
 
 
-def rate_row(number: int, name: str, statement: str, run: Run, chi: float, activation: str, drop: int = 10) -> Row:
+def rate_row(
+    number: int, name: str, statement: str, run: NetworkCase, chi: float, activation: str, drop: int = 10
+) -> Row:
     """A published rate of the squared gradient of a plain network, met by the layers from `drop` on.
 
     The deviation allowed is the scatter of finite networks between those layers, and how far the iterated map, by

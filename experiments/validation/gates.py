@@ -9,13 +9,13 @@ import numpy as np
 
 from experiments.validation import networks, reference
 from experiments.validation.maps import measured_pair
-from experiments.validation.networks import Run, Size
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.rates import published
 from experiments.validation.row import Row
 from lab import schema
-from lab.readings import Array
 from lab.theory import fixed_points
-from lab.theory.signal import variance_map
+from lab.theory.plain.signal import variance_map
+from lab.typing import Array
 
 UNSTABLE = {"bilinear": (1.0, 1e-9), "reglu": (2.0, 1e-9), "geglu": (2.155, 1e-3), "swiglu": (2.430, 1e-3)}
 """The fixed point at weight_var 1, and a unit of the last digit published."""
@@ -90,7 +90,7 @@ def map_rows(size: Size) -> list[Row]:
             run = networks.network(
                 size, f"activation={name}", *networks.gaussian(1.0), depth=DEPTH, width=size.norm_width
             )
-            run = Run(run.overrides, 4 * size.replicas, size.group)
+            run = NetworkCase(run.overrides, 4 * size.replicas, size.group)
             center = theory_logs(name, multiple * q)
             chain = reference.gram_chain(name, 1.0, 0.0, gram, DEPTH, size.norm_width, log_q)
             found.append(
@@ -153,7 +153,7 @@ def _turning_point(name: str, weight_var: float) -> float:
     return low
 
 
-def first_lost(run: Run) -> float:
+def first_lost(run: NetworkCase) -> float:
     """Median over replicas of the first layer whose q is out of range."""
     q = networks.readings(run)["pre_rms"] ** 2
     lost = ~((q > RANGE[0]) & (q < RANGE[1]))

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.validation import networks, reference
-from experiments.validation.networks import Run, Size
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.row import Row
-from lab.readings import Array
-from lab.theory.width import probability_dead
+from lab.theory.width.bands import probability_dead
+from lab.typing import Array
 
 if TYPE_CHECKING:
     import torch
 
-    from lab.network import Network
+    from lab.network.network import Network
 
 DEPTH, WIDTH = 10, 32
 ROUNDING = DEPTH * WIDTH * 2.2e-16
@@ -33,18 +33,18 @@ def rows(size: Size) -> list[Row]:
     return [*product_rows(size), *norm_rows(size), *clipping_rows(size), *dead_rows(size)]
 
 
-def small(size: Size, *overrides: str) -> Run:
+def small(size: Size, *overrides: str) -> NetworkCase:
     run = networks.network(
         size, "init=gaussian", "init.weight_var=2", *overrides, "model.bias=false", depth=DEPTH, width=WIDTH
     )
-    return Run(run.overrides, 4, 4)
+    return NetworkCase(run.overrides, 4, 4)
 
 
-def gradients(run: Run) -> tuple[Network, list[torch.Tensor]]:
+def gradients(run: NetworkCase) -> tuple[Network, list[torch.Tensor]]:
     """A network and dL/dW (R, fan_in, fan_out) of its layers, of the cross-entropy of random labels, by autograd."""
     import torch
 
-    from lab.training import cross_entropy
+    from lab.train.losses import cross_entropy
 
     net = networks.build(run)
     rng = np.random.default_rng(5)
@@ -54,7 +54,7 @@ def gradients(run: Run) -> tuple[Network, list[torch.Tensor]]:
     return net, list(torch.autograd.grad(loss, [block.up.weight for block in networks.blocks(net)]))
 
 
-def products(run: Run) -> tuple[Array, Array]:
+def products(run: NetworkCase) -> tuple[Array, Array]:
     """<W, dL/dW> of each layer, (L, R), and the products of their norms."""
     net, found = gradients(run)
     weights = [block.up.weight.detach() for block in networks.blocks(net)]
@@ -90,7 +90,7 @@ def product_rows(size: Size) -> list[Row]:
     return [*found, control]
 
 
-def spread_of_products(run: Run) -> float:
+def spread_of_products(run: NetworkCase) -> float:
     """The largest difference between two layers of a replica, over the least |W| |dL/dW|."""
     inner, sizes = products(run)
     return float(np.max((inner.max(0) - inner.min(0)) / sizes.min(0)))
@@ -119,7 +119,7 @@ def norm_rows(size: Size) -> list[Row]:
     return [*found, control]
 
 
-def largest_product(run: Run) -> float:
+def largest_product(run: NetworkCase) -> float:
     """The largest |<W, dL/dW>| over |W| |dL/dW|."""
     inner, sizes = products(run)
     return float(np.max(np.abs(inner) / sizes))
@@ -163,13 +163,13 @@ def clipping_rows(size: Size) -> list[Row]:
     return [*found, control]
 
 
-def clipped(run: Run) -> tuple[Array, Array]:
+def clipped(run: NetworkCase) -> tuple[Array, Array]:
     """Norms of the layers' whole gradients before and after clipping, (sections, R) each, by torch's own norm."""
     import torch
 
-    from lab import clipping
-    from lab.parameters import Parameters
-    from lab.training import cross_entropy
+    from lab.network.parameters import Parameters
+    from lab.train import clipping
+    from lab.train.losses import cross_entropy
 
     net = networks.build(run)
     parameters = Parameters(net.sections())
@@ -186,12 +186,12 @@ def clipped(run: Run) -> tuple[Array, Array]:
     return before, norms()
 
 
-def clipped_norm(run: Run, threshold: float) -> Array:
+def clipped_norm(run: NetworkCase, threshold: float) -> Array:
     before, after = (np.sqrt((norms**2).sum(0)) for norms in clipped(run))
     return after / np.minimum(before, threshold)
 
 
-def change_of_ratios(run: Run) -> float:
+def change_of_ratios(run: NetworkCase) -> float:
     """The largest relative difference between two layers' factors."""
     before, after = clipped(run)
     factors = after / before
@@ -219,7 +219,7 @@ def dead_rows(size: Size) -> list[Row]:
             )
         )
         run = networks.network(size, "activation=relu", "init=he_normal", depth=max(DEAD_DEPTHS), width=width)
-        run = Run(run.overrides, replicas, replicas)
+        run = NetworkCase(run.overrides, replicas, replicas)
         found.append(
             Row(
                 16,
@@ -238,7 +238,7 @@ def theory_dead(width: int) -> Array:
     return np.array([probability_dead(width, depth) for depth in DEAD_DEPTHS])
 
 
-def share_dead(run: Run) -> Array:
+def share_dead(run: NetworkCase) -> Array:
     """The share of replicas all of whose units are 0 for one input, after so many layers."""
     import torch
 

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 
 from experiments.validation import expected, networks, reference
-from experiments.validation.networks import Run, Size
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.row import Row
 from lab import schema
-from lab.readings import Array
 from lab.theory import depth_scales
-from lab.theory.kernels import kernel
-from lab.theory.signal import correlation_map, variance_map
+from lab.theory.kernels.kernels import kernel
+from lab.theory.plain.signal import correlation_map, variance_map
+from lab.typing import Array
 
 QS = (0.3, 1.0, 3.0)
 """Variances at which moments are compared."""
@@ -173,7 +173,7 @@ def pair_row(
     number: int,
     name: str,
     statement: str,
-    run: Run,
+    run: NetworkCase,
     gram: Array,
     center: Array,
     statistic: reference.Statistic,
@@ -198,7 +198,7 @@ def pair_row(
     )
 
 
-def measured_pair(run: Run, gram: Array, statistic: reference.Statistic) -> Array:
+def measured_pair(run: NetworkCase, gram: Array, statistic: reference.Statistic) -> Array:
     """The mean over replicas of a statistic at each layer, for two inputs with this x_i . x_j / features."""
     found = []
     for first, count in networks.groups(run):

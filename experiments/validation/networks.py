@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lab import schema
-from lab.config import compose
-from lab.readings import Array
+from lab.compose import compose
+from lab.typing import Array
 
 if TYPE_CHECKING:
     import torch
 
-    from lab.network import Block, Network
+    from lab.network.network import Block, Network
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ QUICK = Size(depth=30, width=128, replicas=4, samples=256, norm_depth=12, norm_r
 
 
 @dataclass(frozen=True)
-class Run:
+class NetworkCase:
     """A configuration of the lab by its overrides, and the replicas in which it is measured, `group` at a time."""
 
     overrides: tuple[str, ...]
@@ -67,11 +67,11 @@ class Run:
 
 
 @lru_cache(maxsize=512)
-def _composed(run: Run) -> schema.Config:
+def _composed(run: NetworkCase) -> schema.Config:
     return compose([*run.overrides, f"replicas={run.replicas}"])
 
 
-def network(size: Size, *overrides: str, depth: int | None = None, width: int | None = None) -> Run:
+def network(size: Size, *overrides: str, depth: int | None = None, width: int | None = None) -> NetworkCase:
     """A network at initialization on Gaussian data of as many features as units, an independent gradient at its end.
 
     Of the data there are no more examples than a batch needs, and held-out ones cost time.
@@ -90,7 +90,7 @@ def network(size: Size, *overrides: str, depth: int | None = None, width: int | 
         "probe.examples=2",
         f"seed={size.seed}",
     )
-    return Run((*standard, *overrides), size.replicas, size.group)
+    return NetworkCase((*standard, *overrides), size.replicas, size.group)
 
 
 def gaussian(weight_var: float, bias_var: float = 0.0) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def gaussian(weight_var: float, bias_var: float = 0.0) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def readings(run: Run) -> Mapping[str, Array]:
+def readings(run: NetworkCase) -> Mapping[str, Array]:
     """Every quantity at initialization: (depth, replicas) each, or (replicas,)."""
     import lab
 
@@ -115,35 +115,35 @@ def readings(run: Run) -> Mapping[str, Array]:
     return {str(name): np.concatenate([group[name].to_numpy() for group in groups], axis=-1) for name in names}
 
 
-def log_squares(run: Run, quantity: str) -> Array:
+def log_squares(run: NetworkCase, quantity: str) -> Array:
     """ln of the square of a quantity, mean over replicas: (depth,). A 0 gives -inf."""
     with np.errstate(divide="ignore"):
         return np.asarray(2 * np.log(readings(run)[quantity]).mean(axis=1))
 
 
-def profile(run: Run, quantity: str) -> Array:
+def profile(run: NetworkCase, quantity: str) -> Array:
     """log10 of a quantity's geometric mean over replicas: (depth,)."""
     return log_squares(run, quantity) / (2 * np.log(10))
 
 
-def relative_profile(run: Run, quantity: str) -> Array:
+def relative_profile(run: NetworkCase, quantity: str) -> Array:
     """The same over the last layer's."""
     found = profile(run, quantity)
     return found - found[-1]
 
 
-def ratio(run: Run, quantity: str, first: int, last: int = -1) -> float:
+def ratio(run: NetworkCase, quantity: str, first: int, last: int = -1) -> float:
     """ln of the square of a quantity at the layer `first` over that at `last`."""
     squares = log_squares(run, quantity)
     return float(squares[first] - squares[last])
 
 
-def rate(run: Run, quantity: str, first: int) -> float:
+def rate(run: NetworkCase, quantity: str, first: int) -> float:
     """How much ln of the square of a quantity falls a layer, on average from the layer `first` to the last."""
     return ratio(run, quantity, first) / (len(log_squares(run, quantity)) - 1 - first)
 
 
-def total_gain(run: Run) -> float:
+def total_gain(run: NetworkCase) -> float:
     """ln of (dL/dx)^2 at the input of the first hidden layer over that at the output of the last."""
     return float(log_squares(run, "layer_gain").sum())
 
@@ -151,12 +151,12 @@ def total_gain(run: Run) -> float:
 # --- networks taken into one's own hands ----------------------------------------------------------------------------
 
 
-def build(run: Run, first_replica: int = 0, replicas: int | None = None) -> Network:
+def build(run: NetworkCase, first_replica: int = 0, replicas: int | None = None) -> Network:
     """The lab's network of a run, some of its replicas; in training mode."""
     import torch
 
-    from lab.network import Network
-    from lab.seeding import streams
+    from lab.network.network import Network
+    from lab.network.seeding import streams
 
     config = run.config()
     assert isinstance(config.data, schema.GaussianData)
@@ -166,14 +166,14 @@ def build(run: Run, first_replica: int = 0, replicas: int | None = None) -> Netw
     return Network(config, config.data.features, config.data.classes, seeds, torch.device("cpu"))
 
 
-def groups(run: Run) -> list[tuple[int, int]]:
+def groups(run: NetworkCase) -> list[tuple[int, int]]:
     """(first replica, replicas) of each group of a run."""
     return [(first, min(run.group, run.replicas - first)) for first in range(0, run.replicas, run.group)]
 
 
 def blocks(net: Network) -> list[Block]:
     """The hidden layers, for what torch has no narrower word than module."""
-    from lab.network import Block
+    from lab.network.network import Block
 
     return [block for block in net.blocks if isinstance(block, Block)]
 

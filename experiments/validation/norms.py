@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from experiments.validation import networks, reference
-from experiments.validation.networks import Run, Size
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.rates import deep_chi, published
 from experiments.validation.row import Row
 
@@ -36,7 +36,7 @@ def rows(size: Size) -> list[Row]:
     return [*linear_rows(size), *batch_rows(size), *unit_rows(size)]
 
 
-def with_norm(size: Size, norm: str, activation: str, batch: int) -> Run:
+def with_norm(size: Size, norm: str, activation: str, batch: int) -> NetworkCase:
     run = networks.network(
         size,
         f"norm={norm}",
@@ -48,7 +48,7 @@ def with_norm(size: Size, norm: str, activation: str, batch: int) -> Run:
         depth=size.norm_depth,
         width=size.norm_width,
     )
-    return Run(run.overrides, size.norm_replicas, size.group)
+    return NetworkCase(run.overrides, size.norm_replicas, size.group)
 
 
 def tolerance(size: Size, activation: str, systematic: float) -> float:

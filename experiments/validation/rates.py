@@ -9,9 +9,9 @@ from experiments.validation import expected, networks, reference
 from experiments.validation.networks import Size
 from experiments.validation.row import Row
 from lab import schema
-from lab.config import compose
+from lab.compose import compose
 from lab.theory import critical_weight_var, fixed_points, predict
-from lab.theory.kernels import kernel
+from lab.theory.kernels.kernels import kernel
 
 DROPPED = 10
 """Layers nearest the input that a rate leaves out: the variance is still on its way there."""

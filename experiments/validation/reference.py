@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lab.readings import Array
+from lab.typing import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

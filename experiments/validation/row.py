@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lab.readings import Array
+from lab.typing import Array
 
 Allowed = ArrayLike | tuple[ArrayLike, ArrayLike]
 """How far off a measurement may be, on either side or (below, above)."""
@@ -70,7 +70,7 @@ def _nothing() -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class RowResult:
     """A row measured and judged.
 
     Attributes:
@@ -89,10 +89,10 @@ class Outcome:
     is_passed: bool
 
 
-def judge(row: Row, measured: ArrayLike | None) -> Outcome:
+def judge(row: Row, measured: ArrayLike | None) -> RowResult:
     """Compare; a number or a limit that is not finite is out and no catch, and so is a wrong count of numbers."""
     if row.refusal:
-        return Outcome(row, np.array([np.nan]), np.nan, 0, f"assumption fails: {row.refusal}", True)
+        return RowResult(row, np.array([np.nan]), np.nan, 0, f"assumption fails: {row.refusal}", True)
     if measured is None:
         return failed(row, "it was not measured")
     values = np.atleast_1d(np.asarray(measured, dtype=np.float64))
@@ -108,16 +108,16 @@ def judge(row: Row, measured: ArrayLike | None) -> Outcome:
     position = float(positions[worst])
     if row.is_control:
         is_caught = 1 < abs(position) < np.inf
-        return Outcome(row, values, position, worst, "caught" if is_caught else "NOT CAUGHT", is_caught)
+        return RowResult(row, values, position, worst, "caught" if is_caught else "NOT CAUGHT", is_caught)
     is_inside = abs(position) <= 1
-    return Outcome(row, values, position, worst, "in" if is_inside else "OUT", is_inside)
+    return RowResult(row, values, position, worst, "in" if is_inside else "OUT", is_inside)
 
 
-def failed(row: Row, error: str) -> Outcome:
+def failed(row: Row, error: str) -> RowResult:
     """A row whose measurement broke down, which is no pass, for a control neither."""
-    return Outcome(row, np.full_like(row.center, np.nan), np.nan, 0, f"failed: {error}", False)
+    return RowResult(row, np.full_like(row.center, np.nan), np.nan, 0, f"failed: {error}", False)
 
 
-def exit_code(outcomes: list[Outcome]) -> int:
+def exit_code(outcomes: list[RowResult]) -> int:
     """0 if every row passed and there is one, else 1."""
     return 0 if outcomes and all(outcome.is_passed for outcome in outcomes) else 1

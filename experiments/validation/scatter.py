@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from experiments.validation import networks, reference
-from experiments.validation.networks import Run, Size
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.row import Row
 from lab import schema
-from lab.readings import Array
 from lab.theory import jacobian_moments, predict
-from lab.theory.width import noise, step_variance
+from lab.theory.width.bands import noise, step_variance
+from lab.typing import Array
 
 WIDTH, LAYERS = 64, 16
 """Of the narrow networks whose distribution is measured."""
@@ -63,7 +63,7 @@ def theory_rows(size: Size) -> list[Row]:
     return found
 
 
-def theory_noise(run: Run) -> Array:
+def theory_noise(run: NetworkCase) -> Array:
     config = run.config()
     scatter = noise(config, predict(config))
     return np.array([scatter.delta[0], scatter.delta_shift[0][0] + scatter.delta_shift[1][0]])
@@ -81,7 +81,7 @@ def log_normal_rows(size: Size) -> list[Row]:
     run = networks.network(
         size, "activation=relu", "init=he_normal", "batch_size=1", "probe.set=norms", depth=LAYERS + 1, width=WIDTH
     )
-    run = Run(run.overrides, size.samples, min(size.samples, 256))
+    run = NetworkCase(run.overrides, size.samples, min(size.samples, 256))
     mean, variance = log_step()
     total, rough = LAYERS * variance, 5 * LAYERS / WIDTH
     bias, error = LAYERS * mean + rough / 2, reference.SIGMAS * math.sqrt(total / size.samples)
@@ -156,22 +156,22 @@ def power_mean(power: int) -> float:
     return float(binom.pmf(k, WIDTH, 0.5) @ rising) * (2 / WIDTH) ** power
 
 
-def logs(run: Run) -> Array:
+def logs(run: NetworkCase) -> Array:
     """ln of the squared gradient, (layers, replicas)."""
     return 2 * np.log(networks.readings(run)["delta_rms"])
 
 
-def log_mean(run: Run) -> float:
+def log_mean(run: NetworkCase) -> float:
     found = logs(run)
     return float((found[0] - found[-1]).mean())
 
 
-def log_variance(run: Run) -> float:
+def log_variance(run: NetworkCase) -> float:
     found = logs(run)
     return float((found[0] - found[-1]).var(ddof=1))
 
 
-def second_moment(run: Run) -> float:
+def second_moment(run: NetworkCase) -> float:
     found = logs(run)[::SEGMENT]
     return float(np.exp(2 * (found[:-1] - found[1:])).mean())
 
@@ -180,7 +180,7 @@ def second_moment(run: Run) -> float:
 
 
 def jacobian_rows(size: Size) -> list[Row]:
-    def linear(init: str) -> Run:
+    def linear(init: str) -> NetworkCase:
         return networks.network(
             size, "activation=identity", f"init={init}", depth=JACOBIAN_LAYERS, width=JACOBIAN_WIDTH
         )
@@ -244,15 +244,15 @@ def jacobian_rows(size: Size) -> list[Row]:
     ]
 
 
-def theory_jacobians(orthogonal: Run, normal: Run) -> Array:
+def theory_jacobians(orthogonal: NetworkCase, normal: NetworkCase) -> Array:
     return np.array([*jacobian_moments(orthogonal.config()), *jacobian_moments(normal.config())])
 
 
-def probed_jacobians(orthogonal: Run, normal: Run) -> Array:
+def probed_jacobians(orthogonal: NetworkCase, normal: NetworkCase) -> Array:
     """Means over replicas of jacobian_mean and jacobian_relative_variance."""
     found = []
     for run in (orthogonal, normal):
-        probed = networks.readings(Run((*run.overrides, "probe.jacobian=true"), run.replicas, run.group))
+        probed = networks.readings(NetworkCase((*run.overrides, "probe.jacobian=true"), run.replicas, run.group))
         found += [probed[f"jacobian_{name}"].mean() for name in ("mean", "relative_variance")]
     return np.array(found)
 
@@ -270,7 +270,7 @@ def gaussian_products() -> tuple[float, float]:
     return float(np.mean(found)), float(np.std(found, ddof=1))
 
 
-def singular_values(run: Run) -> Array:
+def singular_values(run: NetworkCase) -> Array:
     """Of d(last hidden layer's activations)/d(input) at one example, (R, N), row by row through autograd."""
     import torch
 
@@ -282,10 +282,10 @@ def singular_values(run: Run) -> Array:
     return torch.linalg.svdvals(jacobian).numpy()
 
 
-def farthest_from_one(run: Run) -> float:
+def farthest_from_one(run: NetworkCase) -> float:
     return float(np.max(np.abs(singular_values(run) - 1)))
 
 
-def relative_variance(run: Run) -> float:
+def relative_variance(run: NetworkCase) -> float:
     squares = singular_values(run) ** 2
     return float((squares.var(1) / squares.mean(1) ** 2).mean())

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 
 from experiments.validation import networks, reference
-from experiments.validation.networks import Run, Size
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.row import Row
-from lab.config import compose
-from lab.readings import Array
+from lab.compose import compose
 from lab.theory import predict
+from lab.typing import Array
 
 GAIN = 2**-0.25
 """He's weights times this have s = sqrt(2) in either map, and s^2 V(q) = q."""
@@ -32,7 +32,7 @@ def rows(size: Size) -> list[Row]:
     return [*skip_rows(size), *prenorm_rows(size), *last_block_rows(size)]
 
 
-def residual(size: Size, *overrides: str, depth: int | None = None, width: int | None = None) -> Run:
+def residual(size: Size, *overrides: str, depth: int | None = None, width: int | None = None) -> NetworkCase:
     branch = ("model.block=ffn", "model.expansion=1", "activation=relu", "init=he_normal", f"init.gain={GAIN!r}")
     return networks.network(size, *branch, *START, *overrides, depth=depth, width=width)
 
@@ -136,8 +136,8 @@ def prenorm_rows(size: Size) -> list[Row]:
         depth=size.norm_depth,
         width=size.norm_width,
     )
-    batch = Run(batch.overrides, size.norm_replicas, size.group)
-    cases: tuple[tuple[str, Run, int, float], ...] = (
+    batch = NetworkCase(batch.overrides, size.norm_replicas, size.group)
+    cases: tuple[tuple[str, NetworkCase, int, float], ...] = (
         ("RMS norm", rms, size.width, 1.0),
         ("batch norm", batch, size.norm_width, kept),
     )
@@ -193,7 +193,7 @@ def theory_gain(overrides: tuple[str, ...]) -> float:
     return math.exp(theory_growth(overrides)[1])
 
 
-def stream(run: Run) -> Array:
+def stream(run: NetworkCase) -> Array:
     """ln of the mean square after each block, mean over replicas."""
     import torch
 
@@ -242,12 +242,12 @@ def last_block_rows(size: Size) -> list[Row]:
     return [*found, replace(found[0], name=name, statement="it does", predicted=0.0, is_control=True)]
 
 
-def last_block(shallow: Run, deep: Run) -> float:
+def last_block(shallow: NetworkCase, deep: NetworkCase) -> float:
     """ln of the last block's weight-gradient norm in the deep network over that in the shallow one."""
     return last_block_norm(deep) - last_block_norm(shallow)
 
 
-def last_block_norm(run: Run) -> float:
+def last_block_norm(run: NetworkCase) -> float:
     """ln of the norm of both maps' gradients in the last block, mean over replicas."""
     import torch
 

@@ -3,16 +3,16 @@
 NumPy and SciPy in float64; nothing here has seen a network, so a prediction cannot borrow from the measurement.
 """
 
-from lab.theory.critical import critical_line, critical_weight_var
-from lab.theory.criticality import critical_weight_var_of
-from lab.theory.jacobian import JacobianMoments, jacobian_moments
-from lab.theory.kernels import Kernel, kernel
-from lab.theory.phase import PhaseMap, phase_map
-from lab.theory.propagation import NoTheory
-from lab.theory.signal import DepthScales, FixedPoint, depth_scales, fixed_points
-from lab.theory.slope import Slope, expected_slope
-from lab.theory.structure import Prediction, predict
-from lab.theory.width import Band, Bands, bands
+from lab.theory.deep.criticality import critical_weight_var_of
+from lab.theory.deep.jacobian import JacobianMoments, jacobian_moments
+from lab.theory.deep.prediction import Prediction, predict
+from lab.theory.deep.propagation import NoTheory
+from lab.theory.deep.slope import Slope, expected_slope
+from lab.theory.kernels.kernels import Kernel, kernel
+from lab.theory.plain.critical import critical_line, critical_weight_var
+from lab.theory.plain.phase import PhaseMap, phase_map
+from lab.theory.plain.signal import DepthScales, FixedPoint, depth_scales, fixed_points
+from lab.theory.width.bands import Band, Bands, bands
 
 __all__ = [
     "Band",

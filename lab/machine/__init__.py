@@ -1,0 +1,1 @@
+"""This computer: free memory, devices, cores, locks, signals and terminals."""

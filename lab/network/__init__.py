@@ -1,0 +1,1 @@
+"""The lab's own networks: R replicas side by side."""

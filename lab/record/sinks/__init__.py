@@ -1,0 +1,1 @@
+"""Sinks: destinations of readings."""

@@ -1,0 +1,87 @@
+"""summary.json: the outcome of a run and of each of its replicas."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lab import __version__, schema
+from lab.readings import Record, first_over_last, median
+
+VERSIONS_OF = ("torch", "numpy", "xarray", "hydra-core")
+
+
+class Summary:
+    """Remembers the last reading and the best of each metric, and puts the summary together."""
+
+    def __init__(self, config: schema.Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.last: Record | None = None
+        self.best: dict[str, dict[str, float]] = {}
+
+    def write(self, record: Record) -> None:
+        self.last = record
+        for name, is_better in (("loss", np.less), ("eval_loss", np.less), ("eval_accuracy", np.greater)):
+            value = median(record.scalars[name])
+            if value is not None and (name not in self.best or is_better(value, self.best[name]["value"])):
+                self.best[name] = {"value": value, "step": record.step}
+
+    def result(self, status: str, seconds: float, theory: Mapping[str, Any], error: str = "") -> dict[str, Any]:
+        """The summary as plain values fit for JSON; metrics are medians over the replicas whose value is finite."""
+        fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica, status)
+        diverged = [fate for fate in fates if fate["status"] == "diverged"]
+        first = min(diverged, key=lambda fate: fate["step"]) if diverged else None
+        if first and first["step"] == 0 and getattr(self.config.norm, "eps", 1.0) == 0:
+            first = first | {"cause": "norm.eps=0 divides a unit that is constant by 0; give norm.eps a value above 0"}
+        summary = {
+            "status": status,
+            "steps_done": self.last.step if self.last else 0,
+            "last": metrics(self.last) if self.last else {},
+            "best": self.best,
+            "replicas": fates,
+            "theory": theory,
+            "first_nonfinite": first,
+            "fingerprint": schema.fingerprint(self.config),
+            "config": schema.as_dict(self.config),
+            "versions": versions(),
+            "device": describe_device(self.device),
+            "seconds": round(seconds, 3),
+        }
+        return summary | ({"error": error} if error else {})
+
+
+def metrics(record: Record) -> dict[str, float | None]:
+    """Scalar quantities of a reading, its dead share, and the gradient at the first over that at the last layer."""
+    found = {name: median(values) for name, values in record.scalars.items()}
+    found["dead_fraction"] = median(record.layers["dead_fraction"].mean(0))
+    found["delta_rms_first_over_last"] = median(first_over_last(record))
+    return found
+
+
+def replica_fates(record: Record, first_replica: int, status: str) -> list[dict[str, Any]]:
+    """Each replica's number and status, the run's or diverged; then also the step, and the layer nearest the loss."""
+    fates: list[dict[str, Any]] = []
+    for r, (step, layer) in enumerate(zip(record.diverged_at.tolist(), record.diverged_layer.tolist(), strict=True)):
+        fates.append({"replica": first_replica + r, "status": status})
+        if step >= 0:
+            fates[-1] |= {"status": "diverged", "step": step, "layer": layer if layer >= 0 else None}
+    return fates
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and the libraries that can change a number."""
+    found = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
+    return {"gradlab": __version__, "python": platform.python_version(), **found}
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as a person knows it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,1 @@
+"""One configuration, trained into a folder or in memory."""

@@ -1,0 +1,119 @@
+"""Config: the frozen dataclass of one run, with the groups that it chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from lab.schema.fields import choice, number, path
+from lab.schema.options import (
+    ACTIVATIONS,
+    CLIPS,
+    DATA,
+    INITS,
+    NORMS,
+    OPTIMIZERS,
+    RESIDUALS,
+    SGD,
+    Activation,
+    Clip,
+    Data,
+    Init,
+    Norm,
+    Optimizer,
+    Residual,
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """`depth` hidden layers of `width` units. `expansion` (block ffn only): hidden units of a block over `width`,
+    4 unless given; a gated activation takes two thirds of them, so that the parameters stay as many."""
+
+    depth: int = number(20, at_least=1, at_most=100_000)
+    width: int = number(128, at_least=1, at_most=100_000)
+    block: str = choice("linear", "ffn")
+    bias: bool = True
+    expansion: float | None = number(None, above=0, at_most=1000)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A reading is taken at the first and the last step and at every multiple of `every` (0: only those two).
+
+    set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
+    examples: size of the fixed probe set on which dead units are counted.
+    eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
+    cotangent: which gradient the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
+        of the network, that enters at the last hidden layer. The training itself always follows the loss.
+    jacobian: the singular values of the Jacobian from one input to the last hidden layer, at the first reading and at
+        readings that are multiples of `jacobian_every` (0: only at the first).
+    """
+
+    every: int = number(50, at_least=0, at_most=10**12)
+    set: str = choice("full", "norms")
+    examples: int = number(32, at_least=1, at_most=10**7)
+    eval_every: int = number(100, at_least=0, at_most=10**12)
+    cotangent: str = choice("loss", "random")
+    jacobian: bool = False
+    jacobian_every: int = number(0, at_least=0, at_most=10**12)
+
+
+@dataclass(frozen=True)
+class CheckpointSchedule:
+    """When a run is kept so that it can go on: every so many steps, every so many seconds, or both; 0 is never."""
+
+    every: int = number(0, at_least=0, at_most=10**12)
+    seconds: float = number(60.0, at_least=0)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """With `batch`, runs of a sweep that differ in `PER_REPLICA` at most are replicas of one network."""
+
+    batch: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole. `threads=0` leaves the number of CPU threads to torch; `dtype` is the network's precision.
+
+    `runs_per_gpu` is how many runs of a machine may share a GPU at a time, 0 as many as come.
+    """
+
+    activation: Activation = field(default_factory=Activation)
+    init: Init = field(default_factory=Init)
+    norm: Norm = field(default_factory=Norm)
+    residual: Residual = field(default_factory=Residual)
+    clip: Clip = field(default_factory=Clip)
+    optimizer: Optimizer = field(default_factory=SGD)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    probe: Probe = field(default_factory=Probe)
+    checkpoint: CheckpointSchedule = field(default_factory=CheckpointSchedule)
+    sweep: Sweep = field(default_factory=Sweep)
+    steps: int = number(500, at_least=0, at_most=10**12)
+    batch_size: int = number(128, at_least=1, at_most=10**7)
+    replicas: int = number(4, at_least=1, at_most=10**5)
+    first_replica: int = number(0, at_least=0, at_most=10**9)
+    seed: int = number(0, at_least=0, at_most=2**53)
+    dtype: str = choice("float32", "float64")
+    device: str = choice("auto", "cpu", "cuda")
+    threads: int = number(0, at_least=0, at_most=4096)
+    runs_per_gpu: int = number(0, at_least=0, at_most=1024)
+    output_dir: str = path("runs")
+    overwrite: bool = False
+
+
+CHOICES: Mapping[str, Mapping[str, type]] = MappingProxyType(
+    {
+        "activation": ACTIVATIONS,
+        "init": INITS,
+        "norm": NORMS,
+        "residual": RESIDUALS,
+        "clip": CLIPS,
+        "optimizer": OPTIMIZERS,
+        "data": DATA,
+    }
+)

@@ -1,0 +1,1 @@
+"""Many runs: planning, launching, status, collecting and comparing."""

@@ -1,0 +1,177 @@
+"""The prediction for a configuration: per layer, or one sentence on why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lab import schema
+from lab.theory.deep import batch_norm
+from lab.theory.deep.maps import NetworkMaps, data_features, maps
+from lab.theory.deep.propagation import Layer, NoTheory, propagate
+from lab.typing import Array
+
+LEAST_BATCH = 64
+"""Batch norm where theory is for large batches only: what is left out is of order 1/batch in each layer."""
+
+LARGEST_BIAS_SHARE = 0.02
+"""Biases before an activation make units differ in their variance over the batch. Up to this share of the variance of
+the pre-activations, batch norm after the activation is treated as if they did not: an error of that order."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What mean-field theory expects of a network at initialization; arrays (depth,), layer 0 nearest the input.
+
+    Attributes:
+        q: E z^2 of the pre-activations, the argument of the activation.
+        act_second_moment: E a^2 of the activations.
+        log_delta: ln of delta_rms over the last layer's; NaN everywhere where no gradient enters the branches.
+        log_weight_grad_norm: ln of weight_grad_norm (of the map before the activation) over the last layer's, for
+            gradients of different examples that are independent.
+        layer_gain: rms of dL/d(layer input) over rms of dL/d(layer output).
+        branch_share: the part of dL/d(layer input)^2 that came through the branch; 1 without a skip.
+        assumptions: what this prediction rests on beyond `lab.theory.deep.propagation`, in words.
+    """
+
+    q: Array
+    act_second_moment: Array
+    log_delta: Array
+    log_weight_grad_norm: Array
+    layer_gain: Array
+    branch_share: Array
+    assumptions: tuple[str, ...]
+
+    @property
+    def pre_rms(self) -> Array:
+        """rms of the pre-activations."""
+        return np.sqrt(self.q)
+
+    @property
+    def act_rms(self) -> Array:
+        """rms of the activations."""
+        return np.sqrt(self.act_second_moment)
+
+    @property
+    def delta_rms(self) -> Array:
+        """delta_rms over the last layer's; 0 or infinity where float64 cannot hold it."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.log_delta)
+
+
+def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | None = None) -> Prediction:
+    """Predict a network at initialization, in training mode, with an independent gradient entering at its end.
+
+    Args:
+        config: the run, as the network takes it.
+        input_q: mean square of the inputs over their features. An array gives each example's own, to be averaged over
+            (with batch norm the mean is all that is used).
+        features: size of an input, where the configuration does not tell (data=npz).
+
+    Raises:
+        NoTheory: a choice that no theory covers, named.
+        ConfigError: init=critical without a critical point.
+    """
+    known = data_features(config) if features is None else features
+    if known is None:
+        raise NoTheory(f"data={config.data.name}: only the file tells the number of features; give it to `predict`.")
+    if isinstance(config.init, schema.Critical):
+        from lab.theory.deep.criticality import solved  # which asks this module for rates
+
+        config = solved(config)
+    sizes = maps(config, known)
+    moments, assumptions = _batch_theory(config, sizes, known)
+    squares = np.atleast_1d(np.asarray(input_q, dtype=np.float64)).ravel()
+    if config.norm.name == "batch":
+        squares = np.mean(squares, keepdims=True)
+    return _combine(config, sizes, propagate(config, sizes, squares, moments), assumptions)
+
+
+def _combine(
+    config: schema.Config, sizes: NetworkMaps, layers: list[Layer], assumptions: tuple[str, ...]
+) -> Prediction:
+    """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
+    skip, branch, delta, map_delta, map_input = (
+        np.stack([getattr(layer, name) for layer in layers])
+        for name in ("skip", "branch", "delta", "map_delta", "map_input")
+    )  # (L, E)
+    with np.errstate(divide="ignore"):
+        passed = np.log(skip + branch)
+        above = np.concatenate([np.cumsum(passed[:0:-1], axis=0)[::-1], np.zeros_like(passed[:1])])  # G of the output
+        below = passed + above  # G of the input
+        log_delta = above + np.log(delta)
+        fan_in = np.array([(sizes.first_up if index == 0 else sizes.up).fan_in for index in range(len(layers))])
+        log_weight_grad = _log_mean(above + np.log(map_delta) + np.log(map_input)) + np.log(fan_in)
+    log_delta = _log_mean(log_delta)
+    is_off = config.residual.name != "none" and getattr(config.residual, "alpha", 1.0) == 0
+    if is_off:
+        assumptions += ("residual.alpha=0 closes the branches: delta and the weights' gradients are exactly 0.",)
+    nothing = np.full(len(layers), np.nan)
+    return Prediction(
+        q=np.array([float(np.mean(layer.q)) for layer in layers]),
+        act_second_moment=np.array([float(np.mean(layer.act_second_moment)) for layer in layers]),
+        log_delta=nothing if is_off else _relative(log_delta),
+        log_weight_grad_norm=nothing if is_off else _relative(log_weight_grad),
+        layer_gain=np.exp((_log_mean(below) - _log_mean(above)) / 2),
+        branch_share=np.mean(
+            np.divide(branch, skip + branch, out=np.ones_like(branch), where=skip + branch > 0), axis=1
+        ),
+        assumptions=assumptions,
+    )
+
+
+def _relative(log_squares: Array) -> Array:
+    """ln of the square roots, over the last one's."""
+    return np.asarray((log_squares - log_squares[-1]) / 2)
+
+
+def _log_mean(logs: Array) -> Array:
+    """ln of the mean of exp over the last axis: (L, E) -> (L,)."""
+    largest = np.max(logs, axis=-1, keepdims=True)
+    shift = np.where(np.isfinite(largest), largest, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(np.mean(np.exp(logs - shift), axis=-1)) + shift[:, 0])
+
+
+def _batch_theory(
+    config: schema.Config, sizes: NetworkMaps, features: int
+) -> tuple[batch_norm.BatchMoments | None, tuple[str, ...]]:
+    """The exact moments where there are any, and the assumptions.
+
+    Raises:
+        NoTheory: batch norm without either.
+    """
+    norm, size = config.norm, config.batch_size
+    if not isinstance(norm, schema.BatchNorm):
+        return None, ()
+    if config.activation.name in schema.GATED:
+        raise NoTheory(
+            f"norm=batch: with activation={config.activation.name}, whose products have heavy tails, no batch is large"
+            " enough for the theory of large batches; choose norm=layer or norm=rms."
+        )
+    alike = "Batch norm: every example has the same variance and every pair of examples the same correlation."
+    has_skip = config.residual.name != "none"
+    if not has_skip and config.activation.name == "identity":
+        rank = min(size - 1, features, config.model.width)  # a linear network never leaves the span of its data
+        if rank + 1 < batch_norm.LEAST:
+            raise NoTheory(
+                f"norm=batch: with batch_size={size} and {features} features the normalized data span fewer than"
+                f" {batch_norm.LEAST - 1} dimensions, and the mean gradient is infinite; choose larger ones."
+            )
+        return batch_norm.batch_moments(config.activation, rank + 1), (alike,)
+    if not has_skip and norm.place == "inner" and size >= batch_norm.LEAST:
+        return batch_norm.batch_moments(config.activation, size), (alike,)
+    if size < LEAST_BATCH:
+        raise NoTheory(
+            f"batch_size={size}: norm=batch norm.place={norm.place} residual={config.residual.name} has a theory for"
+            f" large batches only; choose batch_size={LEAST_BATCH} or more."
+        )
+    share = sizes.up.bias_var / (sizes.up.weight_var + sizes.up.bias_var)
+    if norm.place != "inner" and config.model.block == "linear" and share > LARGEST_BIAS_SHARE:
+        raise NoTheory(
+            f"init.bias_var={sizes.up.bias_var:g}: norm=batch after the activation has no theory where biases make"
+            " units differ in their variance; choose init.bias_var=0, norm.place=inner or model.block=ffn."
+        )
+    return None, (alike, f"Batch norm: a large batch; batch_size={size} changes rates by something like 1/{size}.")

@@ -1,0 +1,72 @@
+"""The slope of log10 delta_rms against depth that theory expects, and how far a measured one may lie from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab import schema
+from lab.theory.deep.prediction import Prediction
+from lab.theory.width.bands import noise
+from lab.typing import Array
+
+WORTHLESS = 1.0
+"""Decades a layer; an expectation with a larger error excludes nothing."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Decades of delta_rms gained per layer towards the loss.
+
+    Attributes:
+        mean_field: of infinitely wide layers.
+        shift: what finite width adds to the mean over replicas, the middle of the range that is possible.
+        standard_error: of that mean: scatter over replicas, and the range of the shift, taken as uniform and
+            independent of the scatter.
+    """
+
+    mean_field: float
+    shift: float
+    standard_error: float
+
+    def z(self, measured: float) -> float:
+        """How many standard errors a measured mean over replicas lies above the expected one.
+
+        NaN where the error is 0, as for a single layer, or so large that width decides about everything.
+        """
+        if not 0 < self.standard_error < WORTHLESS:
+            return math.nan
+        return (measured - self.mean_field - self.shift) / self.standard_error
+
+
+def expected_slope(config: schema.Config, prediction: Prediction, replicas: int | None = None) -> Slope:
+    """The least-squares slope over all layers, as `lab.readings.delta_slope` measures it.
+
+    ln delta^2 at layer l over the last layer's is a sum of steps from l to the top (`lab.theory.width.bands`), so that
+    two layers share the steps above the higher one: their covariance is the variance of the higher one. With the
+    weights w of least squares the slope's variance is the sum over steps of (the sum of w below the step)^2 times the
+    step's.
+
+    Args:
+        replicas: over how many the mean is taken, `config.replicas` unless given.
+    """
+    depth = len(prediction.q)
+    scatter = noise(config, prediction)
+    to_decades = 1 / (2 * math.log(10))  # from ln of the square
+    weights = _least_squares(depth)
+    steps = np.maximum(scatter.delta[:-1] - scatter.delta[1:], 0.0)
+    variance = float(np.sum(steps * np.cumsum(weights)[:-1] ** 2)) * to_decades**2
+    shifts = [float(weights @ shift) * to_decades for shift in (*scatter.delta_shift, np.zeros(depth))]
+    lowest, highest = min(shifts), max(shifts)
+    expected = float(weights @ prediction.log_delta) / math.log(10)
+    spread = (highest - lowest) / math.sqrt(12)  # of a uniform distribution
+    count = config.replicas if replicas is None else replicas
+    return Slope(expected, (lowest + highest) / 2, math.hypot(math.sqrt(variance / count), spread))
+
+
+def _least_squares(depth: int) -> Array:
+    """Weights (depth,) whose product with a curve is its slope; zeros for a single layer, which has none."""
+    centred = np.arange(depth) - (depth - 1) / 2
+    return np.asarray(centred / max(float(centred @ centred), 1e-300))

@@ -1,0 +1,1 @@
+"""Gaussian expectations of activations: quadrature, functions with derivatives, and the kernels V and D."""

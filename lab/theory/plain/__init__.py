@@ -1,0 +1,1 @@
+"""Plain networks: signal propagation, fixed points, the critical line and the phase map."""

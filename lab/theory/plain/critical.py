@@ -1,0 +1,171 @@
+"""The critical line: weight and bias variances at which gradients neither grow nor shrink from layer to layer.
+
+A plain network is critical where chi = s D(q) is 1 at a fixed point q = s V(q) + b (Poole et al. 2016, section 2;
+Schoenholz et al. 2017, section 3). Eliminating s gives b = q - V(q) / D(q): the whole line has q as its parameter, and
+a root in q is all there is to find. The point is of use where the variance goes there by itself, so where the fixed
+point is stable: dq'/dq = V'(q) / D(q) <= 1 (Roberts, Yaida and Hanin 2022, "The Principles of Deep Learning Theory",
+sections 5.3.3 and 5.3.4). What comes out for the activations of the lab:
+
+relu, leaky_relu, prelu, rrelu, identity: b = 0 alone, where every q is a fixed point. With b > 0 chi is 1 at the same
+    weight_var, but the variance then grows by b a layer for ever.
+tanh, erf, elu, selu: every b; at b = 0 the variance sinks to q = 0 as a power of the depth.
+sigmoid: every b; weight_var is about 103 at b = 0.
+gelu, gelu_tanh, silu, swish: b from that of the half-stable point on (gelu .1729, silu .5551); below it the point with
+    chi = 1 is unstable and the variance leaves it.
+glu: b from .224 on; below it the point is unstable, or passed by.
+softplus: none; its points with chi = 1 have b < 0.
+bilinear, reglu, geglu, swiglu: none; their points with chi = 1 are unstable, or as good as half-stable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from lab import schema
+from lab.theory.kernels.kernels import Gated, Kernel, kernel
+from lab.typing import Array
+
+TOLERANCE = 1e-3
+"""A rate within this of 1 counts as 1: it takes 1000 layers to change a squared norm by a factor of e."""
+
+LARGEST_GATED_SLOPE = 0.95
+"""A product of maps needs a fixed point that pulls: close above lies an unstable one, beyond which the variance
+explodes doubly exponentially, and at finite width it would be carried there. A single map does no such harm: chi is 1
+around the point too."""
+
+MARGIN = 1.03
+"""How much more than the smallest bias_var with a critical point is advised: at the smallest one the point is
+half-stable, and the variance comes to rest beside it."""
+
+GRID = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])
+"""Where roots in q are looked for."""
+
+
+@lru_cache(maxsize=1024)
+def critical_weight_var(activation: schema.Activation, bias_var: float = 0.0, maps: int = 1) -> float:
+    """The weight_var at which a plain network (no norm, no skip) of this activation is critical.
+
+    `maps`: linear maps from one activation to the next; 2 in a stack of ffn blocks.
+
+    Raises:
+        ConfigError: there is none at this bias_var.
+    """
+    line = CriticalLine(kernel(activation), maps)
+    q = line.solve(bias_var)
+    if math.isnan(q):
+        raise schema.ConfigError(_refusal(activation, bias_var, line))
+    return line.weight_var(q)
+
+
+def critical_line(activation: schema.Activation, bias_vars: Array) -> Array:
+    """`critical_weight_var` at each bias_var, NaN where there is none: the shape of `bias_vars`."""
+    line = CriticalLine(kernel(activation))
+    roots = [line.solve(float(bias_var)) for bias_var in np.ravel(bias_vars)]
+    values = [math.nan if math.isnan(q) else line.weight_var(q) for q in roots]
+    return np.reshape(values, np.shape(bias_vars))
+
+
+class CriticalLine:
+    """The line of one activation, with the variance q at the fixed point as its parameter.
+
+    With several maps from one activation to the next q' = s^maps V(q) + b (1 + s + ...), and chi = s^maps D(q).
+    """
+
+    def __init__(self, activation: Kernel, maps: int = 1) -> None:
+        self.kernel, self.maps = activation, maps
+        D = activation.slope_moment(GRID)
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 at q = 0 of a product: NaN, no point
+            self.bias_vars = self._bias_var(GRID)
+        self.starts_at_zero = bool(abs(self.bias_vars[0]) < 1e-100 and D[0] > 1e-100)
+        self.is_homogeneous = bool(np.all(np.abs(self.bias_vars) <= 1e-9 * GRID + 1e-100))
+
+    def weight_var(self, q: float) -> float:
+        """s with s^maps D(q) = 1."""
+        return math.exp(-math.log(float(self.kernel.slope_moment(q))) / self.maps)
+
+    def solve(self, bias_var: float) -> float:
+        """The smallest q of a critical point to which the variance goes from inputs of variance 1; NaN without one."""
+        if self.is_homogeneous:  # every q will do
+            return 1.0 if bias_var == 0 else math.nan
+        excess = self.bias_vars - bias_var
+        candidates = []
+        if self.starts_at_zero and bias_var == 0:
+            candidates.append(0.0)
+            excess[0] = math.nan
+        crossings = np.flatnonzero(excess[:-1] * excess[1:] < 0)
+        candidates += [self._root(bias_var, float(GRID[index]), float(GRID[index + 1])) for index in crossings]
+        return next((q for q in candidates if self._is_reached(q, bias_var)), math.nan)
+
+    def next_bias_var(self, bias_var: float) -> float:
+        """A little more than the smallest bias_var above the given one that has a critical point; NaN if none has."""
+        if self.is_homogeneous:
+            return math.nan
+        low = max(bias_var, 1e-4)
+        ladder = np.geomspace(low, max(1e3, 10 * low), 60)
+        high = next((float(step) for step in ladder if not math.isnan(self.solve(float(step)))), math.nan)
+        while high - low > 1e-3 * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if math.isnan(self.solve(middle)) else (low, middle)
+        return float(f"{MARGIN * high:.3g}")
+
+    def _is_reached(self, q: float, bias_var: float) -> bool:
+        """Whether the variance moves from the first layer's to q without a stop, which an unstable point never sees."""
+        if isinstance(self.kernel, Gated):
+            slope = float(self.kernel.second_moment_derivative(q) / self.kernel.slope_moment(q))
+            if q > 0 and slope > LARGEST_GATED_SLOPE:
+                return False
+        weight_var = self.weight_var(q)
+        product, added = weight_var**self.maps, bias_var * _geometric_sum(weight_var, self.maps)
+        first = product + added
+        between = np.linspace(q, first, 101)[1:]
+        step = product * self.kernel.second_moment(between) + added - between
+        slack = 1e-5 * between  # a stop so slow is none: it takes 1e5 layers to change q by a factor
+        return bool(np.all(step <= slack) if first > q else np.all(step >= -slack))
+
+    def _bias_var(self, q: Array) -> Array:
+        D = self.kernel.slope_moment(q)
+        return np.asarray((q - self.kernel.second_moment(q) / D) / _geometric_sum(D ** (-1 / self.maps), self.maps))
+
+    def _root(self, bias_var: float, low: float, high: float) -> float:
+        return bisect(lambda q: float(self._bias_var(np.asarray(q))) - bias_var, low, high)
+
+
+def _geometric_sum(ratio: Any, terms: int) -> Any:
+    """1 + ratio + ... of so many terms."""
+    return sum(ratio**power for power in range(terms))
+
+
+def bisect(f: Callable[[float], float], low: float, high: float) -> float:
+    """The root of f between two points where it has different signs; if rounding makes them equal, the better one."""
+    from scipy.optimize import brentq
+
+    at_low, at_high = f(low), f(high)
+    if at_low * at_high >= 0:
+        return low if abs(at_low) <= abs(at_high) else high
+    return float(brentq(f, low, high, xtol=1e-300, rtol=1e-14))
+
+
+def _refusal(activation: schema.Activation, bias_var: float, line: CriticalLine) -> str:
+    here = f"init=critical: activation={activation.name}"
+    enough = line.next_bias_var(bias_var)
+    if isinstance(line.kernel, Gated) and math.isnan(enough):
+        return (
+            f"{here} is a product of two maps, whose variance dies out or explodes doubly exponentially, with no stable"
+            " critical point between; choose norm=rms with init=lecun_normal, or another activation."
+        )
+    if line.is_homogeneous:
+        return (
+            f"{here} has chi = 1 at weight_var={line.weight_var(1.0):.5g}, where init.bias_var={bias_var:g} makes the"
+            " variance grow for ever, with no fixed point; choose init.bias_var=0."
+        )
+    if math.isnan(enough):
+        return f"{here} has no weight_var with chi = 1 at any init.bias_var; choose init=he_normal, or tanh or relu."
+    return (
+        f"{here} has no weight_var with chi = 1 at a variance that is stable and reached with"
+        f" init.bias_var={bias_var:g}; choose init.bias_var={enough:g} or more, or init=he_normal."
+    )

@@ -1,0 +1,1 @@
+"""What theory says of a configuration, as values and in sentences."""

@@ -1,0 +1,1 @@
+"""Finite width: how measurements scatter around mean-field theory, as prediction bands."""

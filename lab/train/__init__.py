@@ -1,0 +1,1 @@
+"""The training step and loop, with losses, optimizers, clipping and the detection of divergence."""

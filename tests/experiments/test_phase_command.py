@@ -1,0 +1,413 @@
+"""`gradlab phase`: the map it writes against theory of other origin, its points against networks, and its picture."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+import lab
+from experiments.phase_map import points as points_module
+from experiments.phase_map import table as table_module
+from lab import compose, schema
+from lab.plot import figures, phase_figure
+from lab.theory import critical_line, depth_scales
+from tests.conftest import Command
+
+REPOSITORY = Path(__file__).parents[2]
+COARSE = ("--points=21", "output_dir=mine")
+TINY_NETWORKS = ("model.width=8", "batch_size=8", "data=spirals", "data.examples=60", "steps=3", "threads=1")
+
+
+def load(folder: Path) -> xr.Dataset:
+    return xr.load_dataset(folder / "phase.nc", engine="h5netcdf")
+
+
+@pytest.fixture(scope="module")
+def tanh() -> xr.Dataset:
+    chosen = compose.compose(["activation=tanh", "init=gaussian", "init.weight_var=2", "init.bias_var=0.2"])
+    return table_module.phase_table(chosen, table_module.Range(0, 4), table_module.Range(0, 0.4), 41)
+
+
+# --- the map --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_leaves_a_picture_and_its_numbers_and_says_where(gradlab: Command, tmp_path: Path):
+    done = gradlab("phase", "activation=tanh", *COARSE)
+    assert done.status == 0
+    assert done.out.splitlines()[:2] == [str(Path("mine/phase.png")), str(Path("mine/phase.nc"))]
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["phase.nc", "phase.png"]
+    assert (tmp_path / "mine" / "phase.png").read_bytes().startswith(b"\x89PNG")
+    table = load(tmp_path / "mine")
+    assert table["chi"].dims == ("bias_var", "weight_var")
+    assert all({"long_name", "units"} <= set(table[name].attrs) for name in table.variables if name != "init")
+    assert json.loads(table.attrs["config"])["activation"]["name"] == "tanh"
+
+
+def test_the_map_of_erf_is_the_fixed_point_of_its_closed_forms(gradlab: Command, tmp_path: Path):
+    # Williams 1997: V = (2/pi) asin(2q/(1+2q)); Poole et al. 2016: D = (4/pi)/sqrt(1+4q). Iterated 4000 times, which
+    # away from the critical line (where every layer still counts) settles to rounding.
+    assert gradlab("phase", "activation=erf", "--weight-var=0.1:3", "--bias-var=0.01:0.3", *COARSE).status == 0
+    table = load(tmp_path / "mine")
+    s, b = table["weight_var"].to_numpy(), table["bias_var"].to_numpy()[:, None]
+    q = s + b
+    for _ in range(4000):
+        q = s * 2 / math.pi * np.arcsin(2 * q / (1 + 2 * q)) + b
+    slope = s * 4 / math.pi / ((1 + 2 * q) * np.sqrt(1 + 4 * q))
+    np.testing.assert_allclose(table["q_star"], q, rtol=1e-9)
+    np.testing.assert_allclose(table["chi"], s * 4 / math.pi / np.sqrt(1 + 4 * q), rtol=1e-9)
+    np.testing.assert_allclose(table["xi_q"], -1 / np.log(slope), rtol=1e-6)
+    np.testing.assert_allclose(table["xi_grad"], 1 / np.abs(np.log(table["chi"])), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "gelu", "selu", "softplus", "glu"])
+def test_the_map_agrees_with_the_depth_scales_of_single_points(name: str):
+    chosen = compose.compose([f"activation={name}"])
+    table = table_module.phase_table(chosen, *table_module.default_ranges(chosen.activation), 12)
+    for row, column in ((1, 2), (4, 5), (7, 3), (9, 9), (11, 6)):
+        point = table.isel(bias_var=row, weight_var=column)
+        scales = depth_scales(chosen.activation, float(point["weight_var"]), float(point["bias_var"]))
+        for key in ("q_star", "chi", "xi_grad", "xi_q"):
+            assert float(point[key]) == pytest.approx(getattr(scales, key), rel=1e-6, nan_ok=True), (row, column, key)
+
+
+def test_every_init_stands_where_its_weights_and_biases_put_it():
+    chosen = compose.compose(["activation=tanh", "init=critical", "init.bias_var=0.05", "init.gain=1.1"])
+    points = table_module.init_points(chosen)
+    assert points["torch_default"] == pytest.approx((1 / 3, 1 / (3 * 128)))
+    assert points["xavier"] == points["lecun"] == points["orthogonal"] == (1, 0)
+    assert points["he"] == (2, 0)
+    assert points["init=critical, gain 1.1"] == pytest.approx((1.7610 * 1.21, 0.05), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "silu", "glu", "selu"])
+def test_ranges_show_the_critical_line_in_the_middle(name: str):
+    weight_var, bias_var = table_module.default_ranges(schema.Activation(name))
+    line = critical_line(schema.Activation(name), np.linspace(*bias_var, 41))
+    assert 0.35 < np.nanmedian(line) / weight_var.high < 0.7
+    assert np.isfinite(line).mean() > 0.45
+    if name == "tanh":
+        assert (weight_var, bias_var) == ((0, 4), (0, 0.4))
+
+
+# --- the picture ----------------------------------------------------------------------------------------------------
+
+
+def lines(figure: Figure, label: str, panel: int = 0) -> list[Line2D]:
+    """What the legend of a panel calls so, as it lies on the map: the lines of the same look."""
+    legend = figure.axes[panel].get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    handle = legend.legend_handles[shown.index(label)]
+    assert isinstance(handle, Line2D)
+    return [
+        line
+        for line in figure.axes[panel].lines
+        if (line.get_color(), line.get_linewidth(), line.get_marker())
+        == (handle.get_color(), handle.get_linewidth(), handle.get_marker())
+    ]
+
+
+def test_the_drawn_critical_line_passes_the_point_that_the_literature_gives_for_tanh(tanh: xr.Dataset):
+    [line] = lines(phase_figure.draw(tanh), r"critical line, $\chi=1$")
+    weight_var, bias_var = np.asarray(line.get_data())
+    assert bias_var[5] == pytest.approx(0.05)
+    assert weight_var[5] == pytest.approx(1.7610, abs=5e-5)
+    assert weight_var[0] == pytest.approx(1)
+
+
+def test_red_explodes_blue_vanishes_and_white_is_critical(tanh: xr.Dataset):
+    mesh = phase_figure.draw(tanh).axes[0].collections[0]
+    chi, shade = tanh["chi"].to_numpy().ravel(), np.asarray(mesh.to_rgba(np.ravel(np.asarray(mesh.get_array()))))
+    red, blue = shade[:, 0], shade[:, 2]
+    assert (red[chi > 1.02] > blue[chi > 1.02]).all()
+    assert (red[chi < 0.98] < blue[chi < 0.98]).all()
+    assert shade[np.argmin(np.abs(chi - 1))].min() > 0.9
+    low, high = mesh.get_clim()
+    assert low == -high
+
+
+SEEN = ("tanh", "relu", "sigmoid", "gelu", "swiglu")
+REST = [pytest.param(name, marks=pytest.mark.slow) for name in schema.ACTIVATIONS if name not in SEEN]
+
+
+@pytest.mark.parametrize("name", [*SEEN, *REST])
+def test_every_activation_draws_with_labels_that_cover_neither_each_other_nor_a_point(name: str, tmp_path: Path):
+    chosen = compose.compose([f"activation={name}"])
+    table = table_module.phase_table(chosen, *table_module.default_ranges(chosen.activation), 16)
+    figure = phase_figure.draw(table)
+    ax = figure.axes[0]
+    assert_labels_are_free(ax, table)
+    legend = ax.get_legend()
+    known = [] if legend is None else [text.get_text() for text in legend.get_texts()]
+    assert legend is None or not legend.get_window_extent().overlaps(ax.get_window_extent())
+    assert ("variance grows without bound" in known) == bool(np.isinf(table["q_star"]).any())
+    assert ("variance vanishes" in known) == bool((table["q_star"][0, 1:] == 0).any())
+    figures.save(figure, tmp_path / "phase.png")
+
+
+def test_labels_of_neighbours_make_room_for_each_other(tanh: xr.Dataset):
+    crowded = tanh.isel(init=[0, 1, 2, 4]).assign(init_is_own=("init", [0, 0, 0, 1]))
+    crowded["init_weight_var"] = ("init", [2.0, 2.1, 2.2, 2.3])
+    for height in (0.0, 0.2, 0.4):
+        crowded["init_bias_var"] = ("init", [height] * 4)
+        ax = phase_figure.draw(crowded).axes[0]
+        assert len([text for text in ax.texts if text.get_text()]) == 4
+        assert_labels_are_free(ax, crowded)
+
+
+def assert_labels_are_free(ax: Axes, table: xr.Dataset) -> None:
+    frame, texts = ax.get_window_extent(), [text.get_window_extent() for text in ax.texts if text.get_text()]
+    places = ax.transData.transform(np.stack([table["init_weight_var"], table["init_bias_var"]], axis=1))
+    boxes = [*texts, *(Bbox([place - 1, place + 1]) for place in places)]
+    assert texts
+    assert not any(text.overlaps(box) for text in texts for box in boxes if box is not text)
+    assert all(frame.x0 <= text.x0 and text.x1 <= frame.x1 for text in texts)
+
+
+# --- measured -------------------------------------------------------------------------------------------------------
+
+
+def test_rates_measured_in_relu_networks_are_half_of_weight_var(gradlab: Command, tmp_path: Path):
+    # ln E delta^2 of relu takes independent steps of mean ln(s/2) - 5/(2n) and variance 5/n a layer (Hanin 2018). The
+    # slope fitted to K points of such a walk has variance (6/5) (5/n) / K, and 2 replicas halve that. The examples of a
+    # batch share weights, which only makes the shift smaller.
+    width, depth, replicas = 64, 24, 2
+    words = (f"model.width={width}", f"model.depth={depth}", f"--replicas-per-point={replicas}", "--grid=3x2")
+    done = gradlab("phase", "activation=relu", "--measured", *words, *COARSE)
+    assert done.status == 0
+    table = load(tmp_path / "mine")
+    found = np.exp(np.log(table["measured_chi"].to_numpy()).mean(1))
+    np.testing.assert_allclose(table["measured_weight_var"], [2 / 3, 2, 10 / 3] * 2)
+    np.testing.assert_allclose(table["predicted_chi"], table["measured_weight_var"] / 2)
+    layers = depth - depth // 3 - 2
+    tolerance = 5 / (2 * width) + 3 * math.sqrt(6 / width / layers / replicas)
+    np.testing.assert_allclose(np.log(found), np.log(table["predicted_chi"]), rtol=0, atol=tolerance)
+    inside = int(((found > table["lowest_chi"]) & (found < table["highest_chi"])).sum())
+    assert int(table["is_inside"].sum()) == inside
+    assert "chi, a layer: torch_default 0.1667, xavier 0.5, lecun 0.5, orthogonal 0.5, he 1\n" in done.out
+    assert f"measured: {inside} of 6 points lie within what finite width allows" in done.out
+
+
+def test_a_measured_point_is_the_same_network_as_a_run_of_its_own():
+    words = ("activation=tanh", "model.depth=12", "model.width=16", "batch_size=8", "dtype=float64", "threads=1")
+    table = points_module.measure(compose.compose(words), np.array([1.0, 2.5]), np.array([0.1, 0.3]), 2)
+    alone = ("init=gaussian", "init.weight_var=2.5", "init.bias_var=0.3", "probe.cotangent=random", "steps=0")
+    delta = lab.simulate(*words, *alone, "replicas=1", "first_replica=3")["delta_rms"][0, :, 0].to_numpy()
+    slope = np.polyfit(np.arange(4, 10), np.log(delta[4:10] ** 2), 1)[0]
+    assert float(table["measured_chi"][1, 1]) == pytest.approx(math.exp(-slope), rel=1e-9)
+
+
+def test_the_allowance_is_that_of_a_random_walk_in_the_logarithm():
+    # relu: the steps of ln delta^2 are independent with variance 5/n. 20,000 walks know a standard deviation to
+    # 1/sqrt(40,000) = 0.5%; allow three times that, and the second order in 1/n: a tenth of the variance, 0.1.
+    width, depth, replicas, walks = 1000, 30, 3, 20_000
+    overrides = [
+        f"model.width={width}",
+        f"model.depth={depth}",
+        "data=gaussian",
+        "data.features=100",
+    ]  # whatever the data
+    expected, low, high = points_module.allowance(
+        compose.compose(["activation=relu", *overrides]), np.ones(1), replicas
+    )
+    steps = np.random.default_rng(0).normal(0, math.sqrt(5 / width), (walks, depth))
+    walk = np.cumsum(steps, axis=1)[:, points_module.fitted(depth)]
+    slopes = np.polyfit(np.arange(walk.shape[1]), walk.T, 1)[0]
+    reach = 3 * slopes.std() / math.sqrt(replicas)
+    assert expected == pytest.approx(1)
+    assert math.log(high) == pytest.approx(reach, rel=0.015)
+    assert -math.log(low) == pytest.approx(reach + 5 / (2 * width), rel=0.015)
+
+
+def test_no_allowance_is_given_where_first_order_scatter_means_nothing():
+    # glu at weight_var 4 explodes doubly exponentially: every deviation of the variance does so, too.
+    words = ("model.depth=30", "data=gaussian", "dtype=float64", "init=gaussian", "init.weight_var=4")
+    expected, low, high = points_module.allowance(compose.compose(["activation=glu", *words]), np.ones(1), 2)
+    assert expected > 100
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_a_rate_is_recovered_and_nothing_is_made_of_a_gradient_that_is_lost():
+    delta = 1.3 ** (np.arange(20)[::-1] / 2)
+    assert points_module.rate(delta) == pytest.approx(1.3)
+    for lost in (0.0, np.nan, np.inf):
+        broken = np.where(np.arange(20) == 8, lost, delta)
+        assert np.isnan(points_module.rate(np.stack([broken, delta]))).tolist() == [True, False]
+
+
+def test_points_beyond_arithmetic_are_crosses_and_count_as_neither_right_nor_wrong(gradlab: Command, tmp_path: Path):
+    words = ("--measured", "--grid=2x1", "--weight-var=0:8", "--bias-var=0:0.4", "model.depth=14", "model.width=32")
+    done = gradlab("phase", "activation=bilinear", *words, *COARSE)
+    assert "0 points lie" in done.out
+    assert "2 have no rate" in done.out
+    table = load(tmp_path / "mine")
+    assert table["measured_chi"].isnull().all()
+    [crosses] = lines(phase_figure.draw(table), "beyond what float64 holds")
+    assert np.asarray(crosses.get_xdata()).tolist() == [2, 6]
+
+
+# --- trained --------------------------------------------------------------------------------------------------------
+
+
+def test_trained_accuracies_are_those_of_single_runs(gradlab: Command, tmp_path: Path):
+    words = ("activation=tanh", *TINY_NETWORKS, "optimizer=adam", "optimizer.lr=0.02")
+    flags = ("--trained", "--depths=2", "--columns=2", "--replicas-per-point=2")
+    assert gradlab("phase", *words, *flags, *COARSE).status == 0
+    table = load(tmp_path / "mine")
+    assert table["accuracy"].dims == ("depth", "trained_weight_var", "trained_replica")
+    assert table["trained_weight_var"].to_numpy().tolist() == [1, 3]
+    assert table.attrs["trained_bias_var"] == pytest.approx(0.05)
+    alone = ("init=gaussian", "init.weight_var=3", "init.bias_var=0.05", "model.depth=2", "replicas=2")
+    readings = lab.simulate(*words, *alone, "first_replica=2")
+    expected = readings["eval_accuracy"][-1].to_numpy()
+    np.testing.assert_allclose(table["accuracy"][0, 1], expected)
+
+
+def test_the_trained_panel_shows_the_predicted_depths_and_the_critical_weight_var(tanh: xr.Dataset):
+    chosen, weight_vars = compose.compose(["activation=tanh"]), np.array([1.0, 3.0])
+    accuracies = [np.array([[0.5], [np.nan]]), np.array([[0.1], [0.2]])]
+    trained = points_module.trained_table(chosen, [5, 50], table_module.Range(0, 4), weight_vars, 0.05, accuracies)
+    figure = phase_figure.draw(tanh.merge(trained, combine_attrs="no_conflicts"))
+    panel = figure.axes[1]
+    cells = np.ma.masked_invalid(np.asarray(panel.collections[0].get_array()))
+    assert cells.filled(-1).ravel().tolist() == [0.5, -1, 0.1, 0.2]
+    [critical] = [line for line in panel.lines if str(line.get_label()).startswith("critical")]
+    assert np.asarray(critical.get_xdata())[0] == pytest.approx(1.7610, abs=5e-5)
+    for name, key in ((r"$6\,\xi_c$: inputs can be told apart", "xi_c"), (r"$6\,\xi_{grad}$: ", "xi_grad")):
+        [curve] = [line for line in panel.lines if str(line.get_label()).startswith(name)]
+        weight_var, depth = np.asarray(curve.get_data())
+        scales = depth_scales(chosen.activation, weight_var[40], 0.05)
+        assert depth[40] == pytest.approx(6 * getattr(scales, key))
+
+
+def test_networks_train_at_the_bias_var_of_the_configuration_or_where_the_line_is():
+    part = table_module.Range(0, 0.4)
+
+    def chosen(*words: str) -> float:
+        return table_module.trained_bias_var(compose.compose(words), part)
+
+    assert chosen("activation=tanh") == pytest.approx(0.05)
+    assert chosen("activation=tanh", "init=gaussian", "init.bias_var=0.3") == 0.3
+    assert chosen("activation=relu") == 0
+    assert 0.1729 < chosen("activation=gelu") < 0.19  # the half-stable point, and a little more
+    assert chosen("activation=swiglu") == pytest.approx(0.05)
+
+
+# --- what is refused, and Ctrl-C ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        ("norm=layer", "norm=layer: the map is of plain networks"),
+        ("residual=identity", "residual=identity: the map is of plain networks"),
+        ("model.block=ffn", "model.block=ffn: the map is of plain networks"),
+        ("model.bias=false", "model.bias=false: the map is of plain networks"),
+        ("steps=5", "steps=5: nothing that is drawn depends on it; leave it out, or add --trained."),
+        ("data=circles", "data=circles: nothing that is drawn depends on it; leave it out, or add --measured or --tr"),
+        ("--measured replicas=3", "replicas=3: nothing that is drawn depends on it; choose --replicas-per-point."),
+        ("--trained model.depth=9", "model.depth=9: nothing that is drawn depends on it; choose --depths, or add --me"),
+        ("--measured model.depth=9", "model.depth=9: a rate is fitted to layers"),
+        ("model.dpth=3", "model.dpth: there is no such key; did you mean model.depth?"),
+        ("activation=tanh,relu", "activation=tanh,relu: one map is drawn at a time"),
+        ("--weight-var=3:1", "--weight-var=3:1: a range goes from 0 or more to something larger"),
+        ("--weight-var=-1:1", "--weight-var=-1:1: a range"),
+        ("--bias-var=nan:1", "--bias-var=nan:1: a range"),
+        ("--bias-var=1", "--bias-var=1: give two numbers"),
+        ("--points=1", "--points=1: give a whole number from 2 to 2000."),
+        ("--grid=3x3", "--grid: there is nothing to use it on; add --measured."),
+        ("--measured --grid=3", "--grid=3: give two whole numbers"),
+        ("--measured --columns=3", "--columns: there is nothing to use it on; add --trained."),
+        ("--trained --depths=3,x", "--depths=3,x: give whole numbers"),
+        ("--replicas-per-point=2", "--replicas-per-point: there is nothing to use it on; add --measured or --trained."),
+    ],
+)
+def test_what_would_change_nothing_or_cannot_be_is_refused_in_one_sentence(
+    gradlab: Command, tmp_path: Path, words: str, start: str
+):
+    refused = gradlab("phase", *words.split())
+    assert refused.status == 2
+    assert refused.err.startswith(start)
+    assert refused.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_map_is_not_written_over_unless_asked_for(gradlab: Command, tmp_path: Path):
+    assert gradlab("phase", "activation=relu", *COARSE).status == 0
+    refused = gradlab("phase", "activation=tanh", *COARSE)
+    assert (refused.status, load(tmp_path / "mine").attrs["activation"]) == (2, "relu")
+    assert refused.err.startswith("output_dir=mine: this folder holds a map already; ")
+    assert gradlab("phase", "activation=tanh", *COARSE, "overwrite=true").status == 0
+    assert load(tmp_path / "mine").attrs["activation"] == "tanh"
+
+
+def test_an_interrupt_while_drawing_leaves_nothing_half_written(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(figure: Figure, path: Path) -> None:
+        path.write_bytes(b"half a picture")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "save", interrupted)
+    ended = gradlab("phase", "activation=relu", *COARSE)
+    assert (ended.status, ended.out, ended.err) == (130, "", "Interrupted; nothing was written to mine.\n")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_networks_train_in_other_processes_ends_them_all(tmp_path: Path):
+    words = ("activation=tanh", "--trained", "--depths=2,3,40,41", "steps=1000000", "output_dir=mine", *COARSE[:1])
+    networks = [word for word in TINY_NETWORKS if not word.startswith("steps")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lab", "phase", *words, *networks]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **options)  # type: ignore[call-overload]
+    try:
+        time.sleep(8)  # by now the processes are at work, which would take them hours
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: everybody hears it
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "Interrupted; nothing was written to mine."
+    assert "Traceback" not in err
+    assert not (tmp_path / "mine").exists()
+    deadline = time.monotonic() + 20  # the interpreter's own helper processes take a moment to notice
+    while _is_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _is_alive(process.pid)
+
+
+def _is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_depths_train_in_processes_of_their_own_and_come_back_in_order(gradlab: Command, tmp_path: Path):
+    words = ("activation=tanh", *TINY_NETWORKS, "--trained", "--depths=4,2", "--columns=2", "--measured", "--grid=2x1")
+    assert gradlab("phase", *words, "model.depth=12", *COARSE).status == 0
+    table = load(tmp_path / "mine")
+    assert table["depth"].to_numpy().tolist() == [2, 4]
+    chosen = compose.compose(["activation=tanh", *TINY_NETWORKS, "optimizer.lr=0.005"])
+    for depth in (2, 4):
+        expected = points_module.accuracy(chosen, depth, np.array([1.0, 3.0]), 0.05, 2)
+        np.testing.assert_allclose(table["accuracy"].sel(depth=depth), expected)
+    assert table.sizes["measured_point"] == 2
