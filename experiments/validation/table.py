@@ -1,4 +1,4 @@
-"""Every activation with every usual initialization: the gradient at each of 50 layers against theory's band."""
+"""Every activation with every usual initialization: the gradient at each layer against theory's band."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ INITS = ("xavier_normal", "he_normal", "torch_default")
 
 
 def rows(size: Size) -> list[Row]:
-    """One row for each of the 20 activations times 3 initializations."""
+    """20 activations times 3 initializations."""
     return [cell(size, activation, init) for activation in schema.ACTIVATIONS for init in INITS]
 
 
 def cell(size: Size, activation: str, init: str) -> Row:
-    run = networks.network(size, f"activation={activation}", f"init={init}", "probe.set=norms", depth=size.depth)
+    case = networks.network(size, f"activation={activation}", f"init={init}", "probe.set=norms", depth=size.depth)
     number = 24 if activation in schema.GATED else 1
-    return expected.profile_row(
-        number, f"{activation}, {init}, depth {size.depth}", "delta_rms over the last layer's, at every layer", run
-    )
+    name = f"{activation}, {init}, depth {size.depth}"
+    return expected.profile_row(number, name, "delta_rms over the last layer's, at every layer", case)
