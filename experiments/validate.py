@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.validation import Row, RowResult
     from experiments.validation.networks import NetworkCase
-    from experiments.validation.row import Row, RowResult
     from lab.typing import Array
 
 PREDICTIONS, VERDICTS = "predictions.json", "verdicts.json"
@@ -43,22 +43,19 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--quick", action="store_true", help="smaller networks and wider tolerances, about 2 minutes")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="statements to compare, 1 to 24")
     parser.add_argument("--seed", type=int, default=0, help="of all networks (default: 0)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/validation"), help="for predictions and verdicts as JSON"
-    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/validation"), help="of predictions and verdicts")
     options = parser.parse_args(list(arguments))
 
     from rich.console import Console
 
-    from experiments import validation
-    from experiments.validation.networks import FULL, QUICK
+    from experiments.validation import FULL, QUICK, STATEMENTS, rows
 
-    unknown = sorted(set(options.only or ()) - set(validation.NUMBERS))
+    unknown = sorted(set(options.only or ()) - set(STATEMENTS))
     if unknown:
-        raise ConfigError(f"--only {unknown[0]}: no such statement; choose from 1 to {validation.NUMBERS[-1]}.")
+        raise ConfigError(f"--only {unknown[0]}: no such statement; choose from 1 to {max(STATEMENTS)}.")
     size = replace(QUICK if options.quick else FULL, seed=options.seed)
-    rows = [row for row in validation.rows(size) if not options.only or row.number in options.only]
-    return validate(rows, options.folder, Console(width=max(Console().width, TABLE_WIDTH)))
+    console = Console(width=max(Console().width, TABLE_WIDTH))
+    return validate(rows(size, set(options.only or STATEMENTS)), options.folder, console)
 
 
 def validate(rows: Sequence[Row], folder: Path, console: Console, workers: int = MAX_WORKERS) -> int:
@@ -66,7 +63,7 @@ def validate(rows: Sequence[Row], folder: Path, console: Console, workers: int =
 
     With workers=0 everything happens in this process.
     """
-    from experiments.validation.row import exit_code, failed, judge
+    from experiments.validation import failed, judge
 
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +85,7 @@ def validate(rows: Sequence[Row], folder: Path, console: Console, workers: int =
         f"\n{len(results)} rows in {time.perf_counter() - started:.0f} s: {len(results) - out - declined} as"
         f" predicted, {declined} where theory declines beforehand, {out} out."
     )
-    return exit_code(results)
+    return 0 if results and out == 0 else 1
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
@@ -107,7 +104,8 @@ def _measure_all(rows: Sequence[Row], console: Console, workers: int) -> Iterabl
     for row in rows:
         by_network.setdefault(row.network or row.id, []).append(row)
     groups = sorted(by_network.values(), key=lambda group: -_cost(group[0].network))
-    finished = track(run_tasks(_measure, groups, workers), "Measuring", len(groups), console=console, transient=True)
+    outcomes = run_tasks(_measure, groups, workers)
+    finished = track(outcomes, "Measuring", len(groups), console=console, transient=True)
     for count, (group, measured) in enumerate(finished, 1):
         yield from [(row.id, str(measured)) for row in group] if isinstance(measured, Exception) else measured
         if not console.is_terminal and count % 20 == 0:

@@ -1,14 +1,16 @@
-"""Rows and tolerances that several statements share: profiles, rates, and statistics of two inputs."""
+"""Rows that several statements share: profiles, rates, and statistics of two inputs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
+from itertools import product
 
 import numpy as np
 
 from experiments.validation import networks, reference
-from experiments.validation.networks import NetworkCase
+from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.reference import SIGMAS
 from experiments.validation.row import Row, Tolerance, refused
 from lab import schema
@@ -16,11 +18,27 @@ from lab.theory import NoTheory, bands, fixed_points, predict
 from lab.theory.width.bands import noise
 from lab.typing import Array
 
+Variances = tuple[float, float]
+"""weight_var and bias_var of the maps between hidden layers."""
+
 DROPPED = 10
 """Layers nearest the input that a rate leaves out, because the variance has not yet reached q*."""
 
 
-def profile_row(number: int, name: str, statement: str, case: NetworkCase, quantity: str = "delta_rms") -> Row:
+INITS = ("xavier_normal", "he_normal", "torch_default")
+
+
+def table_rows(size: Size, activations: Iterable[str]) -> list[Row]:
+    """Every activation with every usual initialization: the gradient at each layer against theory's band."""
+    rows = []
+    for activation, init in product(activations, INITS):
+        name, statement = f"{activation}, {init}, depth {size.depth}", "delta_rms over the last layer's, at every layer"
+        overrides = (f"activation={activation}", f"init={init}", "probe.set=norms")
+        rows.append(profile_row(name, statement, networks.network(size, *overrides, depth=size.depth)))
+    return rows
+
+
+def profile_row(name: str, statement: str, case: NetworkCase, quantity: str = "delta_rms") -> Row:
     """Theory's profile over the layers, within its band: log10 of delta_rms over the last layer's, or of pre_rms.
 
     A gradient accumulates the scatter of the layers above, so that its layers are inside or outside together. The
@@ -35,15 +53,15 @@ def profile_row(number: int, name: str, statement: str, case: NetworkCase, quant
             band = getattr(bands(config, prediction, sigmas=sigmas), quantity)
             lower, upper = np.log10(band.lower), np.log10(band.upper)
     except NoTheory as refusal:
-        return refused(number, name, statement, str(refusal))
+        return refused(name, statement, str(refusal))
     center = prediction.log_delta / math.log(10) if is_relative else np.log10(prediction.q) / 2
     tolerance = Tolerance((center - lower, upper - center), f"band: finite width, {sigmas:.3g} sigma")
     measure = networks.relative_profile if is_relative else networks.profile
-    return Row(number, name, statement, center, tolerance, partial(measure, quantity=quantity), case)
+    return Row(name, statement, center, tolerance, partial(measure, quantity=quantity), case)
 
 
 def published_rate_row(
-    number: int, name: str, statement: str, case: NetworkCase, chi: float, activation: str, first: int = DROPPED
+    name: str, case: NetworkCase, chi: float, variances: Variances = (1.0, 0.0), first: int = DROPPED
 ) -> Row:
     """A published rate of the squared gradient of a plain network, from layer `first` on.
 
@@ -55,25 +73,25 @@ def published_rate_row(
     layers = config.model.depth - 1 - first
     low, high = (bound[first] / layers for bound in scatter.delta_shift)
     error = SIGMAS * math.sqrt(scatter.delta[first] / case.replicas) / layers
-    weight_var, bias_var = _variances(config)
-    q = reference.variances(
-        activation, weight_var, bias_var, weight_var * _input_q(config) + bias_var, config.model.depth
-    )
+    activation, (weight_var, bias_var) = config.activation.name, variances
+    first_q = weight_var * _input_q(config) + bias_var
+    q = reference.variances(activation, weight_var, bias_var, first_q, config.model.depth)
     drift = abs(reference.log_rates(activation, weight_var, q[first:-1]).mean() - math.log(chi))
     tolerance = Tolerance(
         (error - low + drift, error + high + drift),
         f"scatter of width {config.model.width} over {layers} layers, 3 sigma; drift to q* {drift:.1g}",
     )
-    return Row(number, name, statement, math.log(chi), tolerance, partial(networks.rate, first=first), case)
+    statement = f"the network's chi is {chi:.5g}"
+    return Row(name, statement, math.log(chi), tolerance, partial(networks.rate, first=first), case)
 
 
 def scattered_rate_row(
-    number: int, name: str, statement: str, case: NetworkCase, log_chi: float, step: float, first: int = 0
+    name: str, statement: str, case: NetworkCase, log_chi: float, step: float, first: int = 0
 ) -> Row:
     """A rate whose layers scatter independently: `step` / n is the variance that each adds to ln of the square."""
     allowed = step / (2 * case.config().model.width) + rate_error(case, step, first)
     tolerance = Tolerance(allowed, f"v/(2n) + 3 sqrt(v/(nLS)), v = {step:.3g}")
-    return Row(number, name, statement, log_chi, tolerance, partial(networks.rate, first=first), case)
+    return Row(name, statement, log_chi, tolerance, partial(networks.rate, first=first), case)
 
 
 def rate_error(case: NetworkCase, step: float, first: int = 0) -> float:
@@ -83,27 +101,23 @@ def rate_error(case: NetworkCase, step: float, first: int = 0) -> float:
 
 
 def pair_row(
-    number: int,
     name: str,
     statement: str,
     case: NetworkCase,
+    variances: Variances,
     gram: Array,
     center: Array,
     statistic: reference.Statistic,
 ) -> Row:
     """A statistic of two inputs, at each layer; the first layer's pre-activations have the covariance `gram` (2, 2)."""
-    config = case.config()
-    weight_var, bias_var = _variances(config)
-    allowed = reference.sampled_tolerance(
-        reference.gram_chain(
-            config.activation.name, weight_var, bias_var, gram, config.model.depth, config.model.width, statistic
-        ),
-        center,
-        case.replicas,
+    (weight_var, bias_var), model = variances, case.config().model
+    chain = reference.gram_chain(
+        case.config().activation.name, weight_var, bias_var, gram, model.depth, model.width, statistic
     )
+    allowed = reference.sampled_tolerance(chain, center, case.replicas)
     derivation = f"bias and 3 sigma of {case.replicas} finite networks, from the Markov chain of their Gram matrices"
     measure = partial(networks.pair_statistic, gram=(gram - bias_var) / weight_var, statistic=statistic)
-    return Row(number, name, statement, center, Tolerance(allowed, derivation), measure, case)
+    return Row(name, statement, center, Tolerance(allowed, derivation), measure, case)
 
 
 def stable_point(attribute: str, activation: str, weight_var: float, bias_var: float) -> float:
@@ -122,18 +136,3 @@ def _input_q(config: schema.Config) -> float:
     """Mean square of the Gaussian inputs."""
     assert isinstance(config.data, schema.GaussianData)
     return config.data.variance
-
-
-def _variances(config: schema.Config) -> tuple[float, float]:
-    """weight_var and bias_var of the maps between hidden layers, by the definitions of the initializations."""
-    init = config.init
-    if isinstance(init, schema.Gaussian):
-        weight_var, bias_var = init.weight_var, init.bias_var
-    else:
-        weight_var, bias_var = {
-            "xavier_normal": (1.0, 0.0),
-            "lecun_normal": (1.0, 0.0),
-            "he_normal": (2.0, 0.0),
-            "torch_default": (1 / 3, 1 / (3 * config.model.width)),
-        }[init.name]
-    return weight_var * init.gain**2, bias_var

@@ -9,9 +9,10 @@ import math
 from functools import partial
 
 import numpy as np
+from scipy.optimize import brentq
 
 from experiments.validation import networks, reference
-from experiments.validation.expected import pair_row
+from experiments.validation.expected import pair_row, table_rows
 from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.row import Row, Tolerance, last_digit, rounding
 from lab import schema
@@ -35,11 +36,9 @@ LARGEST_STEP = 17.0
 """n Var of ln E a^2: E a^4 / (E a^2)^2 - 1 is 8 for bilinear, 17 for reglu, and between for the others."""
 
 
-def rows(size: Size) -> list[Row]:
-    return [*point_rows(), *map_rows(size), *range_rows(size)]
-
-
-# --- the unstable point ---------------------------------------------------------------------------------------------
+def gated_stacks(size: Size) -> list[Row]:
+    """24: the fixed point of q' = q V_gate(q) is unstable: ln q / q* doubles per layer."""
+    return [*point_rows(), *map_rows(size), *range_rows(size), *table_rows(size, schema.GATED)]
 
 
 def point_rows() -> list[Row]:
@@ -49,13 +48,13 @@ def point_rows() -> list[Row]:
         if unit < 1e-6:
             tolerance = tolerance._replace(derivation="root of the map, float64")
         statement = "theory's fixed point at weight_var 1"
-        rows.append(Row(24, f"unstable point, {name}", statement, q, tolerance, partial(unstable_q, name)))
+        rows.append(Row(f"unstable point, {name}", statement, q, tolerance, partial(unstable_q, name)))
     for name, factor, formula in (("bilinear", 1.0, "q^2"), ("reglu", 0.5, "q^2/2")):
         variances = [0.9]
         for _ in range(DEPTH - 1):
             variances.append(factor * variances[-1] ** 2)
         statement, theory = f"theory's q' = {formula} over {DEPTH} layers", partial(theory_logs, name, 0.9)
-        rows.append(Row(24, f"variance map, {name}", statement, np.log(variances), rounding(1e-12), theory))
+        rows.append(Row(f"variance map, {name}", statement, np.log(variances), rounding(1e-12), theory))
     return rows
 
 
@@ -69,31 +68,21 @@ def theory_logs(name: str, first_q: float) -> Array:
 
 
 def map_rows(size: Size) -> list[Row]:
-    rows = []
+    rows, width, replicas = [], size.norm_width, 4 * size.replicas
     for name, (q, _) in UNSTABLE.items():
-        case = networks.network(
-            size,
-            f"activation={name}",
-            *networks.gaussian(1.0),
-            depth=DEPTH,
-            width=size.norm_width,
-            replicas=4 * size.replicas,
-        )
+        overrides = (f"activation={name}", *networks.gaussian(1.0))
+        case = networks.network(size, *overrides, depth=DEPTH, width=width, replicas=replicas)
         for side, multiple in SIDES.items():
+            row_name = f"q of {name} from {side} its unstable point"
             statement = f"ln q of {DEPTH} layers from {multiple:.3g} times {q:g}: doubly exponential"
             gram, center = multiple * q * np.eye(2), theory_logs(name, multiple * q)
-            rows.append(
-                pair_row(24, f"q of {name} from {side} its unstable point", statement, case, gram, center, log_q)
-            )
+            rows.append(pair_row(row_name, statement, case, (1.0, 0.0), gram, center, log_q))
     return rows
 
 
 def log_q(gram: Array) -> Array:
     """ln q of the first of two examples."""
     return np.log(gram[..., 0, 0])
-
-
-# --- out of range ---------------------------------------------------------------------------------------------------
 
 
 def range_rows(size: Size) -> list[Row]:
@@ -104,31 +93,16 @@ def range_rows(size: Size) -> list[Row]:
         while RANGE[0] < q[-1] < RANGE[1]:
             q.append(weight_var * reference.moments(name, q[-1]).V)
         # ln q / q* doubles per layer; relative to its start, a layer l adds (1/2)^(l+1) of a step.
-        distance = abs(math.log(q[0] / _turning_point(name, weight_var)))
+        unstable = brentq(lambda q, name=name, s=weight_var: s * reference.moments(name, q).V - q, 1e-3, 1e3)
+        distance = abs(math.log(weight_var / unstable))
         bias, deviation = LARGEST_STEP / (2 * width), math.sqrt(LARGEST_STEP / (3 * width * size.replicas))
         shift = -math.log2(1 - (bias + reference.SIGMAS * deviation) / distance)
-        rows.append(
-            Row(
-                24,
-                f"{name} at weight_var {weight_var:g} leaves float64",
-                "the first layer whose q is not between 1e-300 and 1e300",
-                len(q) - 1,
-                Tolerance(math.ceil(shift), f"scatter moves it by {shift:.2f} layers at most, so by a whole one"),
-                first_lost,
-                networks.network(size, f"activation={name}", *networks.gaussian(weight_var), depth=14, width=width),
-            )
-        )
+        tolerance = Tolerance(math.ceil(shift), f"scatter moves it by {shift:.2f} layers at most, so by a whole one")
+        row_name = f"{name} at weight_var {weight_var:g} leaves float64"
+        statement = "the first layer whose q is not between 1e-300 and 1e300"
+        case = networks.network(size, f"activation={name}", *networks.gaussian(weight_var), depth=14, width=width)
+        rows.append(Row(row_name, statement, len(q) - 1, tolerance, first_lost, case))
     return rows
-
-
-def _turning_point(name: str, weight_var: float) -> float:
-    """The unstable fixed point, by bisection."""
-    low, high = 1e-3, 1e3
-    for _ in range(100):
-        middle = math.sqrt(low * high)
-        grows = weight_var * reference.moments(name, middle).V > middle
-        low, high = (low, middle) if grows else (middle, high)
-    return low
 
 
 def first_lost(case: NetworkCase) -> float:

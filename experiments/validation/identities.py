@@ -29,10 +29,6 @@ ROUNDING = DEPTH * WIDTH * 2.2e-16
 BY_ROUNDING = Tolerance(ROUNDING, "rounding, float64: depth x width x eps")
 
 
-def rows(size: Size) -> list[Row]:
-    return [*homogeneous_rows(size), *norm_rows(size), *clipping_rows(size), *dead_rows(size)]
-
-
 def bias_free(size: Size, *overrides: str) -> NetworkCase:
     standard = ("init=gaussian", "init.weight_var=2", "model.bias=false")
     return networks.network(size, *standard, *overrides, depth=DEPTH, width=WIDTH, replicas=4, group=4)
@@ -50,25 +46,24 @@ def network_and_loss(case: NetworkCase) -> tuple[Network, torch.Tensor]:
     return net, cross_entropy(net(x), y).sum()
 
 
-# --- 13 and 14: <W, dL/dW> ------------------------------------------------------------------------------------------
-
-
-def homogeneous_rows(size: Size) -> list[Row]:
+def weight_gradient_products(size: Size) -> list[Row]:
+    """13: <W, dL/dW> is the same in all layers of a bias-free network of homogeneous activations."""
     statement = f"<W, dL/dW> is the same in all {DEPTH} layers, bias-free"
     rows = []
     for name in ("identity", "relu", "leaky_relu", "prelu"):
         case, row_name = bias_free(size, f"activation={name}"), f"weight-gradient products, {name}"
-        rows.append(Row(13, row_name, statement, 0.0, BY_ROUNDING, spread_of_products, case))
+        rows.append(Row(row_name, statement, 0.0, BY_ROUNDING, spread_of_products, case))
     name, statement = "weight-gradient products, tanh", "tanh is not homogeneous, and its products differ"
     return [*rows, rows[0].control(name, statement, network=bias_free(size, "activation=tanh"))]
 
 
-def norm_rows(size: Size) -> list[Row]:
+def norms_of_weights(size: Size) -> list[Row]:
+    """14: before a norm the loss does not depend on the size of the weights: <W, dL/dW> = 0."""
     rows = []
     for norm in ("batch", "layer", "rms"):
         case = bias_free(size, "activation=tanh", f"norm={norm}", "norm.eps=0")
         name, statement = f"no gradient along weights before {norm} norm", "<W, dL/dW> = 0 with eps = 0, bias-free"
-        rows.append(Row(14, name, statement, 0.0, BY_ROUNDING, largest_product, case))
+        rows.append(Row(name, statement, 0.0, BY_ROUNDING, largest_product, case))
     name, statement = "no gradient along weights before layer norm with eps = .1", "eps breaks the invariance to scale"
     other = bias_free(size, "activation=tanh", "norm=layer", "norm.eps=0.1")
     return [*rows, rows[0].control(name, statement, network=other)]
@@ -99,21 +94,20 @@ def largest_product(case: NetworkCase) -> float:
     return float(np.max(np.abs(inner) / norms))
 
 
-# --- 15: clipping ---------------------------------------------------------------------------------------------------
-
 CLIPS = (1e-3, 1e6)
 """Thresholds below and above any norm that occurs here."""
 
 
-def clipping_rows(size: Size) -> list[Row]:
+def clipping(size: Size) -> list[Row]:
+    """15: clipping by norm caps each replica's norm and keeps the ratios of layers."""
     rows = []
     for threshold in CLIPS:
         case = bias_free(size, "activation=relu", "clip=norm", f"clip.max_norm={threshold}")
         name, statement = f"norm after clipping at {threshold:g}", "norm of each of 4 replicas over min(norm, c)"
         measure = partial(clipped_norm, threshold=threshold)
-        rows.append(Row(15, name, statement, np.ones(4), rounding(ROUNDING), measure, case))
+        rows.append(Row(name, statement, np.ones(4), rounding(ROUNDING), measure, case))
         name, statement = f"ratios of layers after clip=norm at {threshold:g}", "the layers' norms keep their ratios"
-        rows.append(Row(15, name, statement, 0.0, rounding(ROUNDING), change_of_ratios, case))
+        rows.append(Row(name, statement, 0.0, rounding(ROUNDING), change_of_ratios, case))
     name, statement = "ratios of layers after clip=value", "clipping entries changes them"
     by_value = bias_free(size, "activation=relu", "clip=value", f"clip.max_value={CLIPS[0]}")
     return [*rows, rows[1].control(name, statement, network=by_value)]
@@ -124,7 +118,7 @@ def clipped(case: NetworkCase) -> tuple[Array, Array]:
     import torch
 
     from lab.network.parameters import Parameters
-    from lab.train import clipping
+    from lab.train.clipping import clip
 
     net, loss = network_and_loss(case)
     parameters = Parameters(net.sections())
@@ -134,7 +128,7 @@ def clipped(case: NetworkCase) -> tuple[Array, Array]:
         return torch.cat([packed.gradients.norm(dim=-1) for packed in parameters.runs]).numpy()
 
     before = norms()
-    clipping.clip(case.config().clip, parameters)
+    clip(case.config().clip, parameters)
     return before, norms()
 
 
@@ -150,35 +144,24 @@ def change_of_ratios(case: NetworkCase) -> float:
     return float(np.max(factors.max(0) / factors.min(0) - 1))
 
 
-# --- 16: dead networks ----------------------------------------------------------------------------------------------
-
 DEAD_WIDTHS, DEAD_DEPTHS = (2, 3, 5), (1, 5, 20)
 
 
-def dead_rows(size: Size) -> list[Row]:
+def dead_networks(size: Size) -> list[Row]:
+    """16: a relu network of H layers of N units without biases is 0 for an input with 1 - (1 - 2^-N)^H."""
     rows, replicas = [], 16 * size.samples
     for width in DEAD_WIDTHS:
         probability = np.array([1 - (1 - 2.0**-width) ** depth for depth in DEAD_DEPTHS])
         error = reference.SIGMAS * np.sqrt(probability * (1 - probability) / replicas)
-        at, formula = f"width {width}, {', '.join(map(str, DEAD_DEPTHS))} layers", "theory's 1 - (1 - 2^-N)^H"
+        binomial = Tolerance(error, "binomial, 3 sqrt(P(1-P)/S)")
+        at = f"width {width}, {', '.join(map(str, DEAD_DEPTHS))} layers"
+        formula, theory = "theory's 1 - (1 - 2^-N)^H", partial(theory_dead, width)
+        statement = f"one input, no biases: the share of {replicas} networks whose last layer is 0"
+        relu, depth = ("activation=relu", "init=he_normal"), max(DEAD_DEPTHS)
+        case = networks.network(size, *relu, depth=depth, width=width, replicas=replicas, group=replicas)
         rows += [
-            Row(16, f"P(dead), {at}", formula, probability, rounding(1e-14), partial(theory_dead, width)),
-            Row(
-                16,
-                f"dead networks, {at}",
-                f"one input, no biases: the share of {replicas} networks whose last layer is 0",
-                probability,
-                Tolerance(error, "binomial, 3 sqrt(P(1-P)/S)"),
-                share_dead,
-                networks.network(
-                    size,
-                    *("activation=relu", "init=he_normal"),
-                    depth=max(DEAD_DEPTHS),
-                    width=width,
-                    replicas=replicas,
-                    group=replicas,
-                ),
-            ),
+            Row(f"P(dead), {at}", formula, probability, rounding(1e-14), theory),
+            Row(f"dead networks, {at}", statement, probability, binomial, share_dead, case),
         ]
     return rows
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from lab import schema
 from lab.compose import compose
+from lab.theory import critical_weight_var_of
 from lab.typing import Array
 
 if TYPE_CHECKING:
@@ -23,27 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of the networks of a validation.
+    """Sizes of the networks of a validation."""
 
-    Attributes:
-        depth, width, replicas: of the table of activations and initializations.
-        rate_depth: of networks whose rate is compared with a published number.
-        group: replicas simulated at a time; replica r is the same in every group.
-        batch: examples, except with batch norm.
-        samples: replicas of small networks whose distribution is compared.
-        norm_width, norm_depth, norm_batch, norm_replicas: of networks with batch norm, which theory describes to 2%
-            from width 512 and batches of 128 on.
-        seed: of all networks.
-    """
-
-    depth: int = 50
+    depth: int = 50  # of the table of activations and initializations
     width: int = 512
     replicas: int = 16
-    rate_depth: int = 30
-    group: int = 4
+    rate_depth: int = 30  # of networks whose rate is compared with a published number
+    group: int = 4  # replicas simulated at a time; replica r is the same in every group
     batch: int = 32
-    samples: int = 1024
-    norm_width: int = 512
+    samples: int = 1024  # replicas of small networks whose distribution is compared
+    norm_width: int = 512  # with batch norm, which theory describes to 2% from this width and batch on
     norm_depth: int = 20
     norm_batch: int = 128
     norm_replicas: int = 8
@@ -71,21 +61,19 @@ class NetworkCase:
 
 @lru_cache(maxsize=512)
 def _composed(case: NetworkCase) -> schema.Config:
-    return compose([*case.overrides, f"replicas={case.replicas}"])
+    config = compose([*case.overrides, f"replicas={case.replicas}"])
+    if not isinstance(config.init, schema.Critical):
+        return config
+    solved = schema.Gaussian("gaussian", config.init.gain, critical_weight_var_of(config), config.init.bias_var)
+    return replace(config, init=solved)
 
 
 def network(
-    size: Size,
-    *overrides: str,
-    depth: int | None = None,
-    width: int | None = None,
-    batch: int | None = None,
-    replicas: int | None = None,
-    group: int | None = None,
+    size: Size, *overrides: str, depth: int = 0, width: int = 0, batch: int = 0, replicas: int = 0, group: int = 0
 ) -> NetworkCase:
     """A network at initialization on Gaussian data of as many features as units, with a random gradient at its output.
 
-    There are no more examples than a batch needs: held-out ones cost time.
+    Numbers of 0 are those of `size`. There are no more examples than a batch needs: held-out ones cost time.
     """
     units, examples = width or size.width, batch or size.batch
     standard = (
@@ -161,7 +149,7 @@ def total_gain(case: NetworkCase) -> float:
 # --- networks without the instrument --------------------------------------------------------------------------------
 
 
-def build(case: NetworkCase, first_replica: int = 0, replicas: int | None = None) -> Network:
+def build(case: NetworkCase, first_replica: int = 0, replicas: int = 0) -> Network:
     """Build some replicas of a case's network, in training mode."""
     import torch
 
@@ -170,8 +158,7 @@ def build(case: NetworkCase, first_replica: int = 0, replicas: int | None = None
 
     config = case.config()
     assert isinstance(config.data, schema.GaussianData)
-    count = replicas or case.replicas
-    seeds = [streams(config.seed, first_replica + index) for index in range(count)]
+    seeds = [streams(config.seed, first_replica + index) for index in range(replicas or case.replicas)]
     return Network(config, config.data.features, config.data.classes, seeds, torch.device("cpu"))
 
 

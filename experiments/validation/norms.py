@@ -33,27 +33,37 @@ FIRST = 5
 """First layer of a rate: the layers before it have not reached the fixed point."""
 
 
-def rows(size: Size) -> list[Row]:
-    return [*linear_rows(size), *batch_rows(size), *unit_rows(size)]
+def batch_norm(size: Size) -> list[Row]:
+    """19: gradients explode, by (B-2)/(B-3) per layer if linear, else by D(1) / Var phi for large batches B."""
+    return [*_linear_rows(size), *_batch_rows(size)]
+
+
+def layer_and_rms_norm(size: Size) -> list[Row]:
+    """20: the rate is D(1) / V(1)."""
+    rows = []
+    for name, (published, unit) in UNIT_RATES.items():
+        at = reference.moments(name, 1.0)
+        chi, tolerance = at.D / at.V, Tolerance([half_unit(unit), 1e-9], "last digit published; quadrature")
+        statement = "theory's rate, against the published one and an independent quadrature"
+        for norm in ("layer", "rms"):
+            case = networks.network(size, f"norm={norm}", "norm.eps=0", f"activation={name}", "probe.set=norms")
+            rate_name = f"rate with {norm} norm, {name}"
+            rows += [
+                Row(f"D(1)/V(1), {name}, {norm} norm", statement, [published, chi], tolerance, chi_twice, case),
+                scattered_rate_row(rate_name, "ln of D(1)/V(1)", case, math.log(chi), _step(name), FIRST),
+            ]
+    return rows
 
 
 def _step(activation: str) -> float:
     """n times the variance of ln of a squared gradient per layer: behind a norm, of forward and backward pass."""
-    return reference.step_variance(activation) + reference.forward_variance(activation)
-
-
-# --- 19: batch norm -------------------------------------------------------------------------------------------------
+    at = reference.moments(activation, 1.0)
+    return (3 * at.D4 / at.D**2 - 1) + (at.V4 / at.V**2 - 1)
 
 
 def batch_case(size: Size, activation: str, batch: int) -> NetworkCase:
-    return networks.network(
-        size,
-        *("norm=batch", "norm.eps=0", f"activation={activation}", "probe.set=norms"),
-        depth=size.norm_depth,
-        width=size.norm_width,
-        batch=batch,
-        replicas=size.norm_replicas,
-    )
+    sizes = {"depth": size.norm_depth, "width": size.norm_width, "replicas": size.norm_replicas, "batch": batch}
+    return networks.network(size, "norm=batch", "norm.eps=0", f"activation={activation}", "probe.set=norms", **sizes)
 
 
 def batch_tolerance(case: NetworkCase, systematic: float, derivation: str) -> Tolerance:
@@ -61,43 +71,31 @@ def batch_tolerance(case: NetworkCase, systematic: float, derivation: str) -> To
     return Tolerance(allowed, derivation)
 
 
-def linear_rows(size: Size) -> list[Row]:
+def _linear_rows(size: Size) -> list[Row]:
     rows, measure = [], partial(networks.rate, first=FIRST)
     for batch in SMALL_BATCHES:
         case, chi = batch_case(size, "identity", batch), (batch - 2) / (batch - 3)
         name, statement = f"rate of a linear network, batch {batch}", "ln (B-2)/(B-3)"
         by_quadrature = Tolerance(1e-9, "quadrature and rounding")
         tolerance = batch_tolerance(case, WIDTH_ERROR / size.norm_width, "5/n + 3 sqrt(v/(nLS))")
-        rows.append(Row(19, f"theory's {name}", "(B-2)/(B-3)", chi, by_quadrature, deep_chi, case))
-        rows.append(Row(19, name, statement, math.log(chi), tolerance, measure, case))
+        rows.append(Row(f"theory's {name}", "(B-2)/(B-3)", chi, by_quadrature, deep_chi, case))
+        rows.append(Row(name, statement, math.log(chi), tolerance, measure, case))
     return rows
 
 
-def batch_rows(size: Size) -> list[Row]:
+def _batch_rows(size: Size) -> list[Row]:
     rows, batch, huge = [], size.norm_batch, 100_000
+    systematic = BATCH_ERROR / batch + WIDTH_ERROR / size.norm_width
+    theory = Tolerance([half_unit(1e-3), 2 * BATCH_ERROR / huge], "last digit published; the batch, 4/B")
+    statement = "theory's rate for a batch of 100,000, against the published one and an independent quadrature"
+    explodes, measure = "ln of D(1)/Var phi: it explodes", partial(networks.rate, first=FIRST)
     for name, published in BATCH_RATES.items():
         case, at = batch_case(size, name, batch), reference.moments(name, 1.0)
-        chi = at.D / (at.V - at.mean**2)
-        systematic = BATCH_ERROR / batch + WIDTH_ERROR / size.norm_width
+        chi, large = at.D / (at.V - at.mean**2), case.plus(f"batch_size={huge}")
+        tolerance = batch_tolerance(case, systematic, f"2/B + 5/n + 3 sqrt(v/(nLS)), B = {batch}")
         rows += [
-            Row(
-                19,
-                f"D(1)/Var phi, {name}",
-                "theory's rate for a batch of 100,000, against the published one and an independent quadrature",
-                [published, chi],
-                Tolerance([half_unit(1e-3), 2 * BATCH_ERROR / huge], "last digit published; the batch, 4/B"),
-                chi_twice,
-                case.plus(f"batch_size={huge}"),
-            ),
-            Row(
-                19,
-                f"rate with batch norm, {name}",
-                "ln of D(1)/Var phi: it explodes",
-                math.log(chi),
-                batch_tolerance(case, systematic, f"2/B + 5/n + 3 sqrt(v/(nLS)), B = {batch}"),
-                partial(networks.rate, first=FIRST),
-                case,
-            ),
+            Row(f"D(1)/Var phi, {name}", statement, [published, chi], theory, chi_twice, large),
+            Row(f"rate with batch norm, {name}", explodes, math.log(chi), tolerance, measure, case),
         ]
     tanh = next(row for row in rows if row.name == "rate with batch norm, tanh")
     return [*rows, tanh.control("batch norm keeps the gradient, tanh", "rate 1 would be healthy", predicted=0.0)]
@@ -106,30 +104,3 @@ def batch_rows(size: Size) -> list[Row]:
 def chi_twice(case: NetworkCase) -> list[float]:
     """Theory's rate, once for each of the two numbers it is compared with."""
     return [deep_chi(case)] * 2
-
-
-# --- 20: layer and RMS norm -----------------------------------------------------------------------------------------
-
-
-def unit_rows(size: Size) -> list[Row]:
-    rows = []
-    for name, (published, unit) in UNIT_RATES.items():
-        at = reference.moments(name, 1.0)
-        chi, allowed = at.D / at.V, [half_unit(unit), 1e-9]
-        for norm in ("layer", "rms"):
-            case = networks.network(size, f"norm={norm}", "norm.eps=0", f"activation={name}", "probe.set=norms")
-            rows += [
-                Row(
-                    20,
-                    f"D(1)/V(1), {name}, {norm} norm",
-                    "theory's rate, against the published one and an independent quadrature",
-                    [published, chi],
-                    Tolerance(allowed, "last digit published; quadrature"),
-                    chi_twice,
-                    case,
-                ),
-                scattered_rate_row(
-                    20, f"rate with {norm} norm, {name}", "ln of D(1)/V(1)", case, math.log(chi), _step(name), FIRST
-                ),
-            ]
-    return rows

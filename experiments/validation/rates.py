@@ -11,24 +11,11 @@ import math
 from functools import partial
 
 from experiments.validation import networks, reference
-from experiments.validation.expected import (
-    deep_chi,
-    profile_row,
-    published_rate_row,
-    scattered_rate_row,
-    stable_point,
-)
+from experiments.validation.expected import deep_chi, profile_row, published_rate_row, scattered_rate_row, stable_point
 from experiments.validation.networks import Size
 from experiments.validation.row import Row, Tolerance, last_digit, rounding
 from lab import schema
 from lab.theory import critical_weight_var, kernel
-
-
-def rows(size: Size) -> list[Row]:
-    return [*rectifier_rows(size), *default_rows(size), *sigmoid_rows(size), *tanh_rows(size), *selu_rows(size)]
-
-
-# --- 3: rectifiers, critical at weight_var = 2 / (1 + a^2) ----------------------------------------------------------
 
 RECTIFIERS = {
     "relu": (schema.Activation("relu"), 2.0, 0.0),
@@ -38,27 +25,38 @@ RECTIFIERS = {
 }
 """Activation, critical weight_var, and the mean fourth power of the slope on the negative side."""
 
+DEFAULT_CHI = {"relu": 1 / 6, "tanh": 1 / 3, "sigmoid": 0.0200, "gelu": 1 / 12, "silu": 1 / 12}
+"""s D(0) of torch's default; of sigmoid at q*."""
 
-def rectifier_rows(size: Size) -> list[Row]:
+TANH_CHI = {
+    "weight_var 1.3": (1.3, 0.05, 0.880, 1e-3),
+    "weight_var 1.7610": (1.7610, 0.05, 1.0, 1e-4),
+    "weight_var 3.0": (3.0, 0.05, 1.209, 1e-3),
+    "gain 5/3": ((5 / 3) ** 2, 0.0, 1.2098, 1e-4),
+}
+"""weight_var, bias_var, published chi, and a unit of its last digit."""
+
+
+def rectifiers(size: Size) -> list[Row]:
+    """3: slopes 1 and a are critical at weight_var = 2 / (1 + a^2)."""
     name, statement = "second moment of rrelu's slope", "E a^2 for a uniform in [1/8, 1/3], from D = (1 + E a^2) / 2"
-    rows = [Row(3, name, statement, 0.05613, last_digit(1e-5), random_slope)]
+    rows = [Row(name, statement, 0.05613, last_digit(1e-5), random_slope)]
     for name, (activation, weight_var, fourth) in RECTIFIERS.items():
         slope = ("activation.negative_slope=0.3",) if name.startswith("leaky") else ()
-        case = networks.network(
-            size, f"activation={activation.name}", *slope, *networks.gaussian(weight_var), "probe.set=norms"
-        )
-        tolerance = last_digit(1e-4) if name == "rrelu" else rounding(1e-12)
+        init = (*slope, *networks.gaussian(weight_var), "probe.set=norms")
+        case = networks.network(size, f"activation={activation.name}", *init)
+        tolerance = rounding(1e-12) if name != "rrelu" else last_digit(1e-4)
         solved = partial(critical_weight_var, activation)
         step = 3 * (1 + fourth) / 2 * weight_var**2 - 1  # 3 E phi'^4 / (E phi'^2)^2 - 1, E phi'^2 = 1 / weight_var
         statement = "neither grows nor shrinks: ln chi = 0"
         rows += [
-            Row(3, f"critical weight_var, {name}", "theory's 2 / (1 + a^2)", weight_var, tolerance, solved),
-            scattered_rate_row(3, f"rate at the critical weight_var, {name}", statement, case, 0.0, step),
+            Row(f"critical weight_var, {name}", "theory's 2 / (1 + a^2)", weight_var, tolerance, solved),
+            scattered_rate_row(f"rate at the critical weight_var, {name}", statement, case, 0.0, step),
         ]
     for weight_var in (1.2, 3.0):
         case = networks.network(size, "activation=relu", *networks.gaussian(weight_var), "probe.set=norms")
         name, log_chi = f"rate of relu, weight_var {weight_var:g}", math.log(weight_var / 2)
-        rows.append(scattered_rate_row(3, name, "chi = s/2", case, log_chi, 5.0))
+        rows.append(scattered_rate_row(name, "chi = s/2", case, log_chi, 5.0))
     return rows
 
 
@@ -66,12 +64,8 @@ def random_slope() -> float:
     return float(2 * kernel(schema.RReLU("rrelu")).slope_moment(1.0) - 1)
 
 
-# --- 5: torch's default, weights U(+-1/sqrt(fan_in)): s = 1/3, b = 1/(3 fan_in) -------------------------------------
-
-DEFAULT_CHI = {"relu": 1 / 6, "tanh": 1 / 3, "sigmoid": 0.0200, "gelu": 1 / 12, "silu": 1 / 12}
-
-
-def default_rows(size: Size) -> list[Row]:
+def torch_default(size: Size) -> list[Row]:
+    """5: weights and biases U(+-1/sqrt(fan_in)), s = 1/3 and b = 1/(3 fan_in): chi is about D(0) / 3."""
     rows = []
     small = 1 / (2 * size.width)  # bounds q* = s V + b: V is about D(0) q, at most q, so q* is at most b / (1 - s)
     # D(q) = D(0) + curvature q: tanh 1 - 2q, gelu 1/4 + (2/pi) q, silu 1/4 + q/4; sigmoid's chi at its own q*.
@@ -83,31 +77,27 @@ def default_rows(size: Size) -> list[Row]:
         if name in slack:
             tolerance = Tolerance(slack[name] + 1e-9, "D(q*) - D(0) at q* = 1/(2n)")
         rows += [
-            Row(5, f"chi of torch's default, {name}", "theory's rate 200 layers down", chi, tolerance, deep_chi, far),
-            published_rate_row(
-                5, f"rate of torch's default, {name}", f"the network's chi is {chi:.4g}", case, chi, name
-            ),
+            Row(f"chi of torch's default, {name}", "theory's rate 200 layers down", chi, tolerance, deep_chi, far),
+            published_rate_row(f"rate of torch's default, {name}", case, chi, (1 / 3, 1 / (3 * size.width))),
         ]
     return rows
 
 
-# --- 6: sigmoid -----------------------------------------------------------------------------------------------------
-
-
-def sigmoid_rows(size: Size) -> list[Row]:
+def sigmoid(size: Size) -> list[Row]:
+    """6: with Xavier the gradient's norm falls to 0.236 per layer; only weight_var 103 would keep it."""
     xavier = networks.network(size, "activation=sigmoid", "init=xavier_normal")
     critical = networks.network(size, "activation=sigmoid", "init=critical", "probe.set=norms")
     chi = partial(stable_point, "chi", "sigmoid", 1.0, 0.0)
     q = partial(stable_point, "q", "sigmoid", 1.0, 0.0)
     solved = partial(critical_weight_var, schema.Activation("sigmoid"))
     return [
-        Row(6, "q* of Xavier", "theory's fixed point", 0.2647, last_digit(1e-4), q),
-        Row(6, "chi of Xavier", "theory's chi there", 0.05572, last_digit(1e-5), chi),
-        Row(6, "factor of the norm, Xavier", "sqrt(chi), per layer", 0.236, last_digit(1e-3), sigmoid_factor),
-        published_rate_row(6, "rate of Xavier", "the network's chi is .05572", xavier, 0.05572, "sigmoid"),
-        profile_row(6, "q of Xavier", "q tends to .2647", xavier, "pre_rms"),
-        Row(6, "critical weight_var", "only at about 103", 103.0, last_digit(1.0), solved),
-        profile_row(6, "gradient at init=critical", "keeps its size", critical),
+        Row("q* of Xavier", "theory's fixed point", 0.2647, last_digit(1e-4), q),
+        Row("chi of Xavier", "theory's chi there", 0.05572, last_digit(1e-5), chi),
+        Row("factor of the norm, Xavier", "sqrt(chi), per layer", 0.236, last_digit(1e-3), sigmoid_factor),
+        published_rate_row("rate of Xavier", xavier, 0.05572),
+        profile_row("q of Xavier", "q tends to .2647", xavier, "pre_rms"),
+        Row("critical weight_var", "only at about 103", 103.0, last_digit(1.0), solved),
+        profile_row("gradient at init=critical", "keeps its size", critical),
     ]
 
 
@@ -115,22 +105,12 @@ def sigmoid_factor() -> float:
     return math.sqrt(stable_point("chi", "sigmoid", 1.0, 0.0))
 
 
-# --- 7: tanh --------------------------------------------------------------------------------------------------------
-
-TANH_CHI = {
-    "weight_var 1.3": (1.3, 0.05, 0.880, 1e-3),
-    "weight_var 1.7610": (1.7610, 0.05, 1.0, 1e-4),
-    "weight_var 3.0": (3.0, 0.05, 1.209, 1e-3),
-    "gain 5/3": ((5 / 3) ** 2, 0.0, 1.2098, 1e-4),
-}
-"""weight_var, bias_var, published chi, and a unit of its last digit."""
-
-
-def tanh_rows(size: Size) -> list[Row]:
+def tanh(size: Size) -> list[Row]:
+    """7: tanh with bias_var .05 is critical at weight_var 1.7610."""
     critical, fixed = partial(critical_weight_var, schema.Activation("tanh"), 0.05), "theory's fixed point there"
     rows = [
-        Row(7, "critical weight_var of tanh, bias_var .05", "theory's", 1.7610, last_digit(1e-4), critical),
-        Row(7, "q* of critical tanh, bias_var .05", fixed, 0.5700, last_digit(1e-4), critical_q),
+        Row("critical weight_var of tanh, bias_var .05", "theory's", 1.7610, last_digit(1e-4), critical),
+        Row("q* of critical tanh, bias_var .05", fixed, 0.5700, last_digit(1e-4), critical_q),
     ]
     for name, (weight_var, bias_var, chi, unit) in TANH_CHI.items():
         init = networks.gaussian(weight_var, bias_var)
@@ -139,8 +119,8 @@ def tanh_rows(size: Size) -> list[Row]:
         case = networks.network(size, "activation=tanh", *init, "probe.set=norms")
         theory = partial(stable_point, "chi", "tanh", weight_var, bias_var)
         rows += [
-            Row(7, f"chi of tanh, {name}", "theory's chi at its fixed point", chi, last_digit(unit), theory),
-            published_rate_row(7, f"rate of tanh, {name}", f"the network's chi is {chi:g}", case, chi, "tanh"),
+            Row(f"chi of tanh, {name}", "theory's chi at its fixed point", chi, last_digit(unit), theory),
+            published_rate_row(f"rate of tanh, {name}", case, chi, (weight_var, bias_var)),
         ]
     return rows
 
@@ -149,17 +129,14 @@ def critical_q() -> float:
     return stable_point("q", "tanh", critical_weight_var(schema.Activation("tanh"), 0.05), 0.05)
 
 
-# --- 11: selu -------------------------------------------------------------------------------------------------------
-
-
-def selu_rows(size: Size) -> list[Row]:
+def selu(size: Size) -> list[Row]:
+    """11: with LeCun's weights q* = 1, where the gradient grows by 1.0716 per layer."""
     case = networks.network(size, "activation=selu", "init=lecun_normal")
     by_design = Tolerance(1e-9, "the constants are chosen so; 10 digits")
     q, chi = (partial(stable_point, attribute, "selu", 1.0, 0.0) for attribute in ("q", "chi"))
-    name, statement = "rate of selu with LeCun", "the network's gradient grows by 1.0716"
     return [
-        Row(11, "q* of selu with LeCun", "theory's fixed point", 1.0, by_design, q),
-        Row(11, "chi of selu with LeCun", "theory's chi there", 1.0716, last_digit(1e-4), chi),
-        profile_row(11, "q of selu with LeCun", "stays 1", case, "pre_rms"),
-        published_rate_row(11, name, statement, case, 1.0716, "selu", first=0),
+        Row("q* of selu with LeCun", "theory's fixed point", 1.0, by_design, q),
+        Row("chi of selu with LeCun", "theory's chi there", 1.0716, last_digit(1e-4), chi),
+        profile_row("q of selu with LeCun", "stays 1", case, "pre_rms"),
+        published_rate_row("rate of selu with LeCun", case, 1.0716, first=0),
     ]

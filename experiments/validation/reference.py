@@ -113,12 +113,7 @@ def log_rates(name: str, weight_var: float, q: Array) -> Array:
 
 def fixed_point(name: str, weight_var: float, bias_var: float) -> float:
     """Return the variance after 5000 layers, from 1."""
-    q = 1.0
-    for _ in range(5000):
-        previous, q = q, weight_var * moments(name, q).V + bias_var
-        if q == previous:
-            break
-    return q
+    return float(variances(name, weight_var, bias_var, 1.0, 5001)[-1])
 
 
 def slope(name: str, weight_var: float, q: float) -> float:
@@ -149,18 +144,6 @@ def relu_correlation(c: float) -> float:
 
 
 # --- finite networks ------------------------------------------------------------------------------------------------
-
-
-def step_variance(name: str, q: float = 1.0) -> float:
-    """Return n times the variance a layer adds to ln of a squared gradient: 3 E phi'^4 / (E phi'^2)^2 - 1."""
-    at = moments(name, q)
-    return 3 * at.D4 / at.D**2 - 1
-
-
-def forward_variance(name: str, q: float = 1.0) -> float:
-    """Return n times the variance a layer adds to ln of a mean square activation: E phi^4 / (E phi^2)^2 - 1."""
-    at = moments(name, q)
-    return at.V4 / at.V**2 - 1
 
 
 Statistic = Callable[[Array], Array]

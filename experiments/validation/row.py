@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,14 +16,9 @@ if TYPE_CHECKING:
 
 
 class Tolerance(NamedTuple):
-    """The deviation a measurement may have.
+    """The deviation a measurement may have, and where it comes from."""
 
-    Attributes:
-        allowed: deviation of each number, the same on either side, or a tuple (below, above).
-        derivation: where it comes from, in words.
-    """
-
-    allowed: ArrayLike | tuple[ArrayLike, ArrayLike]
+    allowed: ArrayLike | tuple[ArrayLike, ArrayLike]  # of each number, on either side or (below, above)
     derivation: str
 
 
@@ -42,30 +37,17 @@ def rounding(allowed: ArrayLike) -> Tolerance:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One comparison; everything but the measurement is fixed beforehand.
+    """One comparison; everything but the measurement is fixed beforehand."""
 
-    Attributes:
-        number: the statement on signal propagation it belongs to, 1 to 24.
-        name: what is compared, in a few words; with the number it is the row's id.
-        statement: the claim.
-        predicted: the number or numbers expected.
-        tolerance: the deviation allowed, and its derivation.
-        measure: returns the measured number or numbers, called with `network` if there is one; pickled for another
-            process, hence a module-level function or a partial of one.
-        network: argument of `measure`; one process measures all rows of a network, and simulates it once.
-        is_control: a comparison that is wrong on purpose and must fail.
-        refusal: theory's own sentence where it makes no prediction; nothing is measured then.
-    """
-
-    number: int
-    name: str
-    statement: str
-    predicted: ArrayLike
+    name: str  # what is compared, in a few words; with the number it is the row's id
+    statement: str  # the claim
+    predicted: ArrayLike  # the number or numbers expected
     tolerance: Tolerance
-    measure: Callable[..., ArrayLike]
-    network: NetworkCase | None = None
-    is_control: bool = False
-    refusal: str = ""
+    measure: Callable[..., ArrayLike]  # called with `network` if there is one; picklable, for another process
+    network: NetworkCase | None = None  # one process measures all rows of a network, and simulates it once
+    is_control: bool = False  # wrong on purpose: must exceed the tolerance
+    refusal: str = ""  # theory's own sentence where it makes no prediction; nothing is measured then
+    number: int = 0  # the statement on signal propagation it belongs to, 1 to 24
 
     @property
     def id(self) -> str:
@@ -88,38 +70,27 @@ class Row:
         return replace(self, name=f"control: {name}", statement=statement, is_control=True, **changes)
 
 
-def refused(number: int, name: str, statement: str, sentence: str) -> Row:
+def refused(name: str, statement: str, sentence: str) -> Row:
     """A row for which theory makes no prediction."""
-    tolerance = Tolerance(np.nan, "theory makes no prediction")
-    return Row(number, name, statement, np.nan, tolerance, float, refusal=sentence)
+    return Row(name, statement, np.nan, Tolerance(np.nan, "theory makes no prediction"), float, refusal=sentence)
 
 
 @dataclass(frozen=True, eq=False)
 class RowResult:
-    """A row, measured and judged.
-
-    Attributes:
-        measured: the numbers, in the shape of the row's `center`.
-        position: the worst deviation over the allowed one: within [-1, 1] is in.
-        worst: index of that number.
-        verdict: in, OUT, caught, NOT CAUGHT (controls), "assumption fails: ..." or "failed: ..." with an error.
-        is_passed: whether the row supports theory and network.
-    """
+    """A row, measured and judged."""
 
     row: Row
-    measured: Array
-    position: float
-    worst: int
-    verdict: str
-    is_passed: bool
+    measured: Array  # in the shape of the row's `center`
+    position: float  # the worst deviation over the allowed one: within [-1, 1] is in
+    worst: int  # index of that number
+    verdict: str  # in, OUT, caught, NOT CAUGHT (controls), "assumption fails: ..." or "failed: ..." with an error
+    is_passed: bool  # whether the row supports theory and network
 
 
 def judge(row: Row, measured: ArrayLike | None) -> RowResult:
     """Compare. A non-finite number or limit, or a wrong count of numbers, never passes, for a control neither."""
     if row.refusal:
         return RowResult(row, np.array([np.nan]), np.nan, 0, f"assumption fails: {row.refusal}", True)
-    if measured is None:
-        return failed(row, "it was not measured")
     values = np.atleast_1d(np.asarray(measured, dtype=np.float64))
     if values.shape != row.center.shape:
         return failed(row, f"{values.shape[0]} numbers measured where {row.center.shape[0]} were predicted")
@@ -143,8 +114,3 @@ def judge(row: Row, measured: ArrayLike | None) -> RowResult:
 def failed(row: Row, error: str) -> RowResult:
     """A row whose measurement raised an error; it does not pass, not even as a control."""
     return RowResult(row, np.full_like(row.center, np.nan), np.nan, 0, f"failed: {error}", False)
-
-
-def exit_code(results: Sequence[RowResult]) -> int:
-    """0 if there are rows and all passed, else 1."""
-    return 0 if results and all(result.is_passed for result in results) else 1

@@ -7,7 +7,7 @@ law; Pennington et al. 2017, "Resurrecting the sigmoid in deep learning through 
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 
@@ -20,18 +20,12 @@ from lab.theory import jacobian_moments, predict
 from lab.theory.width.bands import noise, step_variance
 from lab.typing import Array
 
-
-def rows(size: Size) -> list[Row]:
-    return [*theory_rows(size), *log_normal_rows(size), *jacobian_rows(size)]
-
-
-# --- 17: n Var ln rate = 3 E phi'^4 / (E phi'^2)^2 - 1 --------------------------------------------------------------
-
 STEPS = {
     "relu": (schema.Activation("relu"), 5.0),
     "identity": (schema.Activation("identity"), 2.0),
     "leaky_relu, slope .3": (schema.LeakyReLU("leaky_relu", 0.3), 6 * (1 + 0.3**4) / (1 + 0.3 * 0.3) ** 2 - 1),
 }
+"""n Var ln rate of a layer."""
 
 WIDTH, LAYERS = 64, 16
 """Of the narrow networks whose distribution is measured."""
@@ -39,25 +33,23 @@ WIDTH, LAYERS = 64, 16
 SEGMENT = 4
 """Layers over which a second moment is taken, few enough for its tail to be sampled."""
 
+JACOBIAN_WIDTH, JACOBIAN_LAYERS = 128, 4
 
-def theory_rows(size: Size) -> list[Row]:
+
+def finite_width(size: Size) -> list[Row]:
+    """17: n Var ln rate = 3 E phi'^4 / (E phi'^2)^2 - 1 per layer; L layers of relu: 5L/n, and a mean of -5L/(2n)."""
     rows = []
     for name, (activation, step) in STEPS.items():
         statement = "theory's n Var ln rate = 3 E phi'^4 / (E phi'^2)^2 - 1"
         theory = partial(step_variance, activation)
-        rows.append(Row(17, f"scatter a layer, {name}", statement, step, rounding(1e-12), theory))
+        rows.append(Row(f"scatter a layer, {name}", statement, step, rounding(1e-12), theory))
+    case = networks.network(size, "activation=relu", "init=he_normal", depth=size.depth)
     variance = 5 * (size.depth - 1) / size.width
-    allowed, derivation = [1e-9, variance**2 / 8 + 1e-9], "rounding; second order of the bias, variance^2 / 8"
-    row = Row(
-        17,
-        f"scatter and bias over {size.depth} layers, relu at He",
-        "theory's variance 5L/n of ln of a squared gradient and mean -5L/(2n)",
-        [variance, -variance / 2],
-        Tolerance(allowed, derivation),
-        theory_noise,
-        networks.network(size, "activation=relu", "init=he_normal", depth=size.depth),
-    )
-    return [*rows, row]
+    second_order = Tolerance([1e-9, variance**2 / 8 + 1e-9], "rounding; second order of the bias, variance^2 / 8")
+    name = f"scatter and bias over {size.depth} layers, relu at He"
+    statement = "theory's variance 5L/n of ln of a squared gradient and mean -5L/(2n)"
+    rows.append(Row(name, statement, [variance, -variance / 2], second_order, theory_noise, case))
+    return [*rows, *_log_normal_rows(size)]
 
 
 def theory_noise(case: NetworkCase) -> list[float]:
@@ -66,72 +58,44 @@ def theory_noise(case: NetworkCase) -> list[float]:
     return [scatter.delta[0], low[0] + high[0]]
 
 
-def log_normal_rows(size: Size) -> list[Row]:
+def _log_normal_rows(size: Size) -> list[Row]:
     """One example, a random Gaussian gradient: |delta|^2 is multiplied by (2/n) chi^2_k per layer, k ~ Bin(n, 1/2).
 
     The signs of the gradient from above make the half-space of an active unit's weights indistinguishable from the
     other, so that the layers are independent and the law of their product is exact.
     """
-    samples = size.samples
-    case = networks.network(
-        size,
-        *("activation=relu", "init=he_normal", "batch_size=1", "probe.set=norms"),
-        depth=LAYERS + 1,
-        width=WIDTH,
-        replicas=samples,
-        group=min(samples, 256),
-    )
-    mean, variance = log_step()
-    total, leading = LAYERS * variance, 5 * LAYERS / WIDTH
-    error = SIGMAS * math.sqrt(total / samples)
+    samples, overrides = size.samples, ("activation=relu", "init=he_normal", "batch_size=1", "probe.set=norms")
+    case = networks.network(size, *overrides, depth=LAYERS + 1, width=WIDTH, replicas=samples, group=min(samples, 256))
+    drawn, draws = f"{LAYERS} layers of width {WIDTH}, {samples} replicas", samples * (LAYERS // SEGMENT)
+    step_mean, step_var = log_step()
+    mean, variance, leading = LAYERS * step_mean, LAYERS * step_var, 5 * LAYERS / WIDTH
+    mean_error = SIGMAS * math.sqrt(variance / samples)
     # Of a sample variance; the excess kurtosis of one step, about 48/n^3, is negligible beside the 2.
-    spread = SIGMAS * total * math.sqrt(2 / (samples - 1))
+    variance_error = SIGMAS * variance * math.sqrt(2 / (samples - 1))
     second, fourth = power_mean(2) ** SEGMENT, power_mean(4) ** SEGMENT
-    draws = samples * (LAYERS // SEGMENT)
-    networks_drawn = f"{LAYERS} layers of width {WIDTH}, {samples} replicas"
-    mean_row = Row(
-        17,
-        "mean of ln of the squared gradient, relu at He",
-        f"-5L/(2n): {networks_drawn}",
-        -leading / 2,
-        Tolerance(
-            reference.allow_bias(LAYERS * mean + leading / 2, error),
-            "3 sigma; next order from E ln chi^2_k: digamma over Bin(n, 1/2)",
-        ),
-        log_mean,
-        case,
+    of_mean = Tolerance(
+        reference.allow_bias(mean + leading / 2, mean_error),
+        "3 sigma; next order from E ln chi^2_k: digamma over Bin(n, 1/2)",
     )
+    of_variance = Tolerance(
+        reference.allow_bias(variance - leading, variance_error),
+        "3 sigma of a variance; next order from trigamma over Bin(n, 1/2)",
+    )
+    of_second = Tolerance(
+        SIGMAS * math.sqrt((fourth - second**2) / draws), f"3 sigma of {draws} draws, from the moments of chi^2_k"
+    )
+    squared = "squared gradient, relu at He"
+    over_segment = f"second moment of the squared gradient over {SEGMENT} layers, relu at He"
+    row = Row(f"mean of ln of the {squared}", f"-5L/(2n): {drawn}", -leading / 2, of_mean, log_mean, case)
     return [
-        mean_row,
-        Row(
-            17,
-            "variance of ln of the squared gradient, relu at He",
-            f"5L/n: {networks_drawn}",
-            leading,
-            Tolerance(
-                reference.allow_bias(total - leading, spread),
-                "3 sigma of a variance; next order from trigamma over Bin(n, 1/2)",
-            ),
-            log_variance,
-            case,
-        ),
-        Row(
-            17,
-            f"second moment of the squared gradient over {SEGMENT} layers, relu at He",
-            "(1 + 5/n)^L",
-            (1 + 5 / WIDTH) ** SEGMENT,
-            Tolerance(
-                SIGMAS * math.sqrt((fourth - second**2) / draws),
-                f"3 sigma of {draws} draws, from the moments of chi^2_k",
-            ),
-            second_moment,
-            case,
-        ),
-        mean_row.control(
+        row,
+        Row(f"variance of ln of the {squared}", f"5L/n: {drawn}", leading, of_variance, log_variance, case),
+        Row(over_segment, "(1 + 5/n)^L", (1 + 5 / WIDTH) ** SEGMENT, of_second, second_moment, case),
+        row.control(
             "ln chi alone is the mean of the logarithm",
             "without -5/(2n) per layer the mean is off",
             predicted=0.0,
-            tolerance=Tolerance(error, "3 sigma"),
+            tolerance=Tolerance(mean_error, "3 sigma"),
         ),
     ]
 
@@ -163,13 +127,13 @@ def log_gradients(case: NetworkCase) -> Array:
 
 
 def log_mean(case: NetworkCase) -> float:
-    logs = log_gradients(case)
-    return float((logs[0] - logs[-1]).mean())
+    first, *_, last = log_gradients(case)
+    return float((first - last).mean())
 
 
 def log_variance(case: NetworkCase) -> float:
-    logs = log_gradients(case)
-    return float((logs[0] - logs[-1]).var(ddof=1))
+    first, *_, last = log_gradients(case)
+    return float((first - last).var(ddof=1))
 
 
 def second_moment(case: NetworkCase) -> float:
@@ -177,70 +141,45 @@ def second_moment(case: NetworkCase) -> float:
     return float(np.exp(2 * (logs[:-1] - logs[1:])).mean())
 
 
-# --- 18: the Jacobian of linear networks ----------------------------------------------------------------------------
+def jacobian(size: Size) -> list[Row]:
+    """18: the squared singular values of linear networks have mean 1; all are 1 if the weights are orthogonal.
 
-JACOBIAN_WIDTH, JACOBIAN_LAYERS = 128, 4
-
-
-def jacobian_rows(size: Size) -> list[Row]:
+    Of Gaussian matrices they have a relative variance of L, one per layer.
+    """
+    depth, width = JACOBIAN_LAYERS, JACOBIAN_WIDTH
     orthogonal, normal = (
-        networks.network(size, "activation=identity", f"init={init}", depth=JACOBIAN_LAYERS, width=JACOBIAN_WIDTH)
+        networks.network(size, "activation=identity", f"init={init}", depth=depth, width=width)
         for init in ("orthogonal", "lecun_normal")
     )
-    eps = JACOBIAN_LAYERS * JACOBIAN_WIDTH * 2.2e-16
+    eps = depth * width * 2.2e-16
     # Each Gaussian matrix adds 2 / n^2 to the variance of ln of Tr J J^T / n.
-    mean_error = SIGMAS * math.sqrt(2 * JACOBIAN_LAYERS / size.replicas) / JACOBIAN_WIDTH
+    mean_error = SIGMAS * math.sqrt(2 * depth / size.replicas) / width
     samples = gaussian_products()
     variance_error = SIGMAS * samples.std(ddof=1) * math.sqrt(1 / size.replicas + 1 / len(samples))
-    below, above = reference.allow_bias(samples.mean() - JACOBIAN_LAYERS, variance_error)
-    both = [1.0, 0.0, 1.0, JACOBIAN_LAYERS]
+    below, above = reference.allow_bias(samples.mean() - depth, variance_error)
+    of_variance = Tolerance((below, above), f"bias and 3 sigma of products of {depth} Gaussian matrices drawn in NumPy")
+    of_all = Tolerance(
+        (np.array([eps, eps, mean_error, below]), np.array([eps, eps, mean_error, above])),
+        "rounding; sqrt(2 L) / n for the mean's scatter, 3 sigma; products drawn in NumPy",
+    )
+    both, moments = (orthogonal, normal), [1.0, 0.0, 1.0, depth]
     isometry = Row(
-        18,
         "singular values of an orthogonal linear network",
-        f"all are 1: largest deviation, {JACOBIAN_LAYERS} layers of width {JACOBIAN_WIDTH}, by autograd",
+        f"all are 1: largest deviation, {depth} layers of width {width}, by autograd",
         0.0,
         Tolerance(eps, "rounding, float64: depth x width x eps"),
         farthest_from_one,
         orthogonal,
     )
+    name = "relative variance of the squared singular values, Gaussian linear network"
+    theory, claim = "theory's Jacobian, orthogonal and Gaussian linear networks", "mean 1 and relative variance 0 or L"
+    probe, probed = "the lab's own probe of the Jacobian", partial(probed_jacobians, *both)
     return [
-        Row(
-            18,
-            "theory's Jacobian, orthogonal and Gaussian linear networks",
-            "mean 1 and relative variance 0 or L of the squared singular values",
-            both,
-            rounding(1e-12),
-            partial(theory_jacobians, orthogonal, normal),
-        ),
+        Row(theory, claim, moments, rounding(1e-12), partial(theory_jacobians, *both)),
         isometry,
-        isometry.control(
-            "singular values of a Gaussian linear network",
-            "they are not 1",
-            tolerance=rounding(eps),
-            network=normal,
-        ),
-        Row(
-            18,
-            "relative variance of the squared singular values, Gaussian linear network",
-            "is L, by autograd",
-            JACOBIAN_LAYERS,
-            Tolerance(
-                (below, above), f"bias and 3 sigma of products of {JACOBIAN_LAYERS} Gaussian matrices drawn in NumPy"
-            ),
-            relative_variance,
-            normal,
-        ),
-        Row(
-            18,
-            "the lab's own probe of the Jacobian",
-            "mean and relative variance of both networks, as by autograd",
-            both,
-            Tolerance(
-                tuple(np.array([eps, eps, mean_error, side]) for side in (below, above)),
-                "rounding; sqrt(2 L) / n for the mean's scatter, 3 sigma; products drawn in NumPy",
-            ),
-            partial(probed_jacobians, orthogonal, normal),
-        ),
+        isometry.control("singular values of a Gaussian linear network", "they are not 1", network=normal),
+        Row(name, "is L, by autograd", depth, of_variance, relative_variance, normal),
+        Row(probe, claim, moments, of_all, probed),
     ]
 
 
@@ -259,19 +198,15 @@ def probed_jacobians(*cases: NetworkCase) -> list[float]:
 
 def gaussian_products() -> Array:
     """Relative variance of the squared singular values of 100 products of Gaussian matrices, (100,)."""
-    rng = np.random.default_rng(3)
-    variances = []
-    for _ in range(100):
-        product = np.eye(JACOBIAN_WIDTH)
-        for _ in range(JACOBIAN_LAYERS):
-            product = product @ rng.standard_normal((JACOBIAN_WIDTH, JACOBIAN_WIDTH)) / math.sqrt(JACOBIAN_WIDTH)
-        squares = np.linalg.svd(product, compute_uv=False) ** 2
-        variances.append(squares.var() / squares.mean() ** 2)
-    return np.array(variances)
+    size = (100, JACOBIAN_LAYERS, JACOBIAN_WIDTH, JACOBIAN_WIDTH)
+    factors = np.random.default_rng(3).standard_normal(size) / math.sqrt(JACOBIAN_WIDTH)
+    products = reduce(np.matmul, factors.swapaxes(0, 1))
+    squares = np.linalg.svd(products, compute_uv=False) ** 2  # (100, N)
+    return np.asarray(squares.var(1) / squares.mean(1) ** 2)
 
 
 def singular_values(case: NetworkCase) -> Array:
-    """Of d(last hidden layer's activations)/d(input) at one example, (R, N), row by row by autograd."""
+    """Of d(last hidden layer's activations)/d(input) at one example, (R, N), by autograd."""
     import torch
 
     net, width = networks.build(case), case.config().model.width

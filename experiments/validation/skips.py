@@ -35,21 +35,9 @@ BRANCH = 7.0
 map's 2."""
 
 
-def rows(size: Size) -> list[Row]:
-    return [*skip_rows(size), *prenorm_rows(size), *last_block_rows(size)]
-
-
-def residual(
-    size: Size,
-    *overrides: str,
-    depth: int | None = None,
-    width: int | None = None,
-    batch: int | None = None,
-    replicas: int | None = None,
-) -> NetworkCase:
+def residual(size: Size, *overrides: str, **sizes: int) -> NetworkCase:
     branch = ("model.block=ffn", "model.expansion=1", "activation=relu", "init=he_normal", f"init.gain={GAIN!r}")
-    start = f"data.variance={INPUT_Q!r}"
-    return networks.network(size, *branch, start, *overrides, depth=depth, width=width, batch=batch, replicas=replicas)
+    return networks.network(size, *branch, f"data.variance={INPUT_Q!r}", *overrides, **sizes)
 
 
 def scatter(shares: Array, branch: float, width: int, replicas: int) -> float:
@@ -72,10 +60,8 @@ def theory_gain(case: NetworkCase) -> float:
     return math.exp(theory_growth(case)[1])
 
 
-# --- 21: x + alpha f(x) ---------------------------------------------------------------------------------------------
-
-
-def skip_rows(size: Size) -> list[Row]:
+def scaled_branch(size: Size) -> list[Row]:
+    """21: x + alpha f(x) multiplies q and the squared gradient by 1 + alpha^2 per layer."""
     depth, rows = size.rate_depth, []
     for name, alpha_squared, overrides in (
         ("alpha 1", 1.0, ("residual=identity",)),
@@ -91,38 +77,30 @@ def skip_rows(size: Size) -> list[Row]:
         qs = f"ln of q, first layer over last, {depth - 1} layers between"
         pre_ratio = partial(networks.ratio, quantity="pre_rms")
         rows += [
-            Row(21, f"theory, {name}", formula, [forward, total], rounding(1e-9 * total), theory_growth, case),
-            Row(21, f"gradient, {name}", squares, total, tolerance, networks.total_gain, case),
-            Row(21, f"forward, {name}", qs, -forward, tolerance, pre_ratio, case),
+            Row(f"theory, {name}", formula, [forward, total], rounding(1e-9 * total), theory_growth, case),
+            Row(f"gradient, {name}", squares, total, tolerance, networks.total_gain, case),
+            Row(f"forward, {name}", qs, -forward, tolerance, pre_ratio, case),
         ]
     deep = residual(Size(), "residual=scaled", f"residual.alpha={1000**-0.5!r}", depth=1000)
     tolerance = Tolerance(math.e / (2 * 1000) + 1e-6, "(1 + 1/L)^L = e (1 - 1/(2L) + ...)")
     statement = "theory's growth tends to e, at L = 1000"
-    return [*rows, Row(21, "the limit of alpha 1/sqrt(L)", statement, math.e, tolerance, theory_gain, deep)]
+    return [*rows, Row("the limit of alpha 1/sqrt(L)", statement, math.e, tolerance, theory_gain, deep)]
 
 
-# --- 22: a norm at the start of the branch --------------------------------------------------------------------------
-
-
-def prenorm_rows(size: Size) -> list[Row]:
+def pre_norm(size: Size) -> list[Row]:
+    """22: a norm at the start of the branch: the stream grows as 1 + l, and the gradient as a power of depth."""
     prenorm = ("residual=identity", "norm.place=pre", "norm.eps=0")
     rms = residual(size, "norm=rms", *prenorm)
-    batch = residual(
-        size,
-        *("norm=batch", *prenorm),
-        depth=size.norm_depth,
-        width=size.norm_width,
-        batch=size.norm_batch,
-        replicas=size.norm_replicas,
-    )
+    wide = {"depth": size.norm_depth, "width": size.norm_width, "batch": size.norm_batch}
+    batch = residual(size, "norm=batch", *prenorm, **wide, replicas=size.norm_replicas)
     varying = 1 - 1 / math.pi  # share of a relu's mean square that varies over the batch
     rows = []
     for name, case, share, formula in (
         ("RMS norm", rms, 1.0, "1 + L"),
         ("batch norm", batch, varying, "prod[1 + 1/(1 + (1-1/pi) l)]"),
     ):
-        model = case.config().model
-        layers, width = np.arange(model.depth), model.width
+        depth, width = case.config().model.depth, case.config().model.width
+        layers = np.arange(depth)
         growth = 1 + 1 / (1 + share * layers)
         total, parts = float(np.log(growth).sum()), (growth - 1) / growth
         # Behind a norm, forward scatter reaches the gradient as well.
@@ -130,36 +108,15 @@ def prenorm_rows(size: Size) -> list[Row]:
         if case is batch:
             allowed += float(np.sum(parts)) * (2 / size.norm_batch + 5 / width)
             derivation += "; p (2/B + 5/n) a layer"
-        forward = [scatter(1 / (2 + layers[: last + 1]), BRANCH, width, case.replicas) + 2 / width for last in layers]
-        at, over = f"{name} at the start of the branch", f"over {len(layers)} layers: {formula}"
+        backward = Tolerance(allowed, f"bias and 3 sigma: {derivation}")
+        forwards = [scatter(1 / (2 + layers[: last + 1]), BRANCH, width, case.replicas) + 2 / width for last in layers]
+        forward = Tolerance(np.array(forwards), "bias and 3 sigma: branch 7/n, angle 4p(1-p)/n a layer")
+        exact, growing = rounding(1e-9 * math.exp(total)), "ln of the stream's mean square after each block: 1 + l"
+        at, squares = f"{name} at the start of the branch", f"squared gradient over {depth} layers: {formula}"
         rows += [
-            Row(
-                22,
-                f"theory, {at}",
-                f"squared gradient {over}",
-                math.exp(total),
-                rounding(1e-9 * math.exp(total)),
-                theory_gain,
-                case,
-            ),
-            Row(
-                22,
-                f"gradient, {at}",
-                f"ln of the squared gradient {over}",
-                total,
-                Tolerance(allowed, f"bias and 3 sigma: {derivation}"),
-                networks.total_gain,
-                case,
-            ),
-            Row(
-                22,
-                f"forward, {at}",
-                "ln of the stream's mean square after each block: 1 + l",
-                np.log(1 + layers + 1),
-                Tolerance(np.array(forward), "bias and 3 sigma: branch 7/n, angle 4p(1-p)/n a layer"),
-                stream,
-                case,
-            ),
+            Row(f"theory, {at}", squares, math.exp(total), exact, theory_gain, case),
+            Row(f"gradient, {at}", f"ln of the {squares}", total, backward, networks.total_gain, case),
+            Row(f"forward, {at}", growing, np.log(2 + layers), forward, stream, case),
         ]
     return rows
 
@@ -176,13 +133,14 @@ def stream(case: NetworkCase) -> Array:
     return np.concatenate(groups, axis=1).mean(1)
 
 
-# --- 23: the last block ---------------------------------------------------------------------------------------------
-
 SHALLOW, DEEP = 8, 32
 
 
-def last_block_rows(size: Size) -> list[Row]:
-    """An independent gradient enters behind the last norm."""
+def last_block(size: Size) -> list[Row]:
+    """23: the last block's gradient falls as 1/sqrt(1 + L) with pre-norm and does not depend on L with post-norm.
+
+    An independent gradient enters behind the last norm.
+    """
     rows, width = [], 256
     for place, exponent, claim in (("pre", -0.5, "falls as 1/sqrt(1 + L)"), ("post", 0.0, "does not depend on L")):
         layer_norm = ("residual=identity", "norm=layer", f"norm.place={place}")
@@ -190,16 +148,13 @@ def last_block_rows(size: Size) -> list[Row]:
         # Of either network: the last block's two maps scatter by 7/n in both directions, the stream by 4/(l n) a layer.
         variance = 2 * (2 * BRANCH + 4 * math.log(DEEP)) / width
         allowed = math.sqrt(variance / size.replicas) * reference.SIGMAS / 2 + variance / 4
-        rows.append(
-            Row(
-                23,
-                f"last block's gradient, {place}-norm",
-                f"ln of its norm at L = {DEEP} over {SHALLOW}: {claim}",
-                exponent * math.log((1 + DEEP) / (1 + SHALLOW)),
-                Tolerance(allowed, "bias and 3 sigma: 14/n of the block, 4 ln(L)/n of the stream"),
-                partial(last_block_ratio, shallow, deep),
-            )
+        tolerance = Tolerance(allowed, "bias and 3 sigma: 14/n of the block, 4 ln(L)/n of the stream")
+        name, statement = (
+            f"last block's gradient, {place}-norm",
+            f"ln of its norm at L = {DEEP} over {SHALLOW}: {claim}",
         )
+        center = exponent * math.log((1 + DEEP) / (1 + SHALLOW))
+        rows.append(Row(name, statement, center, tolerance, partial(last_block_ratio, shallow, deep)))
     return [*rows, rows[0].control("last block's gradient, pre-norm, does not know L", "it does", predicted=0.0)]
 
 

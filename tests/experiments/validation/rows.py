@@ -12,4 +12,4 @@ def number(value, *_):
 
 def row(measured=1.0, predicted=1.0, allowed=0.1, name="row", **other):
     tolerance = Tolerance(allowed, "by hand")
-    return Row(3, name, "a statement", predicted, tolerance, partial(number, measured), **other)
+    return Row(name, "a statement", predicted, tolerance, partial(number, measured), number=3, **other)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.validation.row import exit_code, failed, judge, refused
+from experiments.validation.row import failed, judge, refused
 from tests.experiments.validation.rows import row
 
 
@@ -47,7 +47,7 @@ def test_another_count_of_numbers_is_no_pass():
     assert not judged([1.0, 1.0]).is_passed
 
 
-def test_a_control_passes_only_when_it_is_found_out():
+def test_a_control_passes_only_when_it_is_caught():
     assert judged(2.0, is_control=True).verdict == "caught"
     assert judged(2.0, is_control=True).is_passed
     assert judged(1.0, is_control=True).verdict == "NOT CAUGHT"
@@ -59,13 +59,6 @@ def test_a_control_passes_only_when_it_is_found_out():
 
 
 def test_an_assumption_may_fail_only_if_theory_said_so_before():
-    outcome = judge(refused(3, "declined", "a statement", "norm=odd: there is no theory."), None)
+    outcome = judge(refused("declined", "a statement", "norm=odd: there is no theory."), None)
     assert outcome.verdict == "assumption fails: norm=odd: there is no theory."
     assert outcome.is_passed
-
-
-def test_the_exit_code_is_1_if_any_row_is_out_or_there_is_none():
-    good, bad = judged(1.0), judged(2.0)
-    assert exit_code([good, good]) == 0
-    assert exit_code([good, bad]) == 1
-    assert exit_code([]) == 1

@@ -1,6 +1,7 @@
 """The command: what it writes and prints, and the whole of it on small networks."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -9,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments import validate
-from experiments.validation import NUMBERS, table
-from experiments.validation.row import Row, Tolerance
+from experiments.validation import STATEMENTS, expected
 from lab.schema import ConfigError
 from tests.experiments.validation.rows import row
 
@@ -32,6 +32,11 @@ def test_a_doctored_measurement_changes_verdict_table_and_exit_code(tmp_path):
     assert second["measured"] == [1.0, 2.2]
 
 
+def test_the_exit_code_is_1_if_any_row_is_out_or_there_is_none(tmp_path):
+    assert run([row(name="in"), row(name="out", measured=2.0)], tmp_path)[0] == 1
+    assert run([], tmp_path)[0] == 1
+
+
 def predictions_lie_in(folder):
     """Measures 1 if the predictions are written already."""
     [written] = json.loads((folder / validate.PREDICTIONS).read_text())
@@ -39,7 +44,7 @@ def predictions_lie_in(folder):
 
 
 def test_predictions_are_written_before_anything_is_measured(tmp_path):
-    late = Row(3, "late", "a statement", 1.0, Tolerance(0.1, "by hand"), partial(predictions_lie_in, tmp_path))
+    late = replace(row(name="late"), measure=partial(predictions_lie_in, tmp_path))
     assert run([late], tmp_path)[0] == 0
 
 
@@ -48,7 +53,7 @@ def breaks_down():
 
 
 def test_a_measurement_that_breaks_down_costs_no_other_row(tmp_path):
-    broken = Row(3, "broken", "a statement", 1.0, Tolerance(0.1, "by hand"), breaks_down)
+    broken = replace(row(name="broken"), measure=breaks_down)
     code, printed = run([broken, row(name="whole")], tmp_path)
     assert code == 1
     assert "03 broken: failed: ValueError: the network fell over" in printed
@@ -65,9 +70,9 @@ def test_a_statement_that_does_not_exist_is_refused(tmp_path):
 def test_every_statement_holds_on_small_networks(tmp_path: Path):
     assert validate.main(["--quick", "--folder", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / validate.PREDICTIONS).read_text())
-    assert {int(row["id"][:2]) for row in rows} == set(NUMBERS)
+    assert {int(row["id"][:2]) for row in rows} == set(STATEMENTS)
     names = [row["id"].split(" ", 1)[1] for row in rows]
     assert len(set(names)) == len(names)
-    cells = [name for name in names if any(f", {init}, depth" in name for init in table.INITS)]
+    cells = [name for name in names if any(f", {init}, depth" in name for init in expected.INITS)]
     assert len(cells) == 60
     assert sum(row["is_control"] for row in rows) >= 8
