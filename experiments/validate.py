@@ -103,7 +103,9 @@ def _measure_all(rows: Sequence[Row], console: Console, workers: int) -> Iterabl
     by_network: dict[NetworkCase | str, list[Row]] = {}
     for row in rows:
         by_network.setdefault(row.network or row.id, []).append(row)
-    groups = sorted(by_network.values(), key=lambda group: -_cost(group[0].network))
+    groups = sorted(
+        by_network.values(), key=lambda rows: rows[0].network.cost() if rows[0].network else 0, reverse=True
+    )
     outcomes = run_tasks(_measure, groups, workers)
     finished = track(outcomes, "Measuring", len(groups), console=console, transient=True)
     for count, (group, measured) in enumerate(finished, 1):
@@ -124,17 +126,6 @@ def _measure(rows: Sequence[Row]) -> list[Measured]:
         except Exception as error:  # a row that fails must not discard the others' minutes
             measured.append((row.id, f"{type(error).__name__}: {error}"))
     return measured
-
-
-def _cost(network: NetworkCase | None) -> int:
-    """Roughly the multiplications of a network per example, 0 without one."""
-    if network is None:
-        return 0
-    model = network.config().model
-    return model.depth * model.width**2 * network.replicas
-
-
-# --- reporting ------------------------------------------------------------------------------------------------------
 
 
 def _table(results: Sequence[RowResult]) -> Table:
@@ -201,7 +192,7 @@ def _verdict(result: RowResult) -> dict[str, Any]:
 
 
 def _numbers(values: ArrayLike) -> list[float | None]:
-    """Floats for JSON, which has no NaN or infinity: these become null."""
+    """Return floats for JSON; NaN and infinity become null."""
     import numpy as np
 
     return [float(x) if np.isfinite(x) else None for x in np.atleast_1d(values)]

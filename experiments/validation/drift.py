@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
+
 from experiments.validation import networks, reference
 from experiments.validation.expected import profile_row, rate_error, scattered_rate_row
 from experiments.validation.networks import NetworkCase, Size
@@ -15,8 +17,7 @@ from lab.theory.plain.signal import gradient_map, variance_map
 from lab.typing import Array
 
 POWER_LAW = {50: (0.0143, 1e-4), 100: (0.00713, 1e-5), 200: (0.00355, 1e-5)}
-"""tanh at weight_var 1: published squared gradient, first layer over last, by the steps between them; and a unit of its
-last digit."""
+"""tanh at weight_var 1, by steps: published squared gradient, first layer over last, and a unit of its last digit."""
 
 GELU_AT_HE = {10: (0.0533, 1e-4), 20: (6.0e-5, 1e-6), 50: (5.6e-14, 1e-15)}
 """The same for gelu at weight_var 2."""
@@ -26,14 +27,14 @@ HALF_STABLE = {"gelu": (1.98306, 0.17292, 3.562), "silu": (1.98800, 0.55514, 14.
 
 
 def first_over_last(name: str, weight_var: float, steps: int) -> float:
-    """Theory's squared gradient at the first layer, where q = 1, over that `steps` layers further on."""
+    """Return theory's squared gradient at the first layer, where q = 1, over that `steps` layers further on."""
     activation = schema.Activation(name)
     q = variance_map(activation, weight_var, 0.0, steps + 1, 1.0)
     return math.exp(gradient_map(activation, weight_var, q)[0])
 
 
 def tanh_at_criticality(size: Size) -> list[Row]:
-    """8: weight_var 1 and no biases: q_l tends to 1/(2l), and the squared gradient is a power law of depth."""
+    """Statement 8: at weight_var 1 without biases q_l tends to 1/(2l), and the gradient is a power law of depth."""
     far = 20_000
     tolerance = Tolerance(math.log(far) / far, "next terms of the map: (5/12 ln l + a constant) / l, below ln l / l")
     statement = f"2 l q_l tends to 1, at layer {far}"
@@ -68,12 +69,12 @@ def far_variance(layer: int) -> float:
 
 
 def first_decades(case: NetworkCase) -> float:
-    """log10 of delta_rms at the first layer over the last's."""
+    """Return log10 of delta_rms at the first layer over the last's."""
     return float(networks.relative_profile(case)[0])
 
 
 def relu_with_xavier(size: Size) -> list[Row]:
-    """9: delta^2 halves per layer towards the input; the weights' gradient is the same in all layers."""
+    """Statement 9: delta^2 halves per layer towards the input; the weights' gradient is the same in all layers."""
     case = networks.network(size, "activation=relu", "init=xavier_normal", "model.bias=false", "probe.set=norms")
     # The forward loss up to a layer and the backward loss down to it add up to the same for each layer: no bias.
     tolerance = Tolerance(
@@ -88,7 +89,7 @@ def relu_with_xavier(size: Size) -> list[Row]:
 
 
 def gelu_and_silu(size: Size) -> list[Row]:
-    """10: at He the variance drifts to 0 and the gradient vanishes; it keeps its size at a half-stable point."""
+    """Statement 10: at He variance and gradient vanish; at a half-stable point the gradient keeps its size."""
     rows = []
     for steps, (ratio, unit) in GELU_AT_HE.items():
         name, statement = f"gelu at He over {steps} layers", "theory's squared gradient, first over last, from q = 1"
@@ -117,21 +118,16 @@ def _half_stable_rows(size: Size) -> list[Row]:
         ]
         start = ("probe.set=norms", f"data.variance={(q - bias_var) / weight_var!r}")
         case = networks.network(size, f"activation={name}", *networks.gaussian(weight_var, bias_var), *start)
-        rows += [
-            Row(
-                f"half-stable point of {name}",
-                "theory's s V(q) + b = q, dq'/dq = 1 and chi = 1 at the published point",
-                [q, 1.0, 1.0],
-                Tolerance(allowed, "last digits published, through V, D and their slopes"),
-                partial(theory_point, name, weight_var, bias_var, q),
-            ),
-            profile_row(f"gradient of {name} at its half-stable point", "keeps its size there", case),
-        ]
+        tolerance = Tolerance(allowed, "last digits published, through V, D and their slopes")
+        statement = "theory's s V(q) + b = q, dq'/dq = 1 and chi = 1 at the published point"
+        theory = partial(theory_point, name, weight_var, bias_var, q)
+        rows.append(Row(f"half-stable point of {name}", statement, [q, 1.0, 1.0], tolerance, theory))
+        rows.append(profile_row(f"gradient of {name} at its half-stable point", "keeps its size there", case))
     return rows
 
 
 def theory_point(name: str, weight_var: float, bias_var: float, q: float) -> Array:
-    """q', dq'/dq and chi at q."""
+    """Return q', dq'/dq and chi at q."""
     at = kernel(schema.Activation(name))
     moments = np.array([at.second_moment(q), at.second_moment_derivative(q), at.slope_moment(q)])
     return weight_var * moments + [bias_var, 0.0, 0.0]

@@ -24,12 +24,11 @@ Variances = tuple[float, float]
 DROPPED = 10
 """Layers nearest the input that a rate leaves out, because the variance has not yet reached q*."""
 
-
 INITS = ("xavier_normal", "he_normal", "torch_default")
 
 
 def table_rows(size: Size, activations: Iterable[str]) -> list[Row]:
-    """Every activation with every usual initialization: the gradient at each layer against theory's band."""
+    """Compare the gradient at each layer with theory's band, for activations with every usual initialization."""
     rows = []
     for activation, init in product(activations, INITS):
         name, statement = f"{activation}, {init}, depth {size.depth}", "delta_rms over the last layer's, at every layer"
@@ -39,7 +38,7 @@ def table_rows(size: Size, activations: Iterable[str]) -> list[Row]:
 
 
 def profile_row(name: str, statement: str, case: NetworkCase, quantity: str = "delta_rms") -> Row:
-    """Theory's profile over the layers, within its band: log10 of delta_rms over the last layer's, or of pre_rms.
+    """Compare a profile over the layers with theory's band: log10 of delta_rms over the last layer's, or of pre_rms.
 
     A gradient accumulates the scatter of the layers above, so that its layers are inside or outside together. The
     variances of layers are nearly independent: they are as many observations as layers, with one chance of error.
@@ -63,7 +62,7 @@ def profile_row(name: str, statement: str, case: NetworkCase, quantity: str = "d
 def published_rate_row(
     name: str, case: NetworkCase, chi: float, variances: Variances = (1.0, 0.0), first: int = DROPPED
 ) -> Row:
-    """A published rate of the squared gradient of a plain network, from layer `first` on.
+    """Compare the rate of the squared gradient of a plain network, from layer `first` on, with a published chi.
 
     The tolerance is the scatter of finite networks between those layers, and the distance of the iterated map, by an
     independent quadrature, from the published number: its rounding, and the remaining distance from q*.
@@ -88,14 +87,14 @@ def published_rate_row(
 def scattered_rate_row(
     name: str, statement: str, case: NetworkCase, log_chi: float, step: float, first: int = 0
 ) -> Row:
-    """A rate whose layers scatter independently: `step` / n is the variance that each adds to ln of the square."""
+    """Compare a rate whose layers scatter independently; each adds a variance of `step` / n to ln of the square."""
     allowed = step / (2 * case.config().model.width) + rate_error(case, step, first)
     tolerance = Tolerance(allowed, f"v/(2n) + 3 sqrt(v/(nLS)), v = {step:.3g}")
     return Row(name, statement, log_chi, tolerance, partial(networks.rate, first=first), case)
 
 
 def rate_error(case: NetworkCase, step: float, first: int = 0) -> float:
-    """Three standard deviations of a mean rate over the layers from `first` on and over replicas."""
+    """Return three standard deviations of a mean rate over the layers from `first` on and over replicas."""
     model = case.config().model
     return SIGMAS * math.sqrt(step / (model.width * (model.depth - 1 - first) * case.replicas))
 
@@ -109,7 +108,7 @@ def pair_row(
     center: Array,
     statistic: reference.Statistic,
 ) -> Row:
-    """A statistic of two inputs, at each layer; the first layer's pre-activations have the covariance `gram` (2, 2)."""
+    """Compare a statistic of two inputs at each layer; `gram` (2, 2) is the first layer's covariance."""
     (weight_var, bias_var), model = variances, case.config().model
     chain = reference.gram_chain(
         case.config().activation.name, weight_var, bias_var, gram, model.depth, model.width, statistic
@@ -121,18 +120,18 @@ def pair_row(
 
 
 def stable_point(attribute: str, activation: str, weight_var: float, bias_var: float) -> float:
-    """Theory's q or chi at the stable fixed point of largest variance."""
+    """Return theory's q or chi at the stable fixed point of largest variance."""
     points = fixed_points(schema.Activation(activation), weight_var, bias_var)
     return float(getattr([point for point in points if point.stability == "stable"][-1], attribute))
 
 
 def deep_chi(case: NetworkCase) -> float:
-    """Theory's rate of the squared gradient near the end of a network."""
+    """Return theory's rate of the squared gradient near the end of a network."""
     log_delta = predict(case.config()).log_delta
     return math.exp(2 * (log_delta[-3] - log_delta[-2]))
 
 
 def _input_q(config: schema.Config) -> float:
-    """Mean square of the Gaussian inputs."""
+    """Return the mean square of the Gaussian inputs."""
     assert isinstance(config.data, schema.GaussianData)
     return config.data.variance

@@ -37,7 +37,7 @@ LARGEST_STEP = 17.0
 
 
 def gated_stacks(size: Size) -> list[Row]:
-    """24: the fixed point of q' = q V_gate(q) is unstable: ln q / q* doubles per layer."""
+    """Statement 24: the fixed point of q' = q V_gate(q) is unstable: ln q / q* doubles per layer."""
     return [*point_rows(), *map_rows(size), *range_rows(size), *table_rows(size, schema.GATED)]
 
 
@@ -81,12 +81,12 @@ def map_rows(size: Size) -> list[Row]:
 
 
 def log_q(gram: Array) -> Array:
-    """ln q of the first of two examples."""
+    """Return ln q of the first of two examples."""
     return np.log(gram[..., 0, 0])
 
 
 def range_rows(size: Size) -> list[Row]:
-    """The layer at which usual initializations leave the range of float64, where theory refuses to predict."""
+    """Find the layer at which usual initializations leave the range of float64; theory refuses to predict them."""
     rows, width = [], size.norm_width
     for name, weight_var in (("reglu", 1.0), ("geglu", 1.0), ("swiglu", 1.0), ("bilinear", 2.0), ("swiglu", 2.0)):
         q = [weight_var]
@@ -106,7 +106,7 @@ def range_rows(size: Size) -> list[Row]:
 
 
 def first_lost(case: NetworkCase) -> float:
-    """Median over replicas of the first layer whose q is out of range."""
+    """Return the median over replicas of the first layer whose q is out of range."""
     q = networks.readings(case)["pre_rms"] ** 2
     lost = ~((q > RANGE[0]) & (q < RANGE[1]))
     return float(np.median(lost.argmax(0))) if lost.any(0).all() else math.nan

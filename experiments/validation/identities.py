@@ -35,7 +35,7 @@ def bias_free(size: Size, *overrides: str) -> NetworkCase:
 
 
 def network_and_loss(case: NetworkCase) -> tuple[Network, torch.Tensor]:
-    """A network, and the cross-entropy of random labels summed over replicas."""
+    """Return a network, and the cross-entropy of random labels summed over replicas."""
     import torch
 
     from lab.train.losses import cross_entropy
@@ -47,7 +47,7 @@ def network_and_loss(case: NetworkCase) -> tuple[Network, torch.Tensor]:
 
 
 def weight_gradient_products(size: Size) -> list[Row]:
-    """13: <W, dL/dW> is the same in all layers of a bias-free network of homogeneous activations."""
+    """Statement 13: <W, dL/dW> is the same in all layers of a bias-free network of homogeneous activations."""
     statement = f"<W, dL/dW> is the same in all {DEPTH} layers, bias-free"
     rows = []
     for name in ("identity", "relu", "leaky_relu", "prelu"):
@@ -58,7 +58,7 @@ def weight_gradient_products(size: Size) -> list[Row]:
 
 
 def norms_of_weights(size: Size) -> list[Row]:
-    """14: before a norm the loss does not depend on the size of the weights: <W, dL/dW> = 0."""
+    """Statement 14: before a norm the loss does not depend on the size of the weights: <W, dL/dW> = 0."""
     rows = []
     for norm in ("batch", "layer", "rms"):
         case = bias_free(size, "activation=tanh", f"norm={norm}", "norm.eps=0")
@@ -70,7 +70,7 @@ def norms_of_weights(size: Size) -> list[Row]:
 
 
 def products(case: NetworkCase) -> tuple[Array, Array]:
-    """<W, dL/dW> of each layer and |W| |dL/dW|, by autograd, (L, R) each."""
+    """Return <W, dL/dW> of each layer and |W| |dL/dW|, by autograd, (L, R) each."""
     import torch
 
     net, loss = network_and_loss(case)
@@ -83,13 +83,13 @@ def products(case: NetworkCase) -> tuple[Array, Array]:
 
 
 def spread_of_products(case: NetworkCase) -> float:
-    """The largest difference between two layers of a replica, over the least |W| |dL/dW|."""
+    """Return the largest difference between two layers of a replica, over the least |W| |dL/dW|."""
     inner, norms = products(case)
     return float(np.max((inner.max(0) - inner.min(0)) / norms.min(0)))
 
 
 def largest_product(case: NetworkCase) -> float:
-    """The largest |<W, dL/dW>| over |W| |dL/dW|."""
+    """Return the largest |<W, dL/dW>| over |W| |dL/dW|."""
     inner, norms = products(case)
     return float(np.max(np.abs(inner) / norms))
 
@@ -99,7 +99,7 @@ CLIPS = (1e-3, 1e6)
 
 
 def clipping(size: Size) -> list[Row]:
-    """15: clipping by norm caps each replica's norm and keeps the ratios of layers."""
+    """Statement 15: clipping by norm caps each replica's norm and keeps the ratios of layers."""
     rows = []
     for threshold in CLIPS:
         case = bias_free(size, "activation=relu", "clip=norm", f"clip.max_norm={threshold}")
@@ -114,7 +114,7 @@ def clipping(size: Size) -> list[Row]:
 
 
 def clipped(case: NetworkCase) -> tuple[Array, Array]:
-    """Norms of the layers' gradients before and after clipping, (sections, R) each, by torch's own norm."""
+    """Return the norms of the layers' gradients before and after clipping, (sections, R) each, by torch's own norm."""
     import torch
 
     from lab.network.parameters import Parameters
@@ -138,7 +138,7 @@ def clipped_norm(case: NetworkCase, threshold: float) -> Array:
 
 
 def change_of_ratios(case: NetworkCase) -> float:
-    """The largest relative difference between two layers' factors."""
+    """Return the largest relative difference between two layers' factors."""
     before, after = clipped(case)
     factors = after / before
     return float(np.max(factors.max(0) / factors.min(0) - 1))
@@ -148,7 +148,7 @@ DEAD_WIDTHS, DEAD_DEPTHS = (2, 3, 5), (1, 5, 20)
 
 
 def dead_networks(size: Size) -> list[Row]:
-    """16: a relu network of H layers of N units without biases is 0 for an input with 1 - (1 - 2^-N)^H."""
+    """Statement 16: a relu network of H layers of N units without biases is 0 for an input with 1 - (1 - 2^-N)^H."""
     rows, replicas = [], 16 * size.samples
     for width in DEAD_WIDTHS:
         probability = np.array([1 - (1 - 2.0**-width) ** depth for depth in DEAD_DEPTHS])
@@ -171,7 +171,7 @@ def theory_dead(width: int) -> list[float]:
 
 
 def share_dead(case: NetworkCase) -> list[float]:
-    """Share of replicas whose units are all 0 for one input, after each of DEAD_DEPTHS layers."""
+    """Return the share of replicas whose units are all 0 for one input, after each of DEAD_DEPTHS layers."""
     import torch
 
     x = np.random.default_rng(5).standard_normal((case.replicas, 1, case.config().model.width))

@@ -43,7 +43,7 @@ ORDERED, CHAOTIC = (1.3, 0.05), (3.0, 0.05)
 
 
 def mean_field(size: Size) -> list[Row]:
-    """1: q' = s V(q) + b with V = E phi^2; the gradient's rate is s D(q) with D = E phi'^2."""
+    """Statement 1: q' = s V(q) + b with V = E phi^2; the gradient's rate is s D(q) with D = E phi'^2."""
     rows = [moments_row(name) for name in schema.ACTIVATIONS]
     for name, variances in POINTS.items():
         case = networks.network(size, f"activation={name}", *networks.gaussian(*variances))
@@ -62,23 +62,19 @@ def mean_field(size: Size) -> list[Row]:
 def moments_row(name: str) -> Row:
     own = [reference.moments(name, q) for q in QS]
     predicted = np.array([*(at.V for at in own), *(at.D for at in own)])
-    return Row(
-        f"V and D, {name}",
-        f"theory's E phi^2 and E phi'^2 at q = {', '.join(f'{q:g}' for q in QS)}, against torch's own {name}",
-        predicted,
-        Tolerance(BY_QUADRATURE * predicted, "two quadratures, float64"),
-        partial(theory_moments, name, QS),
-    )
+    statement = f"theory's E phi^2 and E phi'^2 at q = {', '.join(f'{q:g}' for q in QS)}, against torch's own {name}"
+    tolerance = Tolerance(BY_QUADRATURE * predicted, "two quadratures, float64")
+    return Row(f"V and D, {name}", statement, predicted, tolerance, partial(theory_moments, name, QS))
 
 
 def theory_moments(name: str, q: Sequence[float] | Array) -> Array:
-    """V and D at each of the variances."""
+    """Return V and D at each of the variances."""
     at = theory.kernel(schema.ACTIVATIONS[name](name))
     return np.concatenate([at.second_moment(np.asarray(q)), at.slope_moment(np.asarray(q))])
 
 
 def depth_scales(size: Size) -> list[Row]:
-    """2: variances and correlations converge by e in xi_q and xi_c layers, gradients change by e in xi_grad."""
+    """Statement 2: q and c converge by a factor e in xi_q and xi_c layers, gradients change by e in xi_grad."""
     scales = [depth_scales_row(*variances) for variances in (ORDERED, CHAOTIC)]
     return [*scales, approach_row(size), *correlation_rows(size)]
 
@@ -93,13 +89,10 @@ def depth_scales_row(s: float, b: float) -> Row:
     contraction = s * reference.pair("tanh", q, c, of_slopes=True)
     xi_q = -1 / math.log(reference.slope("tanh", s, q))
     scales = np.array([q, xi_q, c, -1 / math.log(contraction), 1 / abs(math.log(chi))])
-    return Row(
-        f"depth scales, tanh, weight_var {s:g}, bias_var {b:g}",
-        "theory's q*, xi_q, c*, xi_c and xi_grad, against iterated quadrature and central differences",
-        scales,
-        Tolerance(1e-6 * np.abs(scales), "central differences of step 1e-4: 1e-8; the lengths amplify it"),
-        partial(theory_scales, s, b),
-    )
+    name = f"depth scales, tanh, weight_var {s:g}, bias_var {b:g}"
+    statement = "theory's q*, xi_q, c*, xi_c and xi_grad, against iterated quadrature and central differences"
+    tolerance = Tolerance(1e-6 * np.abs(scales), "central differences of step 1e-4: 1e-8; the lengths amplify it")
+    return Row(name, statement, scales, tolerance, partial(theory_scales, s, b))
 
 
 def theory_scales(s: float, b: float) -> list[float]:
@@ -121,7 +114,7 @@ def approach_row(size: Size) -> Row:
 
 
 def correlation_rows(size: Size) -> list[Row]:
-    """Ordered: c tends to 1, and 1 - c falls by e in xi_c layers. Chaotic: c tends to c* below 1."""
+    """Compare c, which tends to 1 in the ordered phase and to c* < 1 in the chaotic one, with theory's map."""
     rows, depth = [], 16
     for variances, start, quantity, statistic in (
         (ORDERED, 0.9, "ln(1 - c) in the ordered phase", log_distance),
@@ -139,7 +132,7 @@ def correlation_rows(size: Size) -> list[Row]:
 
 
 def log_ratio(gram: Array) -> Array:
-    """ln of q2 / q1."""
+    """Return ln of q2 / q1."""
     return np.log(gram[..., 1, 1] / gram[..., 0, 0])
 
 
@@ -148,12 +141,12 @@ def correlation(gram: Array) -> Array:
 
 
 def log_distance(gram: Array) -> Array:
-    """ln of 1 - c."""
+    """Return ln of 1 - c."""
     return np.log(1 - correlation(gram))
 
 
 def erf(size: Size) -> list[Row]:
-    """4: V(q) = (2/pi) asin(2q / (1 + 2q)) and D(q) = (4/pi) / sqrt(1 + 4q)."""
+    """Statement 4: V(q) = (2/pi) asin(2q / (1 + 2q)) and D(q) = (4/pi) / sqrt(1 + 4q)."""
     q = np.geomspace(1e-3, 1e3, 13)
     closed = np.concatenate([2 / math.pi * np.arcsin(2 * q / (1 + 2 * q)), 4 / math.pi / np.sqrt(1 + 4 * q)])
     statement, measure = "theory's V and D at 13 variances from .001 to 1000", partial(theory_moments, "erf", q)
@@ -166,7 +159,7 @@ def erf(size: Size) -> list[Row]:
 
 
 def relu_correlation(size: Size) -> list[Row]:
-    """12: c' = [sqrt(1 - c^2) + c (pi - acos c)] / pi, and l^2 (1 - c_l) tends to 9 pi^2 / 2."""
+    """Statement 12: c' = [sqrt(1 - c^2) + c (pi - acos c)] / pi, and l^2 (1 - c_l) tends to 9 pi^2 / 2."""
     c = np.linspace(-1, 1, 21)
     mapped = [reference.relu_correlation(float(x)) for x in c]
     far, depth, limit = 10_000, 20, 9 * math.pi**2 / 2

@@ -55,6 +55,11 @@ class NetworkCase:
     def config(self) -> schema.Config:
         return _composed(self)
 
+    def cost(self) -> int:
+        """Return roughly the multiplications of a pass for one example."""
+        model = self.config().model
+        return model.depth * model.width**2 * self.replicas
+
     def plus(self, *overrides: str) -> NetworkCase:
         return replace(self, overrides=(*self.overrides, *overrides))
 
@@ -71,7 +76,7 @@ def _composed(case: NetworkCase) -> schema.Config:
 def network(
     size: Size, *overrides: str, depth: int = 0, width: int = 0, batch: int = 0, replicas: int = 0, group: int = 0
 ) -> NetworkCase:
-    """A network at initialization on Gaussian data of as many features as units, with a random gradient at its output.
+    """Return a network at initialization on Gaussian data of as many features as units, with a random output gradient.
 
     Numbers of 0 are those of `size`. There are no more examples than a batch needs: held-out ones cost time.
     """
@@ -93,16 +98,13 @@ def network(
 
 
 def gaussian(weight_var: float, bias_var: float = 0.0) -> tuple[str, ...]:
-    """The overrides for these variances."""
+    """Return the overrides for these variances."""
     return ("init=gaussian", f"init.weight_var={weight_var!r}", f"init.bias_var={bias_var!r}")
-
-
-# --- readings -------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def readings(case: NetworkCase) -> Mapping[str, Array]:
-    """Every quantity at initialization: (depth, replicas) each, or (replicas,)."""
+    """Return every quantity at initialization: (depth, replicas) each, or (replicas,)."""
     import lab
 
     groups = []
@@ -114,39 +116,36 @@ def readings(case: NetworkCase) -> Mapping[str, Array]:
 
 
 def log_squares(case: NetworkCase, quantity: str = "delta_rms") -> Array:
-    """ln of the square of a quantity, mean over replicas: (depth,). A 0 gives -inf."""
+    """Return ln of the square of a quantity, mean over replicas: (depth,). A 0 gives -inf."""
     with np.errstate(divide="ignore"):
         return np.asarray(2 * np.log(readings(case)[quantity]).mean(axis=1))
 
 
 def profile(case: NetworkCase, quantity: str = "delta_rms") -> Array:
-    """log10 of a quantity's geometric mean over replicas: (depth,)."""
+    """Return log10 of a quantity's geometric mean over replicas: (depth,)."""
     return log_squares(case, quantity) / (2 * np.log(10))
 
 
 def relative_profile(case: NetworkCase, quantity: str = "delta_rms") -> Array:
-    """The same over the last layer's."""
+    """Return the same relative to the last layer's."""
     decades = profile(case, quantity)
     return decades - decades[-1]
 
 
 def ratio(case: NetworkCase, quantity: str = "delta_rms", first: int = 0) -> float:
-    """ln of the square of a quantity at the layer `first` over that at the last."""
+    """Return ln of the square of a quantity at the layer `first` over that at the last."""
     squares = log_squares(case, quantity)
     return float(squares[first] - squares[-1])
 
 
 def rate(case: NetworkCase, quantity: str = "delta_rms", first: int = 0) -> float:
-    """Mean change of ln of the square of a quantity per layer, from the last layer to the layer `first`."""
+    """Return the mean change of ln of the square of a quantity per layer, from the last layer to the layer `first`."""
     return ratio(case, quantity, first) / (case.config().model.depth - 1 - first)
 
 
 def total_gain(case: NetworkCase) -> float:
-    """ln of (dL/dx)^2 at the input of the first hidden layer over that at the output of the last."""
+    """Return ln of (dL/dx)^2 at the input of the first hidden layer over that at the output of the last."""
     return float(log_squares(case, "layer_gain").sum())
-
-
-# --- networks without the instrument --------------------------------------------------------------------------------
 
 
 def build(case: NetworkCase, first_replica: int = 0, replicas: int = 0) -> Network:
@@ -173,14 +172,14 @@ def _groups(case: NetworkCase) -> list[tuple[int, int]]:
 
 
 def blocks(net: Network) -> list[Block]:
-    """The hidden layers, with the type that a torch.nn.ModuleList hides."""
+    """Return the hidden layers, with the type that a torch.nn.ModuleList hides."""
     from lab.network.network import Block
 
     return [block for block in net.blocks if isinstance(block, Block)]
 
 
 def pair_statistic(case: NetworkCase, gram: Array, statistic: Statistic) -> Array:
-    """Mean over replicas of a statistic at each layer of a plain network, (depth,), for two inputs.
+    """Return the mean over replicas of a statistic at each layer of a plain network, (depth,), for two inputs.
 
     Their x_i . x_j / features are `gram` (2, 2).
     """
@@ -199,7 +198,7 @@ def pair_statistic(case: NetworkCase, gram: Array, statistic: Statistic) -> Arra
 
 
 def examples_of_gram(gram: ArrayLike, features: int) -> torch.Tensor:
-    """Two inputs (1, 2, features) with x_i . x_j / features exactly as in `gram` (2, 2)."""
+    """Return two inputs (1, 2, features) with x_i . x_j / features exactly as in `gram` (2, 2)."""
     import torch
 
     (first, between), (_, second) = np.asarray(gram, dtype=np.float64)

@@ -34,12 +34,12 @@ FIRST = 5
 
 
 def batch_norm(size: Size) -> list[Row]:
-    """19: gradients explode, by (B-2)/(B-3) per layer if linear, else by D(1) / Var phi for large batches B."""
+    """Statement 19: gradients explode, by (B-2)/(B-3) per layer if linear, by D(1) / Var phi for large B."""
     return [*_linear_rows(size), *_batch_rows(size)]
 
 
 def layer_and_rms_norm(size: Size) -> list[Row]:
-    """20: the rate is D(1) / V(1)."""
+    """Statement 20: the rate is D(1) / V(1)."""
     rows = []
     for name, (published, unit) in UNIT_RATES.items():
         at = reference.moments(name, 1.0)
@@ -56,7 +56,7 @@ def layer_and_rms_norm(size: Size) -> list[Row]:
 
 
 def _step(activation: str) -> float:
-    """n times the variance of ln of a squared gradient per layer: behind a norm, of forward and backward pass."""
+    """Return n times a layer's variance of ln of a squared gradient: behind a norm, of forward and backward pass."""
     at = reference.moments(activation, 1.0)
     return (3 * at.D4 / at.D**2 - 1) + (at.V4 / at.V**2 - 1)
 
@@ -102,5 +102,5 @@ def _batch_rows(size: Size) -> list[Row]:
 
 
 def chi_twice(case: NetworkCase) -> list[float]:
-    """Theory's rate, once for each of the two numbers it is compared with."""
+    """Return theory's rate, once for each of the two numbers it is compared with."""
     return [deep_chi(case)] * 2

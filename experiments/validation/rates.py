@@ -13,7 +13,7 @@ from functools import partial
 from experiments.validation import networks, reference
 from experiments.validation.expected import deep_chi, profile_row, published_rate_row, scattered_rate_row, stable_point
 from experiments.validation.networks import Size
-from experiments.validation.row import Row, Tolerance, last_digit, rounding
+from experiments.validation.row import Row, Tolerance, half_unit, last_digit, rounding
 from lab import schema
 from lab.theory import critical_weight_var, kernel
 
@@ -38,7 +38,7 @@ TANH_CHI = {
 
 
 def rectifiers(size: Size) -> list[Row]:
-    """3: slopes 1 and a are critical at weight_var = 2 / (1 + a^2)."""
+    """Statement 3: slopes 1 and a are critical at weight_var = 2 / (1 + a^2)."""
     name, statement = "second moment of rrelu's slope", "E a^2 for a uniform in [1/8, 1/3], from D = (1 + E a^2) / 2"
     rows = [Row(name, statement, 0.05613, last_digit(1e-5), random_slope)]
     for name, (activation, weight_var, fourth) in RECTIFIERS.items():
@@ -65,7 +65,7 @@ def random_slope() -> float:
 
 
 def torch_default(size: Size) -> list[Row]:
-    """5: weights and biases U(+-1/sqrt(fan_in)), s = 1/3 and b = 1/(3 fan_in): chi is about D(0) / 3."""
+    """Statement 5: weights and biases U(+-1/sqrt(fan_in)), s = 1/3 and b = 1/(3 fan_in): chi is about D(0) / 3."""
     rows = []
     small = 1 / (2 * size.width)  # bounds q* = s V + b: V is about D(0) q, at most q, so q* is at most b / (1 - s)
     # D(q) = D(0) + curvature q: tanh 1 - 2q, gelu 1/4 + (2/pi) q, silu 1/4 + q/4; sigmoid's chi at its own q*.
@@ -73,9 +73,8 @@ def torch_default(size: Size) -> list[Row]:
     for name, chi in DEFAULT_CHI.items():
         case = networks.network(size, f"activation={name}", "init=torch_default", "probe.set=norms")
         far = case.plus("model.depth=200")
-        tolerance = last_digit(1e-4)
-        if name in slack:
-            tolerance = Tolerance(slack[name] + 1e-9, "D(q*) - D(0) at q* = 1/(2n)")
+        derivation = "D(q*) - D(0) at q* = 1/(2n)" if name in slack else "last digit published"
+        tolerance = Tolerance(slack.get(name, half_unit(1e-4)) + 1e-9, derivation)
         rows += [
             Row(f"chi of torch's default, {name}", "theory's rate 200 layers down", chi, tolerance, deep_chi, far),
             published_rate_row(f"rate of torch's default, {name}", case, chi, (1 / 3, 1 / (3 * size.width))),
@@ -84,7 +83,7 @@ def torch_default(size: Size) -> list[Row]:
 
 
 def sigmoid(size: Size) -> list[Row]:
-    """6: with Xavier the gradient's norm falls to 0.236 per layer; only weight_var 103 would keep it."""
+    """Statement 6: with Xavier the gradient's norm falls to 0.236 per layer; only weight_var 103 would keep it."""
     xavier = networks.network(size, "activation=sigmoid", "init=xavier_normal")
     critical = networks.network(size, "activation=sigmoid", "init=critical", "probe.set=norms")
     chi = partial(stable_point, "chi", "sigmoid", 1.0, 0.0)
@@ -106,7 +105,7 @@ def sigmoid_factor() -> float:
 
 
 def tanh(size: Size) -> list[Row]:
-    """7: tanh with bias_var .05 is critical at weight_var 1.7610."""
+    """Statement 7: tanh with bias_var .05 is critical at weight_var 1.7610."""
     critical, fixed = partial(critical_weight_var, schema.Activation("tanh"), 0.05), "theory's fixed point there"
     rows = [
         Row("critical weight_var of tanh, bias_var .05", "theory's", 1.7610, last_digit(1e-4), critical),
@@ -130,7 +129,7 @@ def critical_q() -> float:
 
 
 def selu(size: Size) -> list[Row]:
-    """11: with LeCun's weights q* = 1, where the gradient grows by 1.0716 per layer."""
+    """Statement 11: with LeCun's weights q* = 1, where the gradient grows by 1.0716 per layer."""
     case = networks.network(size, "activation=selu", "init=lecun_normal")
     by_design = Tolerance(1e-9, "the constants are chosen so; 10 digits")
     q, chi = (partial(stable_point, attribute, "selu", 1.0, 0.0) for attribute in ("q", "chi"))

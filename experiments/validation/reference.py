@@ -24,7 +24,7 @@ SIGMAS = 3.0
 
 
 def function(name: str) -> Callable[[Tensor], Tensor]:
-    """torch's activation of that name, at its default options; rrelu at its mean slope."""
+    """Return torch's activation of that name, at its default options; rrelu at its mean slope."""
     import torch
     import torch.nn.functional as F
 
@@ -95,9 +95,6 @@ def _half_line() -> tuple[Array, Array]:
     return u, (half[:, None] * w).ravel() * np.exp(-u * u / 2) / math.sqrt(2 * math.pi)
 
 
-# --- maps -----------------------------------------------------------------------------------------------------------
-
-
 def variances(name: str, weight_var: float, bias_var: float, first_q: float, depth: int) -> Array:
     """Return q of each layer, q' = s V(q) + b."""
     q = [first_q]
@@ -141,9 +138,6 @@ def pair(name: str, q: float, c: float, of_slopes: bool = False) -> float:
 def relu_correlation(c: float) -> float:
     """Return the next layer's correlation under relu (Cho and Saul 2009, "Kernel Methods for Deep Learning")."""
     return (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi
-
-
-# --- finite networks ------------------------------------------------------------------------------------------------
 
 
 Statistic = Callable[[Array], Array]

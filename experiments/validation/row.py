@@ -23,7 +23,7 @@ class Tolerance(NamedTuple):
 
 
 def half_unit(unit: float) -> float:
-    """Half a unit of the last digit of a published number, and rounding."""
+    """Return half a unit of the last digit of a published number, and rounding."""
     return 0.5 * unit * (1 + 1e-9)
 
 
@@ -55,12 +55,12 @@ class Row:
 
     @property
     def center(self) -> Array:
-        """The predicted numbers, (k,)."""
+        """Return the predicted numbers, (k,)."""
         return np.atleast_1d(np.asarray(self.predicted, dtype=np.float64))
 
     @property
     def reach(self) -> tuple[Array, Array]:
-        """Allowed deviation below and above each of them, (k,) each."""
+        """Return the allowed deviation below and above each of them, (k,) each."""
         allowed, shape = self.tolerance.allowed, self.center.shape
         below, above = allowed if isinstance(allowed, tuple) else (allowed, allowed)
         return np.broadcast_to(np.asarray(below, float), shape), np.broadcast_to(np.asarray(above, float), shape)
@@ -71,7 +71,7 @@ class Row:
 
 
 def refused(name: str, statement: str, sentence: str) -> Row:
-    """A row for which theory makes no prediction."""
+    """Return a row for which theory makes no prediction."""
     return Row(name, statement, np.nan, Tolerance(np.nan, "theory makes no prediction"), float, refusal=sentence)
 
 
@@ -88,7 +88,7 @@ class RowResult:
 
 
 def judge(row: Row, measured: ArrayLike | None) -> RowResult:
-    """Compare. A non-finite number or limit, or a wrong count of numbers, never passes, for a control neither."""
+    """Compare. Nothing passes, not even a control, if a number or limit is not finite or their count is wrong."""
     if row.refusal:
         return RowResult(row, np.array([np.nan]), np.nan, 0, f"assumption fails: {row.refusal}", True)
     values = np.atleast_1d(np.asarray(measured, dtype=np.float64))
@@ -112,5 +112,5 @@ def judge(row: Row, measured: ArrayLike | None) -> RowResult:
 
 
 def failed(row: Row, error: str) -> RowResult:
-    """A row whose measurement raised an error; it does not pass, not even as a control."""
+    """Return the result of a row whose measurement raised an error; it does not pass, not even as a control."""
     return RowResult(row, np.full_like(row.center, np.nan), np.nan, 0, f"failed: {error}", False)

@@ -37,7 +37,7 @@ JACOBIAN_WIDTH, JACOBIAN_LAYERS = 128, 4
 
 
 def finite_width(size: Size) -> list[Row]:
-    """17: n Var ln rate = 3 E phi'^4 / (E phi'^2)^2 - 1 per layer; L layers of relu: 5L/n, and a mean of -5L/(2n)."""
+    """Statement 17: n Var ln rate = 3 E phi'^4 / (E phi'^2)^2 - 1 per layer, for relu 5, and n E ln rate = -5/2."""
     rows = []
     for name, (activation, step) in STEPS.items():
         statement = "theory's n Var ln rate = 3 E phi'^4 / (E phi'^2)^2 - 1"
@@ -59,7 +59,7 @@ def theory_noise(case: NetworkCase) -> list[float]:
 
 
 def _log_normal_rows(size: Size) -> list[Row]:
-    """One example, a random Gaussian gradient: |delta|^2 is multiplied by (2/n) chi^2_k per layer, k ~ Bin(n, 1/2).
+    """Compare with the exact law of one example: |delta|^2 is multiplied by (2/n) chi^2_k per layer, k ~ Bin(n, 1/2).
 
     The signs of the gradient from above make the half-space of an active unit's weights indistinguishable from the
     other, so that the layers are independent and the law of their product is exact.
@@ -101,7 +101,7 @@ def _log_normal_rows(size: Size) -> list[Row]:
 
 
 def log_step() -> tuple[float, float]:
-    """Mean and variance of ln((2/n) chi^2_k), k ~ Bin(n, 1/2); k = 0 has a probability of 1e-19."""
+    """Return the mean and variance of ln((2/n) chi^2_k), k ~ Bin(n, 1/2); k = 0 has a probability of 1e-19."""
     from scipy.special import digamma, polygamma
     from scipy.stats import binom
 
@@ -113,7 +113,7 @@ def log_step() -> tuple[float, float]:
 
 
 def power_mean(power: int) -> float:
-    """E ((2/n) chi^2_k)^power, k ~ Bin(n, 1/2); E (chi^2_k)^p = k (k+2) ... (k+2p-2)."""
+    """Return E ((2/n) chi^2_k)^power, k ~ Bin(n, 1/2); E (chi^2_k)^p = k (k+2) ... (k+2p-2)."""
     from scipy.stats import binom
 
     k = np.arange(WIDTH + 1)
@@ -122,7 +122,7 @@ def power_mean(power: int) -> float:
 
 
 def log_gradients(case: NetworkCase) -> Array:
-    """ln of the squared gradient, (layers, replicas)."""
+    """Return ln of the squared gradient, (layers, replicas)."""
     return 2 * np.log(networks.readings(case)["delta_rms"])
 
 
@@ -142,10 +142,7 @@ def second_moment(case: NetworkCase) -> float:
 
 
 def jacobian(size: Size) -> list[Row]:
-    """18: the squared singular values of linear networks have mean 1; all are 1 if the weights are orthogonal.
-
-    Of Gaussian matrices they have a relative variance of L, one per layer.
-    """
+    """Statement 18: squared singular values of linear networks are 1 if orthogonal; if Gaussian their variance is L."""
     depth, width = JACOBIAN_LAYERS, JACOBIAN_WIDTH
     orthogonal, normal = (
         networks.network(size, "activation=identity", f"init={init}", depth=depth, width=width)
@@ -163,16 +160,13 @@ def jacobian(size: Size) -> list[Row]:
         "rounding; sqrt(2 L) / n for the mean's scatter, 3 sigma; products drawn in NumPy",
     )
     both, moments = (orthogonal, normal), [1.0, 0.0, 1.0, depth]
-    isometry = Row(
-        "singular values of an orthogonal linear network",
-        f"all are 1: largest deviation, {depth} layers of width {width}, by autograd",
-        0.0,
-        Tolerance(eps, "rounding, float64: depth x width x eps"),
-        farthest_from_one,
-        orthogonal,
-    )
+    name = "singular values of an orthogonal linear network"
+    statement = f"all are 1: largest deviation, {depth} layers of width {width}, by autograd"
+    exact = Tolerance(eps, "rounding, float64: depth x width x eps")
+    isometry = Row(name, statement, 0.0, exact, farthest_from_one, orthogonal)
     name = "relative variance of the squared singular values, Gaussian linear network"
-    theory, claim = "theory's Jacobian, orthogonal and Gaussian linear networks", "mean 1 and relative variance 0 or L"
+    theory = "theory's Jacobian, orthogonal and Gaussian linear networks"
+    claim = "mean 1 and relative variance 0 or L of the squared singular values"
     probe, probed = "the lab's own probe of the Jacobian", partial(probed_jacobians, *both)
     return [
         Row(theory, claim, moments, rounding(1e-12), partial(theory_jacobians, *both)),
@@ -188,7 +182,7 @@ def theory_jacobians(*cases: NetworkCase) -> list[float]:
 
 
 def probed_jacobians(*cases: NetworkCase) -> list[float]:
-    """Means over replicas of jacobian_mean and jacobian_relative_variance."""
+    """Return the means over replicas of jacobian_mean and jacobian_relative_variance."""
     moments = []
     for case in cases:
         probed = networks.readings(case.plus("probe.jacobian=true"))
@@ -197,7 +191,7 @@ def probed_jacobians(*cases: NetworkCase) -> list[float]:
 
 
 def gaussian_products() -> Array:
-    """Relative variance of the squared singular values of 100 products of Gaussian matrices, (100,)."""
+    """Return the relative variance of the squared singular values of 100 products of Gaussian matrices, (100,)."""
     size = (100, JACOBIAN_LAYERS, JACOBIAN_WIDTH, JACOBIAN_WIDTH)
     factors = np.random.default_rng(3).standard_normal(size) / math.sqrt(JACOBIAN_WIDTH)
     products = reduce(np.matmul, factors.swapaxes(0, 1))
@@ -206,7 +200,7 @@ def gaussian_products() -> Array:
 
 
 def singular_values(case: NetworkCase) -> Array:
-    """Of d(last hidden layer's activations)/d(input) at one example, (R, N), by autograd."""
+    """Return those of d(last hidden layer's activations)/d(input) at one example, (R, N), by autograd."""
     import torch
 
     net, width = networks.build(case), case.config().model.width

@@ -31,8 +31,7 @@ INPUT_RMS, INPUT_Q = 2**-0.25, 2**-0.5
 """Of the inputs; through the embedding, of s = sqrt(2) too, the stream starts with a mean square of 1."""
 
 BRANCH = 7.0
-"""n times the variance a branch adds to ln of the square of its signal in either direction: relu's 5 and the second
-map's 2."""
+"""n times the variance a branch adds to ln of the square of its signal, either way: relu's 5, the second map's 2."""
 
 
 def residual(size: Size, *overrides: str, **sizes: int) -> NetworkCase:
@@ -41,7 +40,7 @@ def residual(size: Size, *overrides: str, **sizes: int) -> NetworkCase:
 
 
 def scatter(shares: Array, branch: float, width: int, replicas: int) -> float:
-    """Bias and 3 sigma of ln of a product over layers: `shares` of each one's square that came through the branch.
+    """Return bias plus 3 sigma of ln of a product over layers; `shares` of each square come through the branch.
 
     The branch scatters by `branch` / n, and meets the skip at a random angle: 4 p (1 - p) / n.
     """
@@ -50,18 +49,18 @@ def scatter(shares: Array, branch: float, width: int, replicas: int) -> float:
 
 
 def theory_growth(case: NetworkCase) -> list[float]:
-    """ln of q at the last layer over the first, and of the squared gradient at the first's input over the end."""
+    """Return ln of q, last layer over first, and of the squared gradient, the first layer's input over the end."""
     prediction = predict(case.config(), INPUT_Q)
     return [math.log(prediction.q[-1] / prediction.q[0]), float(2 * np.log(prediction.layer_gain).sum())]
 
 
 def theory_gain(case: NetworkCase) -> float:
-    """The squared gradient at the first layer's input over the end."""
+    """Return the squared gradient at the first layer's input over the end."""
     return math.exp(theory_growth(case)[1])
 
 
 def scaled_branch(size: Size) -> list[Row]:
-    """21: x + alpha f(x) multiplies q and the squared gradient by 1 + alpha^2 per layer."""
+    """Statement 21: x + alpha f(x) multiplies q and the squared gradient by 1 + alpha^2 per layer."""
     depth, rows = size.rate_depth, []
     for name, alpha_squared, overrides in (
         ("alpha 1", 1.0, ("residual=identity",)),
@@ -88,7 +87,7 @@ def scaled_branch(size: Size) -> list[Row]:
 
 
 def pre_norm(size: Size) -> list[Row]:
-    """22: a norm at the start of the branch: the stream grows as 1 + l, and the gradient as a power of depth."""
+    """Statement 22: with a norm at the start of the branch the stream grows as 1 + l, the gradient as a power of L."""
     prenorm = ("residual=identity", "norm.place=pre", "norm.eps=0")
     rms = residual(size, "norm=rms", *prenorm)
     wide = {"depth": size.norm_depth, "width": size.norm_width, "batch": size.norm_batch}
@@ -122,7 +121,7 @@ def pre_norm(size: Size) -> list[Row]:
 
 
 def stream(case: NetworkCase) -> Array:
-    """ln of the mean square after each block, mean over replicas."""
+    """Return ln of the mean square after each block, mean over replicas."""
     import torch
 
     groups = []
@@ -137,10 +136,7 @@ SHALLOW, DEEP = 8, 32
 
 
 def last_block(size: Size) -> list[Row]:
-    """23: the last block's gradient falls as 1/sqrt(1 + L) with pre-norm and does not depend on L with post-norm.
-
-    An independent gradient enters behind the last norm.
-    """
+    """Statement 23: the last block's gradient falls as 1/sqrt(1 + L) with pre-norm, not with post-norm."""
     rows, width = [], 256
     for place, exponent, claim in (("pre", -0.5, "falls as 1/sqrt(1 + L)"), ("post", 0.0, "does not depend on L")):
         layer_norm = ("residual=identity", "norm=layer", f"norm.place={place}")
@@ -159,12 +155,12 @@ def last_block(size: Size) -> list[Row]:
 
 
 def last_block_ratio(shallow: NetworkCase, deep: NetworkCase) -> float:
-    """ln of the last block's weight-gradient norm in the deep network over that in the shallow one."""
+    """Return ln of the last block's weight-gradient norm in the deep network over that in the shallow one."""
     return last_block_norm(deep) - last_block_norm(shallow)
 
 
 def last_block_norm(case: NetworkCase) -> float:
-    """ln of the norm of both maps' gradients in the last block, mean over replicas."""
+    """Return ln of the norm of both maps' gradients in the last block, mean over replicas."""
     import torch
 
     groups = []
@@ -183,7 +179,7 @@ def last_block_norm(case: NetworkCase) -> float:
 
 
 def _block_outputs(case: NetworkCase, net: Network, replicas: int, rng: np.random.Generator) -> list[torch.Tensor]:
-    """The stream after each block, (R, B, N) each, for Gaussian inputs."""
+    """Return the stream after each block, (R, B, N) each, for Gaussian inputs."""
     import torch
 
     assert net.embedding is not None
