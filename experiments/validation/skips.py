@@ -70,7 +70,7 @@ def scaled_branch(size: Size) -> list[Row]:
         forward, case = total * (depth - 1) / depth, residual(size, *overrides)
         shares = np.full(depth, alpha_squared / (1 + alpha_squared))
         allowed = scatter(shares, BRANCH, size.width, size.replicas)
-        tolerance = Tolerance(allowed, "bias and 3 sigma: branch 7/n, angle 4p(1-p)/n a layer")
+        tolerance = Tolerance(allowed, "bias and 3 sigma: branch 7/n, angle 4p(1-p)/n per layer")
         formula = f"ln of forward q and squared gradient over {depth} layers: L ln(1 + alpha^2)"
         squares = f"ln of the squared gradient over {depth} layers"
         qs = f"ln of q, first layer over last, {depth - 1} layers between"
@@ -103,13 +103,13 @@ def pre_norm(size: Size) -> list[Row]:
         growth = 1 + 1 / (1 + share * layers)
         total, parts = float(np.log(growth).sum()), (growth - 1) / growth
         # Behind a norm, forward scatter reaches the gradient as well.
-        allowed, derivation = scatter(parts, 2 * BRANCH, width, case.replicas), "branch 14/n, angle 4p(1-p)/n a layer"
+        allowed, derivation = scatter(parts, 2 * BRANCH, width, case.replicas), "branch 14/n, angle 4p(1-p)/n per layer"
         if case is batch:
             allowed += float(np.sum(parts)) * (2 / size.norm_batch + 5 / width)
-            derivation += "; p (2/B + 5/n) a layer"
+            derivation += "; p (2/B + 5/n) per layer"
         backward = Tolerance(allowed, f"bias and 3 sigma: {derivation}")
         forwards = [scatter(1 / (2 + layers[: last + 1]), BRANCH, width, case.replicas) + 2 / width for last in layers]
-        forward = Tolerance(np.array(forwards), "bias and 3 sigma: branch 7/n, angle 4p(1-p)/n a layer")
+        forward = Tolerance(np.array(forwards), "bias and 3 sigma: branch 7/n, angle 4p(1-p)/n per layer")
         exact, growing = rounding(1e-9 * math.exp(total)), "ln of the stream's mean square after each block: 1 + l"
         at, squares = f"{name} at the start of the branch", f"squared gradient over {depth} layers: {formula}"
         rows += [
