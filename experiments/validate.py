@@ -1,19 +1,15 @@
-"""`make validate`: what theory says of signal propagation, measured on the lab's own networks, a table row each.
+"""`make validate`: predictions on signal propagation against the lab's own networks, one table row each.
 
-Predictions and the deviations they allow are fixed and written down before anything is measured. The exit code is 1 if
-a row is out.
+Predictions and tolerances are fixed and written before anything is measured. The exit code is 1 if a row is out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +21,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.validation.row import Row, RowResult
+    from experiments.validation import Row, RowResult
+    from experiments.validation.networks import NetworkCase
+    from lab.typing import Array
 
 PREDICTIONS, VERDICTS = "predictions.json", "verdicts.json"
 TABLE_WIDTH = 180
 """Characters; a narrower terminal wraps the table's lines."""
 
-MOST_WORKERS = 2
+MAX_WORKERS = 2
 """Processes at a time: each may hold 4 replicas of 50 layers of width 512 in float64, with gates up to 4 GB."""
 
 
@@ -43,125 +41,94 @@ def main(arguments: Sequence[str] = ()) -> int:
     """
     parser = argparse.ArgumentParser("python -m experiments.validate", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller networks and wider tolerances, about 2 minutes")
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="statements to look at, 1 to 24")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="statements to compare, 1 to 24")
     parser.add_argument("--seed", type=int, default=0, help="of all networks (default: 0)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/validation"), help="for predictions and verdicts as JSON"
-    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/validation"), help="of predictions and verdicts")
     options = parser.parse_args(list(arguments))
 
     from rich.console import Console
 
-    from experiments import validation
-    from experiments.validation.networks import FULL, QUICK
+    from experiments.validation import FULL, QUICK, STATEMENTS, rows
 
-    unknown = sorted(set(options.only or ()) - set(validation.NUMBERS))
+    unknown = sorted(set(options.only or ()) - set(STATEMENTS))
     if unknown:
-        raise ConfigError(
-            f"--only {unknown[0]}: there is no such statement; choose from 1 to {validation.NUMBERS[-1]}."
-        )
+        raise ConfigError(f"--only {unknown[0]}: no such statement; choose from 1 to {max(STATEMENTS)}.")
     size = replace(QUICK if options.quick else FULL, seed=options.seed)
-    rows = [row for row in validation.rows(size) if not options.only or row.number in options.only]
-    return validate(rows, options.folder, Console(width=max(Console().width, TABLE_WIDTH)))
+    console = Console(width=max(Console().width, TABLE_WIDTH))
+    return validate(rows(size, set(options.only or STATEMENTS)), options.folder, console)
 
 
-def validate(rows: Sequence[Row], folder: Path, console: Console, workers: int = MOST_WORKERS) -> int:
-    """Write the predictions, measure, print the table, write the verdicts; the exit code.
+def validate(rows: Sequence[Row], folder: Path, console: Console, workers: int = MAX_WORKERS) -> int:
+    """Write the predictions, measure, print the table, write the verdicts; return the exit code.
 
     With workers=0 everything happens in this process.
     """
-    from experiments.validation.row import exit_code, failed, judge
+    from experiments.validation import failed, judge
 
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / PREDICTIONS, [_prediction(row) for row in rows])
     console.print(f"{len(rows)} predictions, made before any measurement: {folder / PREDICTIONS}", soft_wrap=True)
     measured = dict(_measure_all([row for row in rows if not row.refusal], console, workers))
-    outcomes = []
+    results = []
     for row in rows:
-        found, error = measured.get(row.id, (None, ""))
-        outcomes.append(failed(row, error) if error else judge(row, found))
-    _write(folder / VERDICTS, [_verdict(outcome) for outcome in outcomes])
-    console.print(_table(outcomes))
-    for outcome in outcomes:
-        if outcome.row.refusal or not outcome.is_passed:
-            console.print(f"{outcome.row.id}: {outcome.verdict}", highlight=False, soft_wrap=True)
-    out = sum(not outcome.is_passed for outcome in outcomes)
-    declined = sum(bool(outcome.row.refusal) for outcome in outcomes)
+        values = measured.get(row.id)
+        results.append(failed(row, values) if isinstance(values, str) else judge(row, values))
+    _write(folder / VERDICTS, [_verdict(result) for result in results])
+    console.print(_table(results))
+    for result in results:
+        if result.row.refusal or not result.is_passed:
+            console.print(f"{result.row.id}: {result.verdict}", highlight=False, soft_wrap=True)
+    out = sum(not result.is_passed for result in results)
+    declined = sum(bool(result.row.refusal) for result in results)
     console.print(
-        f"\n{len(outcomes)} rows in {time.perf_counter() - started:.0f} s: {len(outcomes) - out - declined} as"
+        f"\n{len(results)} rows in {time.perf_counter() - started:.0f} s: {len(results) - out - declined} as"
         f" predicted, {declined} where theory declines beforehand, {out} out."
     )
-    return exit_code(outcomes)
+    return 0 if results and out == 0 else 1
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------
 
-Measured = tuple[str, tuple[Any, str]]
+Measured = tuple[str, "Array | str"]
 """A row's id, and its measurement or the error that prevented it."""
 
 
 def _measure_all(rows: Sequence[Row], console: Console, workers: int) -> Iterable[Measured]:
-    """Measure rows of one network in one process; the large networks first, so that none is left to the end alone."""
+    """Measure all rows of a network in one process; the largest networks first, to keep all workers busy."""
     from rich.progress import track
 
-    by_network: dict[Any, list[Row]] = {}
+    from lab.machine.pool import run_tasks
+
+    by_network: dict[NetworkCase | str, list[Row]] = {}
     for row in rows:
-        by_network.setdefault(row.id if row.network is None else row.network, []).append(row)
-    jobs = sorted(by_network.values(), key=lambda group: -_cost(group[0].network))
-    if workers == 0:
-        for job in jobs:
-            yield from _measure(job)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_take_one_thread) as pool:
-        running = [pool.submit(_measure, job) for job in jobs]
-        try:
-            done = track(as_completed(running), "Measuring", len(running), console=console, transient=True)
-            for count, finished in enumerate(done, 1):
-                yield from finished.result()
-                if not console.is_terminal and count % 20 == 0:
-                    console.print(f"{count} of {len(running)} networks measured")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _take_one_thread() -> None:
-    """Before NumPy and torch are imported, which read it then: two processes of many threads would wait for cores."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+        by_network.setdefault(row.network or row.id, []).append(row)
+    groups = sorted(
+        by_network.values(), key=lambda rows: rows[0].network.cost() if rows[0].network else 0, reverse=True
+    )
+    outcomes = run_tasks(_measure, groups, workers)
+    finished = track(outcomes, "Measuring", len(groups), console=console, transient=True)
+    for count, (group, measured) in enumerate(finished, 1):
+        yield from [(row.id, str(measured)) for row in group] if isinstance(measured, Exception) else measured
+        if not console.is_terminal and count % 20 == 0:
+            console.print(f"{count} of {len(groups)} networks measured")
 
 
 def _measure(rows: Sequence[Row]) -> list[Measured]:
     import numpy as np
 
-    found: list[Measured] = []
+    measured: list[Measured] = []
     for row in rows:
+        arguments = () if row.network is None else (row.network,)
         try:
-            with np.errstate(all="ignore"):  # what comes out is looked at; a NaN is out
-                found.append((row.id, (np.asarray(row.measure(), dtype=float), "")))
-        except Exception as error:  # one broken row must not cost the others' minutes
-            found.append((row.id, (None, f"{type(error).__name__}: {error}")))
-    return found
+            with np.errstate(all="ignore"):  # a NaN is judged as out
+                measured.append((row.id, np.asarray(row.measure(*arguments), dtype=float)))
+        except Exception as error:  # a row that fails must not discard the others' minutes
+            measured.append((row.id, f"{type(error).__name__}: {error}"))
+    return measured
 
 
-def _cost(network: Any) -> int:
-    """Something like the multiplications of a network, 0 where none is named."""
-    if network is None:
-        return 0
-    config = network.config()
-    return (
-        config.model.depth
-        * config.model.width**2
-        * config.replicas
-        * (2 if config.activation.name[-3:] == "glu" else 1)
-    )
-
-
-# --- telling --------------------------------------------------------------------------------------------------------
-
-
-def _table(outcomes: Sequence[RowResult]) -> Table:
+def _table(results: Sequence[RowResult]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -170,38 +137,32 @@ def _table(outcomes: Sequence[RowResult]) -> Table:
         table.add_column(heading, justify="left" if heading == "row" else "right", no_wrap=heading != "row")
     table.add_column("allowed for")
     table.add_column("verdict", no_wrap=True)
-    for outcome in outcomes:
-        row, worst = outcome.row, outcome.worst
+    for result in results:
+        row, worst = result.row, result.worst
         if row.refusal:
-            table.add_row(row.id, "none", "", "", "", row.derivation, "[yellow]assumption fails[/]")
+            table.add_row(row.id, "none", "", "", "", row.tolerance.derivation, "[yellow]assumption fails[/]")
             continue
         below, above = (reach[worst] for reach in row.reach)
-        sides = f"± {above:.2g}" if below == above else f"-{below:.2g} +{above:.2g}"
-        many = f" @{worst}" if row.center.size > 1 else ""
-        colour = "green" if outcome.is_passed else "bold red"
+        index = f" @{worst}" if row.center.size > 1 else ""
+        colour = "green" if result.is_passed else "bold red"
         table.add_row(
             row.id,
             _span(row.center),
-            _span(outcome.measured),
-            sides,
-            f"{outcome.position:+.2f}{many}",
-            row.derivation,
-            f"[{colour}]{outcome.verdict.partition(':')[0]}[/]",
+            _span(result.measured),
+            f"± {above:.2g}" if below == above else f"-{below:.2g} +{above:.2g}",
+            f"{result.position:+.2f}{index}",
+            row.tolerance.derivation,
+            f"[{colour}]{result.verdict.partition(':')[0]}[/]",
         )
     table.caption = (
-        "Of many numbers the first and the last are shown, and what is allowed for the worst, named after @. position:"
-        " its deviation over the allowed one; within 1 is in"
+        "Of several numbers the first and the last are shown, and the tolerance of the worst, whose index follows @."
+        " position: deviation over the allowed one; within 1 is in"
     )
     return table
 
 
-def _span(values: ArrayLike) -> str:
-    import numpy as np
-
-    numbers = np.atleast_1d(values)
-    if len(numbers) == 1:
-        return f"{numbers[0]:.6g}"
-    return f"{numbers[0]:.4g} .. {numbers[-1]:.4g}"
+def _span(numbers: Array) -> str:
+    return f"{numbers[0]:.6g}" if len(numbers) == 1 else f"{numbers[0]:.4g} .. {numbers[-1]:.4g}"
 
 
 def _prediction(row: Row) -> dict[str, Any]:
@@ -212,26 +173,26 @@ def _prediction(row: Row) -> dict[str, Any]:
         "predicted": _numbers(row.center),
         "allowed_below": _numbers(below),
         "allowed_above": _numbers(above),
-        "derivation": row.derivation,
+        "derivation": row.tolerance.derivation,
         "is_control": row.is_control,
         "refusal": row.refusal,
     }
 
 
-def _verdict(outcome: RowResult) -> dict[str, Any]:
-    [position] = _numbers([outcome.position])
+def _verdict(result: RowResult) -> dict[str, Any]:
+    [position] = _numbers([result.position])
     return {
-        "id": outcome.row.id,
-        "measured": _numbers(outcome.measured),
+        "id": result.row.id,
+        "measured": _numbers(result.measured),
         "position": position,
-        "worst": outcome.worst,
-        "verdict": outcome.verdict,
-        "is_passed": outcome.is_passed,
+        "worst": result.worst,
+        "verdict": result.verdict,
+        "is_passed": result.is_passed,
     }
 
 
 def _numbers(values: ArrayLike) -> list[float | None]:
-    """Plain numbers for JSON, which has none that are not finite."""
+    """Return floats for JSON; NaN and infinity become null."""
     import numpy as np
 
     return [float(x) if np.isfinite(x) else None for x in np.atleast_1d(values)]

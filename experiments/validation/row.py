@@ -1,47 +1,53 @@
-"""A row of the validation: what is predicted, how far a measurement may be from it, how to measure, and the verdict."""
+"""Rows of the validation: a prediction, its tolerance, how to measure it, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lab.typing import Array
 
-Allowed = ArrayLike | tuple[ArrayLike, ArrayLike]
-"""How far off a measurement may be, on either side or (below, above)."""
+if TYPE_CHECKING:
+    from experiments.validation.networks import NetworkCase
+
+
+class Tolerance(NamedTuple):
+    """The deviation a measurement may have, and where it comes from."""
+
+    allowed: ArrayLike | tuple[ArrayLike, ArrayLike]  # of each number, on either side or (below, above)
+    derivation: str
+
+
+def half_unit(unit: float) -> float:
+    """Return half a unit of the last digit of a published number, and rounding."""
+    return 0.5 * unit * (1 + 1e-9)
+
+
+def last_digit(unit: float) -> Tolerance:
+    return Tolerance(half_unit(unit), "last digit published")
+
+
+def rounding(allowed: ArrayLike) -> Tolerance:
+    return Tolerance(allowed, "rounding, float64")
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One comparison, with everything but the measurement fixed beforehand.
+    """One comparison; everything but the measurement is fixed beforehand."""
 
-    Attributes:
-        number: which of the 24 statements on signal propagation it belongs to.
-        name: what is compared, in a few words; with the number it is the row's id.
-        statement: what is claimed.
-        predicted: the number or numbers expected, each to be met.
-        allowed: how far off each measured number may be.
-        derivation: where `allowed` comes from, in words.
-        measure: returns the measured number or numbers; a function of a module, so that another process can call it.
-        network: rows that name the same network are measured by one process, which makes it once.
-        is_control: a comparison that is wrong on purpose and has to be found out.
-        refusal: theory's own sentence where it makes no prediction; there is nothing to measure then.
-    """
-
-    number: int
-    name: str
-    statement: str
-    predicted: ArrayLike
-    allowed: Allowed
-    derivation: str
-    measure: Callable[[], ArrayLike]
-    network: Any = None
-    is_control: bool = False
-    refusal: str = ""
+    name: str  # what is compared, in a few words; with the number it is the row's id
+    statement: str  # the claim
+    predicted: ArrayLike  # the number or numbers expected
+    tolerance: Tolerance
+    measure: Callable[..., ArrayLike]  # called with `network` if there is one; picklable, for another process
+    network: NetworkCase | None = None  # one process measures all rows of a network, and simulates it once
+    is_control: bool = False  # wrong on purpose: must exceed the tolerance
+    refusal: str = ""  # theory's own sentence where it makes no prediction; nothing is measured then
+    number: int = 0  # the statement on signal propagation it belongs to, 1 to 24
 
     @property
     def id(self) -> str:
@@ -49,52 +55,42 @@ class Row:
 
     @property
     def center(self) -> Array:
-        """The predicted numbers, (k,)."""
+        """Return the predicted numbers, (k,)."""
         return np.atleast_1d(np.asarray(self.predicted, dtype=np.float64))
 
     @property
     def reach(self) -> tuple[Array, Array]:
-        """How far below and above each of them a measurement may be, (k,) each."""
-        below, above = self.allowed if isinstance(self.allowed, tuple) else (self.allowed, self.allowed)
-        shape = self.center.shape
+        """Return the allowed deviation below and above each of them, (k,) each."""
+        allowed, shape = self.tolerance.allowed, self.center.shape
+        below, above = allowed if isinstance(allowed, tuple) else (allowed, allowed)
         return np.broadcast_to(np.asarray(below, float), shape), np.broadcast_to(np.asarray(above, float), shape)
 
+    def control(self, name: str, statement: str, **changes: Any) -> Row:
+        """Return this row with a change that makes it wrong: its deviation must exceed the tolerance."""
+        return replace(self, name=f"control: {name}", statement=statement, is_control=True, **changes)
 
-def refused(number: int, name: str, statement: str, sentence: str) -> Row:
-    """A row that theory declines beforehand."""
-    return Row(number, name, statement, np.nan, np.nan, "theory makes no prediction", _nothing, refusal=sentence)
 
-
-def _nothing() -> float:
-    return np.nan
+def refused(name: str, statement: str, sentence: str) -> Row:
+    """Return a row for which theory makes no prediction."""
+    return Row(name, statement, np.nan, Tolerance(np.nan, "theory makes no prediction"), float, refusal=sentence)
 
 
 @dataclass(frozen=True, eq=False)
 class RowResult:
-    """A row measured and judged.
-
-    Attributes:
-        measured: the numbers, in the shape of the row's `center`.
-        position: the worst of them, as its deviation over the allowed one: within [-1, 1] is in.
-        worst: its index.
-        verdict: in, OUT, caught, NOT CAUGHT (controls), "assumption fails: ..." or "failed: ..." with an error.
-        is_passed: whether the row speaks for theory and network.
-    """
+    """A row, measured and judged."""
 
     row: Row
-    measured: Array
-    position: float
-    worst: int
-    verdict: str
-    is_passed: bool
+    measured: Array  # in the shape of the row's `center`
+    position: float  # the worst deviation over the allowed one: within [-1, 1] is in
+    worst: int  # index of that number
+    verdict: str  # in, OUT, caught, NOT CAUGHT (controls), "assumption fails: ..." or "failed: ..." with an error
+    is_passed: bool  # whether the row supports theory and network
 
 
 def judge(row: Row, measured: ArrayLike | None) -> RowResult:
-    """Compare; a number or a limit that is not finite is out and no catch, and so is a wrong count of numbers."""
+    """Compare. Nothing passes, not even a control, if a number or limit is not finite or their count is wrong."""
     if row.refusal:
         return RowResult(row, np.array([np.nan]), np.nan, 0, f"assumption fails: {row.refusal}", True)
-    if measured is None:
-        return failed(row, "it was not measured")
     values = np.atleast_1d(np.asarray(measured, dtype=np.float64))
     if values.shape != row.center.shape:
         return failed(row, f"{values.shape[0]} numbers measured where {row.center.shape[0]} were predicted")
@@ -107,17 +103,14 @@ def judge(row: Row, measured: ArrayLike | None) -> RowResult:
     worst = int(np.argmax(np.abs(positions)))
     position = float(positions[worst])
     if row.is_control:
-        is_caught = 1 < abs(position) < np.inf
-        return RowResult(row, values, position, worst, "caught" if is_caught else "NOT CAUGHT", is_caught)
-    is_inside = abs(position) <= 1
-    return RowResult(row, values, position, worst, "in" if is_inside else "OUT", is_inside)
+        is_passed = 1 < abs(position) < np.inf
+        verdict = "caught" if is_passed else "NOT CAUGHT"
+    else:
+        is_passed = abs(position) <= 1
+        verdict = "in" if is_passed else "OUT"
+    return RowResult(row, values, position, worst, verdict, is_passed)
 
 
 def failed(row: Row, error: str) -> RowResult:
-    """A row whose measurement broke down, which is no pass, for a control neither."""
+    """Return the result of a row whose measurement raised an error; it does not pass, not even as a control."""
     return RowResult(row, np.full_like(row.center, np.nan), np.nan, 0, f"failed: {error}", False)
-
-
-def exit_code(outcomes: list[RowResult]) -> int:
-    """0 if every row passed and there is one, else 1."""
-    return 0 if outcomes and all(outcome.is_passed for outcome in outcomes) else 1
