@@ -13,7 +13,7 @@ from experiments.arguments import Parser
 from lab.schema import ConfigError
 
 if TYPE_CHECKING:
-    from lab.plot.activation_figures import Comparison
+    from lab.plot.gelu import GeluDifference
 
 ACTIVATIONS, GELU = "activations.png", "gelu.png"
 
@@ -33,14 +33,14 @@ def main(arguments: Sequence[str]) -> int:
 
     from experiments.claims.gelu_comparison import compare, grid
     from lab.machine.files import atomic_write
-    from lab.plot import activation_figures
-    from lab.plot.figures import save
+    from lab.plot import activations, gelu
+    from lab.plot.style import save
 
     x = grid()
     comparisons = compare(x)
     exact, approximate = (F.gelu(from_numpy(x), approximate=form).numpy() for form in ("none", "tanh"))
     shown = [comparison for comparison in comparisons if not _is_repeated(comparison)]
-    pictures = {ACTIVATIONS: activation_figures.grid(), GELU: activation_figures.gelu(x, exact, approximate, shown)}
+    pictures = {ACTIVATIONS: activations.draw(), GELU: gelu.draw(x, exact, approximate, shown)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as drafts:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _is_repeated(comparison: Comparison) -> bool:
+def _is_repeated(comparison: GeluDifference) -> bool:
     """The forms differ by the same in both formats: one panel will do."""
     return comparison.first == "torch's tanh form" and comparison.format == "float32"
 

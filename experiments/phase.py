@@ -55,12 +55,12 @@ def main(arguments: Sequence[str]) -> int:
         )
     try:
         table = plan.table()
-        from lab.plot import figures, phase_figure
+        from lab.plot import phase, style
 
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / TABLE) as table_draft, atomic_write(folder / PICTURE) as picture_draft:
             table.to_netcdf(table_draft, engine="h5netcdf")
-            figures.save(phase_figure.draw(table), picture_draft)
+            style.save(phase.draw(table), picture_draft)
     except KeyboardInterrupt:
         from experiments.main import INTERRUPTED
 

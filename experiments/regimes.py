@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("overrides", nargs="*", help="changes to every network, for example model.width=32")
     options = parser.parse_args(list(arguments))
     from lab.machine.files import atomic_write
-    from lab.plot.figures import save
+    from lab.plot.style import save
 
     console = Console()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -77,17 +77,17 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 def regimes(tables: Mapping[str, xr.Dataset]) -> Figure:
     """Gradient above, signal below, one column a regime."""
-    from lab.plot.figures import grid
+    from lab.plot.gradients import draw_grid
 
     title = "What theory expects (dashed; dotted: its band for the mean) and what 16 networks of width 256 show"
-    return grid(tables, ("delta_rms", "pre_rms"), title)
+    return draw_grid(tables, ("delta_rms", "pre_rms"), title)
 
 
 def partings(tables: Mapping[str, xr.Dataset]) -> Figure:
     """Gradient against depth where theory does not say all."""
-    from lab.plot.figures import grid
+    from lab.plot.gradients import draw_grid
 
-    return grid(tables, ("delta_rms",), "Where prediction and measurement part: width, instability, training")
+    return draw_grid(tables, ("delta_rms",), "Where prediction and measurement part: width, instability, training")
 
 
 def _measure(

@@ -21,7 +21,8 @@ import lab
 from experiments.phase_map import points as points_module
 from experiments.phase_map import table as table_module
 from lab import compose, schema
-from lab.plot import figures, phase_figure
+from lab.plot import phase as phase_picture
+from lab.plot import style
 from lab.theory import critical_line, depth_scales
 from tests.conftest import Command
 
@@ -120,7 +121,7 @@ def lines(figure: Figure, label: str, panel: int = 0) -> list[Line2D]:
 
 
 def test_the_drawn_critical_line_passes_the_point_that_the_literature_gives_for_tanh(tanh: xr.Dataset):
-    [line] = lines(phase_figure.draw(tanh), r"critical line, $\chi=1$")
+    [line] = lines(phase_picture.draw(tanh), r"critical line, $\chi=1$")
     weight_var, bias_var = np.asarray(line.get_data())
     assert bias_var[5] == pytest.approx(0.05)
     assert weight_var[5] == pytest.approx(1.7610, abs=5e-5)
@@ -128,7 +129,7 @@ def test_the_drawn_critical_line_passes_the_point_that_the_literature_gives_for_
 
 
 def test_red_explodes_blue_vanishes_and_white_is_critical(tanh: xr.Dataset):
-    mesh = phase_figure.draw(tanh).axes[0].collections[0]
+    mesh = phase_picture.draw(tanh).axes[0].collections[0]
     chi, shade = tanh["chi"].to_numpy().ravel(), np.asarray(mesh.to_rgba(np.ravel(np.asarray(mesh.get_array()))))
     red, blue = shade[:, 0], shade[:, 2]
     assert (red[chi > 1.02] > blue[chi > 1.02]).all()
@@ -146,7 +147,7 @@ REST = [pytest.param(name, marks=pytest.mark.slow) for name in schema.ACTIVATION
 def test_every_activation_draws_with_labels_that_cover_neither_each_other_nor_a_point(name: str, tmp_path: Path):
     chosen = compose.compose([f"activation={name}"])
     table = table_module.phase_table(chosen, *table_module.default_ranges(chosen.activation), 16)
-    figure = phase_figure.draw(table)
+    figure = phase_picture.draw(table)
     ax = figure.axes[0]
     assert_labels_are_free(ax, table)
     legend = ax.get_legend()
@@ -154,7 +155,7 @@ def test_every_activation_draws_with_labels_that_cover_neither_each_other_nor_a_
     assert legend is None or not legend.get_window_extent().overlaps(ax.get_window_extent())
     assert ("variance grows without bound" in known) == bool(np.isinf(table["q_star"]).any())
     assert ("variance vanishes" in known) == bool((table["q_star"][0, 1:] == 0).any())
-    figures.save(figure, tmp_path / "phase.png")
+    style.save(figure, tmp_path / "phase.png")
 
 
 def test_labels_of_neighbours_make_room_for_each_other(tanh: xr.Dataset):
@@ -162,7 +163,7 @@ def test_labels_of_neighbours_make_room_for_each_other(tanh: xr.Dataset):
     crowded["init_weight_var"] = ("init", [2.0, 2.1, 2.2, 2.3])
     for height in (0.0, 0.2, 0.4):
         crowded["init_bias_var"] = ("init", [height] * 4)
-        ax = phase_figure.draw(crowded).axes[0]
+        ax = phase_picture.draw(crowded).axes[0]
         assert len([text for text in ax.texts if text.get_text()]) == 4
         assert_labels_are_free(ax, crowded)
 
@@ -255,7 +256,7 @@ def test_points_beyond_arithmetic_are_crosses_and_count_as_neither_right_nor_wro
     assert "2 have no rate" in done.out
     table = load(tmp_path / "mine")
     assert table["measured_chi"].isnull().all()
-    [crosses] = lines(phase_figure.draw(table), "beyond what float64 holds")
+    [crosses] = lines(phase_picture.draw(table), "beyond what float64 holds")
     assert np.asarray(crosses.get_xdata()).tolist() == [2, 6]
 
 
@@ -280,7 +281,7 @@ def test_the_trained_panel_shows_the_predicted_depths_and_the_critical_weight_va
     chosen, weight_vars = compose.compose(["activation=tanh"]), np.array([1.0, 3.0])
     accuracies = [np.array([[0.5], [np.nan]]), np.array([[0.1], [0.2]])]
     trained = points_module.trained_table(chosen, [5, 50], table_module.Range(0, 4), weight_vars, 0.05, accuracies)
-    figure = phase_figure.draw(tanh.merge(trained, combine_attrs="no_conflicts"))
+    figure = phase_picture.draw(tanh.merge(trained, combine_attrs="no_conflicts"))
     panel = figure.axes[1]
     cells = np.ma.masked_invalid(np.asarray(panel.collections[0].get_array()))
     assert cells.filled(-1).ravel().tolist() == [0.5, -1, 0.1, 0.2]
@@ -361,7 +362,7 @@ def test_an_interrupt_while_drawing_leaves_nothing_half_written(
         path.write_bytes(b"half a picture")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figures, "save", interrupted)
+    monkeypatch.setattr(style, "save", interrupted)
     ended = gradlab("phase", "activation=relu", *COARSE)
     assert (ended.status, ended.out, ended.err) == (130, "", "Interrupted; nothing was written to mine.\n")
     assert list((tmp_path / "mine").iterdir()) == []
