@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import operator
 import sys
 import time
 from collections.abc import Sequence
@@ -125,20 +126,13 @@ def _compute(tasks: Sequence[partial[Any]]) -> list[Any]:
     console = Console(stderr=True)
     workers = min(available_cores(), len(tasks))
     results: dict[int, Any] = {}
-    with closing(run_tasks(_call, tasks, workers if workers > 1 else 0)) as outcomes:
-        hidden = not console.is_terminal
-        words = "Batches of networks"
-        for task, outcome in track(outcomes, words, len(tasks), console=console, transient=True, disable=hidden):
+    with closing(run_tasks(operator.call, tasks, workers if workers > 1 else 0)) as outcomes:
+        display: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
+        for task, outcome in track(outcomes, "Batches of networks", len(tasks), **display):
             if isinstance(outcome, Exception):
                 raise outcome
             results[id(task)] = outcome
-            if hidden:
-                console.print(f"{words}: {len(results)} of {len(tasks)}")
     return [results[id(task)] for task in tasks]
-
-
-def _call(task: partial[Any]) -> Any:
-    return task()
 
 
 def _report(table: xr.Dataset) -> None:

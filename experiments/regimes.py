@@ -18,38 +18,37 @@ from rich.table import Table
 
 from lab.schema import ConfigError
 
-MEASURED = ("steps=0", "probe.cotangent=random", "dtype=float64", "data=gaussian", "replicas=16")
-TANH = ("activation=tanh", "init=gaussian", "init.bias_var=0.05", "model.depth=50", "model.width=256")
-REGIMES: Mapping[str, Sequence[str]] = {
-    "vanishing: tanh, weight_var 1.3, chi 0.880": (*TANH, "init.weight_var=1.3", *MEASURED),
-    "critical: tanh, weight_var 1.7610, chi 1.000": (*TANH, "init.weight_var=1.7610", *MEASURED),
-    "exploding: tanh, weight_var 3.0, chi 1.209": (*TANH, "init.weight_var=3.0", *MEASURED),
+MEASURED = "steps=0 probe.cotangent=random dtype=float64 data=gaussian replicas=16"
+TANH = "activation=tanh init=gaussian init.bias_var=0.05"
+WIDE_TANH = f"{TANH} model.depth=50 model.width=256 {MEASURED}"
+REGIMES: Mapping[str, str] = {
+    "vanishing: tanh, weight_var 1.3, chi 0.880": f"{WIDE_TANH} init.weight_var=1.3",
+    "critical: tanh, weight_var 1.7610, chi 1.000": f"{WIDE_TANH} init.weight_var=1.7610",
+    "exploding: tanh, weight_var 3.0, chi 1.209": f"{WIDE_TANH} init.weight_var=3.0",
 }
-PARTINGS: Mapping[str, Sequence[str]] = {
+PARTINGS: Mapping[str, str] = {
     "narrow: relu, he_normal, width 16": (
-        *("activation=relu", "init=he_normal", "model.depth=50", "model.width=16", *MEASURED, "replicas=64"),
+        f"activation=relu init=he_normal model.depth=50 model.width=16 {MEASURED} replicas=64"
     ),
     "unstable: gelu, he_normal, width 128": (
-        *("activation=gelu", "init=he_normal", "model.depth=30", "model.width=128", *MEASURED),
+        f"activation=gelu init=he_normal model.depth=30 model.width=128 {MEASURED}"
     ),
     "trained: tanh, lecun_normal, 200 steps of SGD": (
-        *("activation=tanh", "init=lecun_normal", "model.depth=30", "model.width=128", "steps=200", "probe.every=0"),
-        *("optimizer.lr=0.05", "replicas=8"),
+        f"activation=tanh init=lecun_normal model.depth=30 model.width=128 {MEASURED} steps=200 probe.every=0"
+        " optimizer.lr=0.05 replicas=8"
     ),
 }
-COUPLED: Mapping[str, Sequence[str]] = {
-    "tanh, critical": ("activation=tanh", "init=gaussian", "init.weight_var=1.7610", "init.bias_var=0.05"),
-    "tanh, chaotic": ("activation=tanh", "init=gaussian", "init.weight_var=3.0", "init.bias_var=0.05"),
-    "relu, he_normal": ("activation=relu", "init=he_normal"),
-    "relu, he_normal, gain 1.3": ("activation=relu", "init=he_normal", "init.gain=1.3"),
-    "sigmoid, xavier_normal": ("activation=sigmoid", "init=xavier_normal"),
-    "softplus, lecun_normal": ("activation=softplus", "init=lecun_normal"),
-    "relu, batch norm": ("activation=relu", "norm=batch"),
-    "relu, pre-norm residual": ("activation=relu", "norm=layer", "norm.place=pre", "residual=identity"),
+COUPLED: Mapping[str, str] = {
+    "tanh, critical": f"{TANH} init.weight_var=1.7610",
+    "tanh, chaotic": f"{TANH} init.weight_var=3.0",
+    "relu, he_normal": "activation=relu init=he_normal",
+    "relu, he_normal, gain 1.3": "activation=relu init=he_normal init.gain=1.3",
+    "sigmoid, xavier_normal": "activation=sigmoid init=xavier_normal",
+    "softplus, lecun_normal": "activation=softplus init=lecun_normal",
+    "relu, batch norm": "activation=relu norm=batch",
+    "relu, pre-norm residual": "activation=relu norm=layer norm.place=pre residual=identity",
 }
-
-
-PICTURES: Mapping[str, tuple[Mapping[str, Sequence[str]], Sequence[str], str]] = {
+PICTURES: Mapping[str, tuple[Mapping[str, str], Sequence[str], str]] = {
     "regimes.png": (
         REGIMES,
         ("delta_rms", "pre_rms"),
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, (arms, quantities, title) in PICTURES.items():
         measuring = track(arms.items(), f"Measuring for {name}", console=console, transient=True)
-        tables = {arm: lab.simulate(*words, *options.overrides) for arm, words in measuring}
+        tables = {arm: lab.simulate(*words.split(), *options.overrides) for arm, words in measuring}
         with atomic_write(options.folder / name) as draft:
             style.save(gradients.draw_grid(tables, quantities, title), draft)
         console.print(f"[bold]{options.folder / name}[/bold]")
@@ -99,7 +98,7 @@ def _coupling(overrides: Sequence[str], console: Console) -> Table:
     common = ("model.depth=30", "replicas=8", "steps=0", "dtype=float64", *overrides)
     for name, words in track(COUPLED.items(), "Comparing gradients", console=console, transient=True):
         independent, coupled = (
-            lab.simulate(*words, *common, f"probe.cotangent={cotangent}") for cotangent in ("random", "loss")
+            lab.simulate(*words.split(), *common, f"probe.cotangent={cotangent}") for cotangent in ("random", "loss")
         )
         slopes = [readings["delta_slope"].isel(step=0).to_numpy() for readings in (independent, coupled)]  # (replica,)
         expected = delta_slope(independent["predicted_delta_rms"].to_numpy()[:, None]).item()

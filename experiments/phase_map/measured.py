@@ -55,21 +55,19 @@ def measure(config: schema.Config, weight_vars: Array, bias_vars: Array, replica
     expected, lowest, highest = np.array([allowance(point, inputs, replicas) for point in points]).T  # (P,) each
     means = np.exp(np.log(rates).mean(-1))
     is_inside = (means >= lowest) & (means <= highest)
-    over = ("measured_point",)
     ratio = "ratio of E delta^2 of a layer to that of the layer above, over the layers that a rate is fitted to"
     lost = "NaN where it is out of range"
-    bound = "end of what finite width allows for the geometric mean"
+    end = "end of what finite width allows for the geometric mean over replicas"
+    point = "measured_point"
     return xr.Dataset(
         {
-            "measured_weight_var": described(over, weight_vars, WEIGHT_VAR),
-            "measured_bias_var": described(over, bias_vars, BIAS_VAR),
-            "measured_chi": described((*over, "measured_replica"), rates, f"{ratio}; {lost}"),
-            "predicted_chi": described(over, expected, f"{ratio}, from theory; {lost}"),
-            "lowest_chi": described(over, lowest, f"lower {bound}"),
-            "highest_chi": described(over, highest, f"upper {bound}"),
-            "is_inside": described(
-                over, is_inside.astype(np.int8), "1 where the geometric mean over replicas is between them"
-            ),
+            "measured_weight_var": described(point, weight_vars, WEIGHT_VAR),
+            "measured_bias_var": described(point, bias_vars, BIAS_VAR),
+            "measured_chi": described(f"{point} measured_replica", rates, f"{ratio}; {lost}"),
+            "predicted_chi": described(point, expected, f"{ratio}, from theory; {lost}"),
+            "lowest_chi": described(point, lowest, f"lower {end}"),
+            "highest_chi": described(point, highest, f"upper {end}"),
+            "is_inside": described(point, is_inside.astype(np.int8), "1 where the geometric mean is between them"),
         },
         attrs={"measured_config": json.dumps(schema.as_dict(config))},
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lab import __version__, schema
 from lab.theory import critical_line, depth_scales, kernel, phase_map, resolve_critical
@@ -37,6 +37,8 @@ INITS = {
 """Labels of the initializations on every map; uniform and normal variants have the same variances."""
 
 WEIGHT_VAR, BIAS_VAR = "fan_in times the variance of a weight", "variance of a bias"
+MAP = "bias_var weight_var"
+"""Dimensions of the map."""
 
 
 class Range(NamedTuple):
@@ -62,41 +64,31 @@ def phase_table(config: schema.Config, weight_var: Range, bias_var: Range, point
     init_rates = [depth_scales(config.activation, *variances).chi for variances in inits.values()]
     weight_vars, bias_vars = np.linspace(*weight_var, points), np.linspace(*bias_var, points)
     limits = phase_map(config.activation, weight_vars, bias_vars)
-    critical = critical_line(config.activation, bias_vars)
-    over = ("bias_var", "weight_var")
     ratio = "ratio of E delta^2 of a layer to that of the layer above, in the limit of depth"
+    line = "weight_var of the critical line; NaN where it has no point"
+    attributes = {"activation": config.activation.name, "config": json.dumps(schema.as_dict(config))}
     return xr.Dataset(
         {
-            "weight_var": described(("weight_var",), weight_vars, WEIGHT_VAR),
-            "bias_var": described(("bias_var",), bias_vars, BIAS_VAR),
-            "q_star": described(over, limits.q_star, "variance of the pre-activations in the limit of depth"),
-            "chi": described(over, limits.chi, ratio),
-            "xi_grad": described(over, limits.xi_grad, "depth over which E delta^2 changes by a factor of e", "layer"),
-            "xi_q": described(over, limits.xi_q, "depth over which q approaches q_star by a factor of e", "layer"),
-            "critical_weight_var": described(
-                ("bias_var",), critical, "weight_var of the critical line; NaN where it has no point"
-            ),
+            "weight_var": described("weight_var", weight_vars, WEIGHT_VAR),
+            "bias_var": described("bias_var", bias_vars, BIAS_VAR),
+            "q_star": described(MAP, limits.q_star, "variance of the pre-activations in the limit of depth"),
+            "chi": described(MAP, limits.chi, ratio),
+            "xi_grad": described(MAP, limits.xi_grad, "depth over which E delta^2 changes by a factor of e", "layer"),
+            "xi_q": described(MAP, limits.xi_q, "depth over which q approaches q_star by a factor of e", "layer"),
+            "critical_weight_var": described("bias_var", critical_line(config.activation, bias_vars), line),
             "init": ("init", np.array(list(inits), dtype=object), {"long_name": "initialization"}),
-            "init_weight_var": described(("init",), init_weight_vars, f"{WEIGHT_VAR}, in hidden layers"),
-            "init_bias_var": described(("init",), init_bias_vars, f"{BIAS_VAR}, in hidden layers"),
-            "init_chi": described(("init",), np.array(init_rates), "chi of the initialization"),
-            "init_is_own": described(
-                ("init",), np.array([name not in INITS for name in inits], np.int8), "1 for the configuration's own"
-            ),
+            "init_weight_var": described("init", init_weight_vars, f"{WEIGHT_VAR}, in hidden layers"),
+            "init_bias_var": described("init", init_bias_vars, f"{BIAS_VAR}, in hidden layers"),
+            "init_chi": described("init", init_rates, "chi of the initialization"),
+            "init_is_own": described("init", np.int8([name not in INITS for name in inits]), "1 for the own init"),
         },
-        attrs={
-            "activation": config.activation.name,
-            "config": json.dumps(schema.as_dict(config)),
-            "gradlab": __version__,
-        },
+        attrs=attributes | {"gradlab": __version__},
     )
 
 
-def described(
-    dims: tuple[str, ...], values: NDArray[Any], long_name: str, units: str = "1"
-) -> tuple[tuple[str, ...], NDArray[Any], dict[str, str]]:
-    """Return a variable of a dataset with the attributes long_name and units."""
-    return dims, values, {"long_name": long_name, "units": units}
+def described(dims: str, values: ArrayLike, long_name: str, units: str = "1") -> tuple[list[str], NDArray[Any], Any]:
+    """Return a variable of a dataset; `dims` are separated by spaces."""
+    return dims.split(), np.asarray(values), {"long_name": long_name, "units": units}
 
 
 def default_ranges(activation: schema.Activation) -> tuple[Range, Range]:

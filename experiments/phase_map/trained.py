@@ -53,21 +53,16 @@ def trained_table(
     curve = np.linspace(*weight_var, CURVE_POINTS + 1)[1:]  # without the lower end, which may be 0
     scales = [depth_scales(config.activation, float(s), bias_var) for s in curve]
     xi_c, xi_grad = (np.array([getattr(scale, name) for scale in scales]) for name in ("xi_c", "xi_grad"))
-    along = ("curve_weight_var",)
-    over = ("depth", "trained_weight_var")
+    along, expected = "curve_weight_var", "the depth that theory expects to train"
     long_name = "accuracy on held-out data after training; NaN where a logit is not finite"
     return xr.Dataset(
         {
-            "depth": described(over[:1], np.array(depths), "hidden layers of a trained network"),
-            "trained_weight_var": described(over[1:], weight_vars, WEIGHT_VAR),
-            "accuracy": described((*over, "trained_replica"), np.stack(accuracies), long_name),
+            "depth": described("depth", depths, "hidden layers of a trained network"),
+            "trained_weight_var": described("trained_weight_var", weight_vars, WEIGHT_VAR),
+            "accuracy": described("depth trained_weight_var trained_replica", np.stack(accuracies), long_name),
             "curve_weight_var": described(along, curve, WEIGHT_VAR),
-            "trainable_depth_c": described(
-                along, TRAINABLE * xi_c, "6 xi_c: depth that theory expects to train", "layer"
-            ),
-            "trainable_depth_grad": described(
-                along, TRAINABLE * xi_grad, "6 xi_grad: depth that theory expects to train", "layer"
-            ),
+            "trainable_depth_c": described(along, TRAINABLE * xi_c, f"6 xi_c, {expected}", "layer"),
+            "trainable_depth_grad": described(along, TRAINABLE * xi_grad, f"6 xi_grad, {expected}", "layer"),
         },
         attrs={
             "trained_config": json.dumps(schema.as_dict(config)),

@@ -26,26 +26,18 @@ class HeatMap:
 
     def __init__(self, zero: float) -> None:
         self._zero = zero
-        self._stride = 1
-        self._readings = 0
-        self._columns: list[tuple[int, NDArray[np.float32]]] = []
-        self._latest: tuple[int, NDArray[np.float32]] | None = None
+        self._readings: list[tuple[int, NDArray[np.float32]]] = []
 
     def add(self, step: int, log10_delta_rms: NDArray[np.float64]) -> None:
         """Add the column of one reading, (layers,) from layer 0 up."""
-        self._latest = (step, log10_delta_rms.astype(np.float32))
-        if self._readings % self._stride == 0:
-            self._columns.append(self._latest)
-        self._readings += 1
-        if len(self._columns) > MAX_COLUMNS:
-            self._columns = self._columns[::2]
-            self._stride *= 2
+        self._readings.append((step, log10_delta_rms.astype(np.float32)))
 
     def columns(self) -> list[tuple[int, NDArray[np.float32]]]:
         """Return (step, (layers,)) of all columns to draw, the latest reading always among them."""
-        if self._latest is None or self._columns[-1] is self._latest:
-            return self._columns
-        return [*self._columns, self._latest]
+        stride = 1
+        while len(self._readings) > stride * MAX_COLUMNS:
+            stride *= 2
+        return [*self._readings[:-1:stride], self._readings[-1]]
 
     def draw(self) -> NDArray[np.uint8]:
         """Return the picture, (height, width, 3).
@@ -53,7 +45,7 @@ class HeatMap:
         Raises:
             ValueError: no reading has been added.
         """
-        if not self._columns:
+        if not self._readings:
             raise ValueError("There is no reading to draw a heat map of.")
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
