@@ -103,8 +103,8 @@ def _table(config: Config, options: argparse.Namespace) -> xr.Dataset:
                 f"model.depth={networks.model.depth}: a rate is fitted to layers away from both ends; choose"
                 f" {measured.LEAST_DEPTH} or more."
             )
-        places = np.meshgrid(weight_var.centres(options.grid[0]), bias_var.centres(options.grid[1]))
-        tasks.append(partial(measured.measure, networks, *map(np.ravel, places), replicas))
+        weight_vars, bias_vars = np.meshgrid(*map(table.Range.centres, (weight_var, bias_var), options.grid))
+        tasks.append(partial(measured.measure, networks, weight_vars.ravel(), bias_vars.ravel(), replicas))
     parts = [table.phase_table(config, weight_var, bias_var, options.points)]
     results = _compute(tasks)
     if options.measured:

@@ -34,7 +34,7 @@ PARTINGS: Mapping[str, str] = {
         f"activation=gelu init=he_normal model.depth=30 model.width=128 {MEASURED}"
     ),
     "trained: tanh, lecun_normal, 200 steps of SGD": (
-        f"activation=tanh init=lecun_normal model.depth=30 model.width=128 {MEASURED} steps=200 probe.every=0"
+        "activation=tanh init=lecun_normal model.depth=30 model.width=128 steps=200 probe.every=0"
         " optimizer.lr=0.05 replicas=8"
     ),
 }

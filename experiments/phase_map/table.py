@@ -62,6 +62,7 @@ def phase_table(config: schema.Config, weight_var: Range, bias_var: Range, point
     inits = init_points(config)
     init_weight_vars, init_bias_vars = np.array(list(inits.values())).T
     init_rates = [depth_scales(config.activation, *variances).chi for variances in inits.values()]
+    is_own = np.array([name not in INITS for name in inits])
     weight_vars, bias_vars = np.linspace(*weight_var, points), np.linspace(*bias_var, points)
     limits = phase_map(config.activation, weight_vars, bias_vars)
     ratio = "ratio of E delta^2 of a layer to that of the layer above, in the limit of depth"
@@ -80,7 +81,7 @@ def phase_table(config: schema.Config, weight_var: Range, bias_var: Range, point
             "init_weight_var": described("init", init_weight_vars, f"{WEIGHT_VAR}, in hidden layers"),
             "init_bias_var": described("init", init_bias_vars, f"{BIAS_VAR}, in hidden layers"),
             "init_chi": described("init", init_rates, "chi of the initialization"),
-            "init_is_own": described("init", np.int8([name not in INITS for name in inits]), "1 for the own init"),
+            "init_is_own": described("init", is_own.astype(np.int8), "1 for the configuration's own"),
         },
         attrs=attributes | {"gradlab": __version__},
     )

@@ -100,7 +100,7 @@ def _panel(ax: Axes, part: pd.DataFrame, key: str, lines: Sequence[Any], quantit
     notes = []
     if absent := [str(value) for value in lines if not (part[key] == value).any()]:
         notes.append(f"no run with {key}={', '.join(absent)}")
-    readings = _readings(part) or [None]
+    readings: list[str | None] = [*_readings(part)] or [None]
     for reading in readings:
         of_reading = part if reading is None else part[part["reading"] == reading]
         is_dashed = reading == FIRST and len(readings) > 1
@@ -168,12 +168,12 @@ def _add_legend(figure: Figure, table: pd.DataFrame, key: str, lines: Sequence[A
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, linewidth=1.6, label=label))
     readings = _readings(table)
     for reading in readings:
-        style = "--" if reading == FIRST and len(readings) > 1 else "-"
         label = _reading_name(reading)
         if not reading.isdecimal():
             steps = table.loc[table["reading"] == reading, "step"]
             label += f" (step {' to '.join(f'{step:,}' for step in sorted({steps.min(), steps.max()}))})"
-        handles.append(Line2D([], [], color="0.3", linewidth=1.6, linestyle=style, label=label))
+        handles.append(Line2D([], [], color="0.3", linewidth=1.6, label=label))
+        handles[-1].set_linestyle("--" if reading == FIRST and len(readings) > 1 else "-")
     depths = sorted(set(table["depth"])) if "depth" in table else []
     title += f"; a line for each model.depth: {', '.join(map(str, depths))}" if len(depths) > 1 else ""
     longest = max(len(str(handle.get_label())) for handle in handles)
