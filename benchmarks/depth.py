@@ -1,7 +1,7 @@
-"""How time and memory grow with depth: `python -m benchmarks.depth`.
+"""Growth of time and memory with depth: `python -m benchmarks.depth`.
 
-Width 64, batch 128, 4 replicas, ReLU, He init. For each depth a process of its own takes steps without and with a full
-reading, so that one depth's memory is not the next one's. Linear growth shows as equal values per layer.
+Width 64, batch 128, 4 replicas, ReLU, He init. Each depth takes steps without and with a full reading in a process of
+its own, so that its memory is not counted twice. Linear growth shows as equal values per layer.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def main(arguments: Sequence[str] = ()) -> None:
         "depth",
         "step ms",
         "full step ms",
-        "step us a layer",
-        "full us a layer",
+        "step us per layer",
+        "full us per layer",
         "peak MiB",
-        "above base, KiB a layer",
+        "above base, KiB per layer",
     )
     table = Table(*heads, box=MARKDOWN)
     spawn = multiprocessing.get_context("spawn")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def measure(depth: int, turns: int, threads: int) -> tuple[float, float, float, float]:
-    """Median seconds of a step without and with a reading; resident KiB before the network and at the peak."""
+    """Return median seconds of a step without and with a reading, and resident KiB before the network and at peak."""
     import torch
 
     from benchmarks.timing import interleave

@@ -1,15 +1,15 @@
-"""What measuring costs: `python -m benchmarks.probes`.
+"""The cost of measuring: `python -m benchmarks.probes`.
 
 Depth 50, batch 128, ReLU, SGD, on the CPU (or the GPU with --device cuda). For each width, number of replicas and of
-threads it times one training step of each of these, taking turns in one process, and prints medians and ratios:
+threads, times one training step of each of these in turn, in one process, and prints medians and ratios:
 
-    no probes       the lab's step at which nothing is read
+    no probes       the lab's step without a reading
     norms           the same with probe.set=norms at every step
     full            the same with probe.set=full at every step
-    default         a step on average at the default cadence, readings and held-out evaluation included
-    plain           the same network once, as torch.nn.Sequential with torch.optim.SGD and no instrument
-    by hand         plain, with what a user writes: .item() of every gradient norm, a dead-unit hook, all to add_scalar
-    products        the matrix products alone, three a layer: the floor
+    default         mean step at the default cadence, with readings and evaluation on held-out data
+    plain           one such network as torch.nn.Sequential with torch.optim.SGD and no instrument
+    by hand         plain, with typical user code: .item() of every gradient norm, a dead-unit hook, all to add_scalar
+    products        the matrix products alone, three per layer: the lower bound
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEPTH, BATCH = 50, 128
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.probes", description="What measuring costs.")
+    parser = argparse.ArgumentParser("python -m benchmarks.probes", description="The cost of measuring.")
     parser.add_argument("--turns", type=int, default=25, help="timed turns (default: 25)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         "full / no probes",
         "norms / no probes",
         "default / no probes",
-        "full a replica / plain",
-        "by hand / full a replica",
+        "full per replica / plain",
+        "by hand / full per replica",
     )
     for head in (*heads, *ratios):
         table.add_column(head, justify="right")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def measure(width: int, replicas: int, turns: int, device: torch.device, folder: str) -> dict[str, float]:
-    """Median seconds of each side."""
+    """Return the median seconds of each side."""
     common = [f"model.depth={DEPTH}", f"model.width={width}", f"batch_size={BATCH}", f"replicas={replicas}"]
     sides: dict[str, Step] = {}
     for name, probe_set in (("no probes", "full"), ("norms", "norms"), ("full", "full"), ("evaluated", "full")):
@@ -129,7 +129,7 @@ def _plain(width: int, device: torch.device) -> Step:
 
 
 def _by_hand(width: int, device: torch.device, folder: str) -> Step:
-    """The loop of many tutorials: everything to TensorBoard, one scalar at a time."""
+    """Return the step of many tutorials: everything to TensorBoard, one scalar at a time."""
     from torch.utils.tensorboard import SummaryWriter
 
     model, batches = _network(width, device), _batches(device)
@@ -169,8 +169,8 @@ def _products(width: int, replicas: int, device: torch.device) -> Step:
     def step() -> None:
         for _ in range(DEPTH):
             torch.bmm(x, w)
-            torch.bmm(x, w.transpose(1, 2))  # the gradient by the input
-            torch.bmm(x.transpose(1, 2), x)  # the gradient by the weights
+            torch.bmm(x, w.transpose(1, 2))  # the gradient with respect to the input
+            torch.bmm(x.transpose(1, 2), x)  # the gradient with respect to the weights
 
     return step
 

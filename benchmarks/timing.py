@@ -1,4 +1,4 @@
-"""Fair timing on a noisy machine: all sides take turns in one process, and medians of the turns are compared."""
+"""Fair timing on a noisy machine: all sides take turns in one process, and their medians are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Step = Callable[[], object]
 
 
 def interleave(sides: Mapping[str, Step], turns: int, warm_up: int = 3) -> dict[str, float]:
-    """Median seconds of each side's call; in every turn each side is called once, in the same order."""
+    """Return the median seconds per call of each side; every turn calls each side once, in the same order."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(warm_up + turns):
         for name, step in sides.items():
@@ -28,7 +28,7 @@ def interleave(sides: Mapping[str, Step], turns: int, warm_up: int = 3) -> dict[
 
 
 def machine() -> str:
-    """Processor, GPU and versions in one line."""
+    """Return processor, GPU and versions in one line."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     if source.exists() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise ConfigError(f"--folder={folder}: {above} is no folder that can be written in; choose another.")
     dataset, swept = _runs(source)
-    from lab.plot import comparison_figure, figures
+    from lab.plot import comparison as comparison_figure
+    from lab.plot import style
     from lab.sweep import comparison
 
     by = _keys(options.by, swept)
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / PICTURE) as draft, atomic_write(folder / TABLE) as rows:
-            figures.save(picture, draft)
+            style.save(picture, draft)
             table.to_csv(rows, index=False)
     except OSError as error:
         raise ConfigError(f"--folder={folder}: what was compared cannot be written there ({error}).") from error
@@ -122,7 +123,7 @@ def _readings(given: Sequence[str] | None, quantity: str, dataset: xr.Dataset) -
 
 
 def _refuse_too_many(by: Sequence[str], dataset: xr.Dataset) -> None:
-    from lab.plot.comparison_figure import MOST_LINES, MOST_PANELS, grid_of
+    from lab.plot.comparison import MOST_LINES, MOST_PANELS, grid_of
     from lab.sweep.comparison import in_order
 
     count = {key: len(in_order(dataset[key].to_numpy().tolist())) for key in by}

@@ -127,14 +127,14 @@ def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
 
 def _draw(rows: Sequence[tuple[str, Path, Mapping[str, Any]]], path: Path) -> None:
     from lab.machine.files import atomic_write
-    from lab.plot import figures
+    from lab.plot import gradients, style
     from lab.sweep import results
 
     curves = {name: results.load(folder).isel(step=0)["delta_rms"] for name, folder, _ in rows}
     groups = [[f"{activation}, {init}" for init in INITS] for activation in ACTIVATIONS]
     groups += [[name] for name in ARMS if not any(name in group for group in groups)]
     with atomic_write(path) as draft:
-        figures.save(figures.comparison(curves, TITLE, groups), draft)
+        style.save(gradients.draw_arms(curves, TITLE, groups), draft)
 
 
 if __name__ == "__main__":

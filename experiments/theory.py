@@ -1,12 +1,11 @@
-"""`gradlab theory`: what mean-field theory expects of a configuration, without training anything."""
+"""`gradlab theory`: the prediction of mean-field theory for a configuration, without training anything."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,14 @@ from lab.schema import LARGEST, Config, ConfigError, LayerNorm, flatten
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lab.theory.report.report import TheoryReport
+    from lab.theory.report.report import Layers, TheoryReport
+    from lab.typing import Array
 
 FILE = "theory.json"
 MOST_ROWS = 24
-"""Layers that the table shows at most, but for the last; the file holds all."""
-USUAL, WIDE = 70, 95
-"""Columns of a terminal from which on the table has more columns of its own."""
+"""Layers in the table at most, besides the last; the file has all."""
+LEAST_WIDTHS = {"act_rms": 70, "pre_rms": 95, "weight_grad_norm": 95}
+"""Column of the table -> columns that a terminal needs for it to be shown."""
 
 SCALARS = {
     "q_star": "limit of q, the pre-activations' variance",
@@ -32,20 +32,21 @@ SCALARS = {
     "weight_var": "fan_in times a weight's variance",
     "bias_var": "a bias's variance",
     "critical_weight_var": "weight_var with chi = 1, all else equal",
-    "xi_q": "layers: q comes closer to q_star by e",
-    "xi_c": "layers: so does two inputs' correlation",
+    "xi_q": "layers: q approaches q_star by a factor of e",
+    "xi_c": "layers: the same for two inputs' correlation",
     "xi_grad": "layers: squared gradients change by e",
     "trainable_depth": "layers: 6 xi_c, or 6 xi_grad if less",
-    "delta_slope": "decades a layer towards the loss; + vanishing",
+    "delta_slope": "decades per layer to the loss; + vanishing",
 }
-"""Name in table and file -> what it is."""
+"""Name in table and file -> meaning."""
 
 EPILOG = f"""\
 Layer 0 is nearest the input. delta is delta_rms, rms dL/dz, over that of the
 last layer; so is weight_grad_norm. {FILE} in output_dir, by default
-runs/DATE_TIME, has all layers. In it null is what has no value, and "reasons"
-says why under the same name; "infinity" and "-infinity" are texts, as JSON has
-no such numbers; log10_delta holds what is too small or too large for delta.
+runs/DATE_TIME, has all layers. There null means that there is no value, and
+"reasons" says why under the same name; "infinity" and "-infinity" are strings,
+since JSON has no such numbers; log10_delta holds what overflows or underflows
+delta.
 
 examples:
   gradlab theory activation=tanh init=gaussian init.weight_var=1.3 model.depth=50
@@ -63,63 +64,75 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     from lab import compose
 
-    if options.config_dir and not Path(options.config_dir).is_dir():
-        raise ConfigError(
-            f"--config-dir={options.config_dir}: there is no such folder; give the one above experiment/."
-        )
-    searched = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"] if options.config_dir else []
+    searched = []
+    if options.config_dir:
+        if not Path(options.config_dir).is_dir():
+            raise ConfigError(
+                f"--config-dir={options.config_dir}: there is no such folder; give the one above experiment/."
+            )
+        searched = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"]
     if swept := compose.swept_keys(options.overrides):
         raise ConfigError(f"{swept[0]}: gradlab theory is about one configuration; give one value.")
     config, folder = compose.compose_job([*searched, *options.overrides])
-    _check_features(config, options.features)
+
+    from lab.theory import resolve_critical
+    from lab.theory.deep.maps import data_features
     from lab.theory.report.report import report
 
-    found = report(config, options.input_q, options.features)
-    text = json.dumps(as_dict(config, found), indent=2, allow_nan=False) + "\n"
+    features = data_features(config)
+    if options.features is not None and features is not None:
+        raise ConfigError(
+            f"--features={options.features}: data={config.data.name} has {features} features; leave the flag out, or"
+            " choose data=npz."
+        )
+    answer = report(resolve_critical(config), options.input_q, options.features)
+    text = json.dumps(_strict(as_dict(config, answer)), indent=2, allow_nan=False) + "\n"
     if options.json:
         print(text, end="")
         return 0
-    path = folder / FILE
-    _write(path, text, config.overwrite)
-    _show(config, found, path)
+    _write(folder / FILE, text, config.overwrite)
+    _print(config, answer, folder / FILE)
     return 0
 
 
-def as_dict(config: Config, found: TheoryReport) -> dict[str, Any]:
-    """What the file holds, in types that JSON has."""
+def as_dict(config: Config, answer: TheoryReport) -> dict[str, Any]:
+    """Return the content of the file."""
     from lab import __version__
 
+    layers = None
+    if answer.layers is not None:
+        columns = layer_columns(answer.layers)
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        layers = [dict(zip(columns, row, strict=True)) for row in rows]
     return {
         "gradlab": __version__,
-        "config": {key: _plain(value) for key, value in flatten(asdict(config)).items()},
-        **{name: _plain(value) for name, value in scalars(found).items()},
-        "variance": found.scales.variance if found.scales else None,
-        "down_weight_var": found.down.weight_var if found.down else None,
-        "down_bias_var": found.down.bias_var if found.down else None,
-        "input_q": found.input_q,
-        "fate": found.fate,
-        "advice": found.advice,
-        "remedy": list(found.remedy),
-        "reasons": dict(found.reasons),
-        "assumptions": list(found.assumptions),
-        "layers": None if found.layers is None else list(_layers(found)),
+        "config": flatten(asdict(config)),
+        **scalars(answer),
+        "variance": answer.scales.variance if answer.scales else None,
+        "down_weight_var": answer.down.weight_var if answer.down else None,
+        "down_bias_var": answer.down.bias_var if answer.down else None,
+        "input_q": answer.input_q,
+        "fate": answer.fate,
+        "advice": answer.advice,
+        "remedy": answer.remedy,
+        "reasons": dict(answer.reasons),
+        "assumptions": answer.assumptions,
+        "layers": layers,
     }
 
 
-def scalars(found: TheoryReport) -> dict[str, Any]:
-    """The numbers of `SCALARS`, NaN or None where there is none."""
-    values: dict[str, Any] = dict.fromkeys(SCALARS)
-    if found.scales is not None:
-        values |= {name: value for name, value in asdict(found.scales).items() if name in SCALARS}
-    values |= {"weight_var": found.up.weight_var, "bias_var": found.up.bias_var}
-    return values | {"critical_weight_var": found.critical_weight_var, "delta_slope": found.delta_slope}
+def scalars(answer: TheoryReport) -> dict[str, Any]:
+    """Return the numbers of `SCALARS`, NaN or None where there is none."""
+    values = dict.fromkeys(SCALARS) | (asdict(answer.scales) if answer.scales else {})
+    values |= {"weight_var": answer.up.weight_var, "bias_var": answer.up.bias_var}
+    values |= {"critical_weight_var": answer.critical_weight_var, "delta_slope": answer.delta_slope}
+    return {name: values[name] for name in SCALARS}
 
 
-def _layers(found: TheoryReport) -> Iterator[dict[str, Any]]:
+def layer_columns(layers: Layers) -> dict[str, Array]:
+    """Return the columns of the file, (depth,) each."""
     import numpy as np
 
-    layers = found.layers
-    assert layers is not None
     logs = {
         "delta": layers.log_delta,
         "delta_lower": layers.log_delta_band.lower,
@@ -127,148 +140,111 @@ def _layers(found: TheoryReport) -> Iterator[dict[str, Any]]:
         "weight_grad_norm": layers.log_weight_grad_norm,
     }
     with np.errstate(over="ignore"):
-        columns = {"q": layers.q} | {name: np.exp(log) for name, log in logs.items()}
-    columns |= {f"log10_{name}": log / math.log(10) for name, log in logs.items() if name.startswith("delta")}
-    columns |= {"pre_rms": np.sqrt(layers.q), "pre_rms_lower": layers.pre_rms.lower}
-    columns |= {"pre_rms_upper": layers.pre_rms.upper, "act_rms": layers.act_rms}
-    for layer, values in enumerate(zip(*(column.tolist() for column in columns.values()), strict=True)):
-        yield {"layer": layer} | {name: _plain(value) for name, value in zip(columns, values, strict=True)}
+        sizes = {name: np.exp(log) for name, log in logs.items()}
+    return {
+        "layer": np.arange(len(layers.q)),
+        "q": layers.q,
+        **sizes,
+        **{f"log10_{name}": log / math.log(10) for name, log in logs.items()},
+        "pre_rms": np.sqrt(layers.q),
+        "pre_rms_lower": layers.pre_rms.lower,
+        "pre_rms_upper": layers.pre_rms.upper,
+        "act_rms": layers.act_rms,
+    }
 
 
-def _plain(value: Any) -> Any:
-    """NaN as null and infinity as a text, which strict JSON can hold."""
+def _strict(value: Any) -> Any:
+    """Replace NaN by None and infinity by a string, for strict JSON."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else "infinity" if value > 0 else "-infinity"
 
 
 def _write(path: Path, text: str, may_overwrite: bool) -> None:
-    """Write the file, unless another one of this name is there already."""
+    """Write the file, unless another one of this name exists; a run's folder may hold it."""
     from lab.machine.files import atomic_write, refuse_to_write
 
-    refuse_to_write(path.parent)  # a run may lie there: the prediction belongs beside it
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"output_dir={path.parent}: {FILE} in it is no file; choose another folder.")
+    folder = path.parent
+    refuse_to_write(folder)
     if path.exists() and not may_overwrite and path.read_bytes() != text.encode():
         raise ConfigError(
-            f"output_dir={path.parent}: this folder holds another {FILE} already; choose another, or add"
-            " overwrite=true."
+            f"output_dir={folder}: this folder holds another {FILE} already; choose another, or add overwrite=true."
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as draft:
-            draft.write_text(text)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir={path.parent}: {FILE} cannot be written there ({error}); choose another."
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as draft:
+        draft.write_text(text)
 
 
 # --- in a terminal --------------------------------------------------------------------------------------------------
 
 
-def _show(config: Config, found: TheoryReport, path: Path) -> None:
+def _print(config: Config, answer: TheoryReport, path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from lab.theory.report.words import number
 
-    console = Console()
-
-    def say(text: str) -> None:
-        console.print(Text(text))
-
+    console = Console(markup=False, highlight=False, emoji=False)
     model = config.model
     layers = f"{model.depth} hidden layer{'s' if model.depth > 1 else ''} of {model.width}"
-    say(f"Theory of {layers}: {_description(config)}")
-    if found.layers is not None:
+    console.print(f"Theory of {layers}: {_description(config)}")
+    if answer.layers is not None:
+        console.print(_layer_table(answer.layers, console.width))
         end = f", layer {model.depth - 1} nearest the loss" if model.depth > 1 else ""
-        console.print(_layer_table(found, console.width))
-        say(
-            f"Layer 0 is nearest the input{end}. q: variance of the"
-            " pre-activations. delta: rms gradient dL/dz over the last layer's; its band: where to expect it at this"
-            " width. No units."
+        console.print(
+            f"Layer 0 is nearest the input{end}. q: variance of the pre-activations. delta: rms gradient dL/dz over"
+            " that of the last layer; its band: the range expected at this width. No units."
         )
     numbers = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    for name, value in scalars(found).items():
+    for name, value in scalars(answer).items():
         text = value if isinstance(value, str) else number(math.nan if value is None else value)
         numbers.add_row(name, text, SCALARS[name])
     console.print("", numbers, "")
-    for reason, names in _grouped(found.reasons).items():
-        say(f"No {', '.join(names)}: {reason}")
-    say("This rests on:")
+    for reason in dict.fromkeys(answer.reasons.values()):
+        names = [name for name, other in answer.reasons.items() if other == reason]
+        console.print(f"No {', '.join(names)}: {reason}")
     bullets = Table.grid(padding=(0, 1, 0, 0))
-    for assumption in found.assumptions:
-        bullets.add_row("-", Text(assumption))
-    console.print(bullets, "")
-    for sentence in filter(None, (found.fate, found.advice)):
-        say(sentence)
-    console.print(Text(str(path)), soft_wrap=True)
+    for assumption in answer.assumptions:
+        bullets.add_row("-", assumption)
+    console.print("Assumptions:", bullets, "")
+    for sentences in filter(None, (answer.fate, answer.advice)):
+        console.print(sentences)
+    console.print(str(path), soft_wrap=True)
 
 
 def _description(config: Config) -> str:
-    """The choices that theory looks at."""
+    """Return the choices that theory depends on."""
     words = [config.activation.name, f"init={config.init.name}"]
     words += [f"norm={config.norm.name} ({config.norm.place})"] if isinstance(config.norm, LayerNorm) else []
     words += [f"residual={config.residual.name}"] if config.residual.name != "none" else []
     return ", ".join(words + (["ffn blocks"] if config.model.block == "ffn" else []))
 
 
-def _layer_table(found: TheoryReport, width: int) -> Table:
-    """Every layer, or about `MOST_ROWS` at round distances and the last; columns as there is room."""
+def _layer_table(layers: Layers, width: int) -> Table:
+    """Return the table of all layers, or of at most `MOST_ROWS` equally spaced ones and the last."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from lab.theory.report.words import number, power_of_ten
 
-    layers = found.layers
-    assert layers is not None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    columns = {
-        "layer": 0,
-        "q": 0,
-        "pre_rms": WIDE,
-        "act_rms": USUAL,
-        "delta": 0,
-        "band of delta": 0,
-        "weight_grad_norm": WIDE,
-    }
-    for name in columns:
-        if width >= columns[name]:
-            table.add_column(name, justify="right", no_wrap=True)
+    columns = layer_columns(layers)
     depth = len(layers.q)
-    step = next(step for step in _round_steps() if depth <= MOST_ROWS * step)
-    for layer in sorted({*range(0, depth, step), depth - 1}):
-        log10 = [
-            float(logs[layer]) / math.log(10)
-            for logs in (layers.log_delta, *layers.log_delta_band, layers.log_weight_grad_norm)
-        ]
-        delta, lower, upper, weight_grad_norm = (power_of_ten(value) for value in log10)
-        cells = {
-            "layer": str(layer),
-            "q": number(float(layers.q[layer])),
-            "pre_rms": number(math.sqrt(layers.q[layer])),
-            "act_rms": number(float(layers.act_rms[layer])),
-            "delta": delta,
-            "band of delta": f"{lower} to {upper}",
-            "weight_grad_norm": weight_grad_norm,
-        }
-        table.add_row(*(cells[name] for name in columns if width >= columns[name]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    names = ("layer", "q", "pre_rms", "act_rms", "delta", "band of delta", "weight_grad_norm")
+    shown = [name for name in names if width >= LEAST_WIDTHS.get(name, 0)]
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in sorted({*range(0, depth, math.ceil(depth / MOST_ROWS)), depth - 1}):
+        row = {name: float(column[layer]) for name, column in columns.items()}
+        powers = {name.removeprefix("log10_"): power_of_ten(value) for name, value in row.items() if "log10_" in name}
+        cells = {name: number(value) for name, value in row.items()} | powers | {"layer": str(layer)}
+        cells["band of delta"] = f"{powers['delta_lower']} to {powers['delta_upper']}"
+        table.add_row(*(cells[name] for name in shown))
     return table
-
-
-def _round_steps() -> Iterator[int]:
-    """1, 2, 5, 10, 20, 50 and so on."""
-    return (unit * 10**power for power in itertools.count() for unit in (1, 2, 5))
-
-
-def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Sentence -> the names it stands for."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        groups.setdefault(reason, []).append(name)
-    return groups
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
@@ -277,7 +253,7 @@ def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         "gradlab theory",
-        description="What mean-field theory expects of a configuration at initialization, without training anything.",
+        description="Predict every layer's signal and gradient at initialization by mean-field theory.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -285,39 +261,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON and write nothing")
     parser.add_argument(
         "--input-q",
+        type=float,
         metavar="Q",
         help="mean square of the inputs (default: data.variance for data=gaussian, 0.9375 for data=digits, where 4 of"
         " 64 pixels never change, else 1, because the lab standardizes)",
     )
-    parser.add_argument("--features", metavar="N", help="size of an input, which only data=npz leaves open")
-    parser.add_argument("--config-dir", metavar="DIR", help="a folder with experiments of your own")
-    options, unknown = parser.parse_known_intermixed_args(list(arguments))
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: there is no such flag; write key=value, or see gradlab theory --help.")
-    if options.input_q is not None:
-        options.input_q = _number("--input-q", options.input_q, float)
-    if options.features is not None:
-        options.features = _number("--features", options.features, int)
+    parser.add_argument("--features", type=int, metavar="N", help="features of an input, for data=npz only")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own experiments")
+    options = parser.parse_intermixed_args(list(arguments))
+    for flag, value in (("--input-q", options.input_q), ("--features", options.features)):
+        if value is not None and not 0 < value <= LARGEST:  # refuses NaN, too
+            raise ConfigError(f"{flag}={value:g}: give a number above 0 and at most {LARGEST:g}.")
     return options
-
-
-def _number(flag: str, text: str, kind: type[int] | type[float]) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not 0 < value <= LARGEST:  # NaN is neither
-        what = "whole number" if kind is int else "number"
-        raise ConfigError(f"{flag}={text}: give a {what} above 0 and at most {LARGEST:g}.")
-    return value
-
-
-def _check_features(config: Config, features: int | None) -> None:
-    from lab.theory.deep.maps import data_features
-
-    known = data_features(config)
-    if features is not None and known is not None:
-        raise ConfigError(
-            f"--features={features}: data={config.data.name} has {known} features; leave the flag out, or"
-            " choose data=npz."
-        )

@@ -163,7 +163,7 @@ def signed(number: Number, digits: int = 1) -> str:
 
 
 def _draw(rival: str, figure: Figure, samples: Samples) -> None:
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     ax.axvspan(-EFFECT, EFFECT, color="0.88", label=f"less than {EFFECT:g} points: does not count")

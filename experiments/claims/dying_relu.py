@@ -241,7 +241,7 @@ def draw(figure: Figure, samples: Samples) -> None:
 
 
 def _draw_born(ax: Axes, samples: Samples) -> None:
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     layers = np.arange(1, BORN_DEPTH + 1)
     for number, width in enumerate(WIDTHS):
@@ -255,7 +255,7 @@ def _draw_born(ax: Axes, samples: Samples) -> None:
 
 
 def _draw_woken(ax: Axes, samples: Samples) -> None:
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     names = (*COURSES, *OTHERS)
     for shade, (deeper, text) in enumerate(((False, "layer 0"), (True, "layers 1 and 2"))):

@@ -139,7 +139,7 @@ def judge_centred(samples: Samples) -> Judgement:
 
 def draw_centred(figure: Figure, samples: Samples) -> None:
     """Both measures by layer; dashed at initialization, solid after training."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, (kind, words) in zip(axes, MEASURES.items(), strict=True):
@@ -269,7 +269,7 @@ def judge_alive(samples: Samples) -> Judgement:
 
 def draw_alive(figure: Figure, samples: Samples) -> None:
     """Left: the slope. Right: woken share by depth of sleep."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     slope, woken = panels(figure, 2)
     order = np.argsort(samples["z"])

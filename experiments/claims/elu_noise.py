@@ -115,7 +115,7 @@ def _cost(accuracy: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Left: accuracy against the size of the noise, the deeper stack. Right: the same less ReLU's, both depths."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     whole, gap = panels(figure, 2)
     for number, activation in enumerate(INITS):

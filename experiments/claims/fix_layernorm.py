@@ -168,7 +168,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Mean and deviation at each place after training, and gradient against layer."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, place in enumerate(PLACES):

@@ -200,7 +200,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """What passes against the gate's pre-activation, and how many gates do what."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     left, right = panels(figure, 2)
     points = samples["points"]

@@ -10,7 +10,7 @@ from experiments.claims import by_hand
 from lab.typing import Array
 
 if TYPE_CHECKING:
-    from lab.plot.activation_figures import Comparison
+    from lab.plot.gelu import GeluDifference
 
 FORMATS = ("float32", "float64")
 
@@ -20,7 +20,7 @@ def grid() -> Array:
     return np.arange(-10 * 1024, 10 * 1024 + 1) / 1024
 
 
-def compare(x: Array) -> list[Comparison]:
+def compare(x: Array) -> list[GeluDifference]:
     """Tanh form against exact, then each by hand against torch's, each in both formats; x has to be exact in float32.
 
     Args:
@@ -29,7 +29,7 @@ def compare(x: Array) -> list[Comparison]:
     import torch
     import torch.nn.functional as F
 
-    from lab.plot.activation_figures import Comparison
+    from lab.plot.gelu import GeluDifference
 
     values: dict[tuple[str, str], torch.Tensor] = {}
     for name in FORMATS:
@@ -47,7 +47,7 @@ def compare(x: Array) -> list[Comparison]:
         ("tanh form by hand", "torch's tanh form"),
     )
     return [
-        Comparison(first, second, name, x, known[first, name] - known[second, name])
+        GeluDifference(first, second, name, x, known[first, name] - known[second, name])
         for first, second in pairs
         for name in FORMATS
     ]

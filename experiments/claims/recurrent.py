@@ -216,7 +216,7 @@ def _failed_is_guessing(loss: Array, guessing: float) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Gradient against time at the start, and learning curves."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     lines = {"repeated": "-", "fresh": ":"}

@@ -109,7 +109,7 @@ def _asleep(wakes: list[str]) -> str:
 
 def draw_revives(figure: Figure, samples: Samples) -> None:
     """Woken share by slope, for both depths of sleep."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, depth in enumerate(DEPTHS_OF_SLEEP):
@@ -243,7 +243,7 @@ def judge_learns(samples: Samples) -> Judgement:
 
 def draw_learns(figure: Figure, samples: Samples) -> None:
     """Left: slopes against steps, mean over layers, by start. Right: slopes at the end by layer."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     course, ends = panels(figure, 2)
     for number, name in enumerate(LEARN_ARMS):

@@ -124,7 +124,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Histogram of the slopes in training, and the one of evaluation."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     (ax,) = panels(figure)
     edges = np.linspace(LOWER, UPPER, 21)

@@ -82,7 +82,7 @@ def judge_range(samples: Samples) -> Judgement:
 
 def draw_range(figure: Figure, samples: Samples) -> None:
     """How far the value is from 0 on the left and from 1 on the right, and where each format ends."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]
@@ -203,7 +203,7 @@ def judge_derivative(samples: Samples) -> Judgement:
 
 def draw_derivative(figure: Figure, samples: Samples) -> None:
     """What float32 makes of the derivative along z, in three ways: right, off, exactly 0 or NaN."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     (ax,) = axes = panels(figure)
     z = samples["z"]

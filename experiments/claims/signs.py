@@ -147,7 +147,7 @@ def _percent(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Like signs and reversals against the batch size."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, quantity, what in zip(

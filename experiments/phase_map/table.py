@@ -1,4 +1,4 @@
-"""The order-to-chaos map as a table: what theory says of every point, and which points are worth a look."""
+"""The order-to-chaos map as a table: limits of depth all over the map, its critical line, and the initializations."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lab import __version__, schema
-from lab.theory import critical_line, depth_scales, phase_map
-from lab.theory.deep.criticality import solved
+from lab.theory import critical_line, depth_scales, kernel, phase_map, resolve_critical
 from lab.theory.deep.maps import maps
-from lab.theory.kernels.kernels import kernel
 from lab.theory.plain.critical import CriticalLine
 from lab.typing import Array
 
 ROUND_NUMBERS = tuple(
     scale * number for scale in (0.1, 1.0, 10.0, 100.0) for number in (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 )
-"""Where an axis may end."""
+"""Candidates for the end of an axis."""
 
 TWICE = 1.75
-"""The map reaches to the first round number that is at least so many times the critical weight_var."""
+"""weight_var reaches to the first round number that is at least this multiple of the critical weight_var."""
 
 BIAS_SHARE = 0.1
-"""bias_var reaches to this share of weight_var, where the line of tanh has bent to a bit under twice its beginning."""
+"""bias_var reaches to this share of weight_var, where tanh's critical line has bent to nearly twice its start."""
 
 INITS = {
     "torch_default": "torch_default",
@@ -36,70 +34,69 @@ INITS = {
     "orthogonal": "orthogonal",
     "he": "he_normal",
 }
-"""Labels of the initializations on every map; uniform and normal kinds have the same variances."""
+"""Labels of the initializations on every map; uniform and normal variants have the same variances."""
 
 WEIGHT_VAR, BIAS_VAR = "fan_in times the variance of a weight", "variance of a bias"
+MAP = "bias_var weight_var"
+"""Dimensions of the map."""
 
 
 class Range(NamedTuple):
-    """Where an axis begins and ends."""
+    """The ends of an axis."""
 
     low: float
     high: float
 
     def centres(self, cells: int) -> Array:
-        """Centres of equal cells that fill the range: (cells,)."""
+        """Return the centres of equal cells that fill the range, (cells,)."""
         edges = np.linspace(self.low, self.high, cells + 1)
         return np.asarray((edges[1:] + edges[:-1]) / 2)
 
 
 def phase_table(config: schema.Config, weight_var: Range, bias_var: Range, points: int) -> xr.Dataset:
-    """The map of the configured activation, (bias_var, weight_var), its critical line, and where the inits stand."""
-    weight_vars, bias_vars = np.linspace(*weight_var, points), np.linspace(*bias_var, points)
-    found = phase_map(config.activation, weight_vars, bias_vars)
-    table = xr.Dataset(
-        attrs={
-            "activation": config.activation.name,
-            "config": json.dumps(schema.as_dict(config)),
-            "gradlab": __version__,
-        }
-    )
-    add(table, "weight_var", ("weight_var",), weight_vars, WEIGHT_VAR)
-    add(table, "bias_var", ("bias_var",), bias_vars, BIAS_VAR)
-    over = ("bias_var", "weight_var")
-    add(table, "q_star", over, found.q_star, "variance of the pre-activations in the limit of depth")
-    add(
-        table, "chi", over, found.chi, "ratio of E delta^2 of a layer to that of the layer above, in the limit of depth"
-    )
-    add(table, "xi_grad", over, found.xi_grad, "depth over which E delta^2 changes by a factor of e", "layer")
-    add(table, "xi_q", over, found.xi_q, "depth over which q comes closer to q_star by a factor of e", "layer")
-    line = critical_line(config.activation, bias_vars)
-    add(table, "critical_weight_var", ("bias_var",), line, "weight_var of the critical line; NaN where it has no point")
+    """Compute the map of the configured activation, (bias_var, weight_var), its critical line, and the inits on it.
 
+    Raises:
+        ConfigError: init=critical, where nothing is critical.
+    """
     inits = init_points(config)
-    table.coords["init"] = ("init", np.array(list(inits), dtype=object), {"long_name": "initialization"})
-    places = np.array(list(inits.values()))  # (inits, 2)
-    add(table, "init_weight_var", ("init",), places[:, 0], f"{WEIGHT_VAR}, in hidden layers")
-    add(table, "init_bias_var", ("init",), places[:, 1], f"{BIAS_VAR}, in hidden layers")
-    rates = np.array([depth_scales(config.activation, *place).chi for place in places.tolist()])
-    add(table, "init_chi", ("init",), rates, "chi of the initialization")
-    is_own = np.array([name not in INITS for name in inits], dtype=np.int8)
-    add(table, "init_is_own", ("init",), is_own, "1 for the configuration's own")
-    return table
+    init_weight_vars, init_bias_vars = np.array(list(inits.values())).T
+    init_rates = [depth_scales(config.activation, *variances).chi for variances in inits.values()]
+    is_own = np.array([name not in INITS for name in inits])
+    weight_vars, bias_vars = np.linspace(*weight_var, points), np.linspace(*bias_var, points)
+    limits = phase_map(config.activation, weight_vars, bias_vars)
+    ratio = "ratio of E delta^2 of a layer to that of the layer above, in the limit of depth"
+    line = "weight_var of the critical line; NaN where it has no point"
+    attributes = {"activation": config.activation.name, "config": json.dumps(schema.as_dict(config))}
+    return xr.Dataset(
+        {
+            "weight_var": described("weight_var", weight_vars, WEIGHT_VAR),
+            "bias_var": described("bias_var", bias_vars, BIAS_VAR),
+            "q_star": described(MAP, limits.q_star, "variance of the pre-activations in the limit of depth"),
+            "chi": described(MAP, limits.chi, ratio),
+            "xi_grad": described(MAP, limits.xi_grad, "depth over which E delta^2 changes by a factor of e", "layer"),
+            "xi_q": described(MAP, limits.xi_q, "depth over which q approaches q_star by a factor of e", "layer"),
+            "critical_weight_var": described("bias_var", critical_line(config.activation, bias_vars), line),
+            "init": ("init", np.array(list(inits), dtype=object), {"long_name": "initialization"}),
+            "init_weight_var": described("init", init_weight_vars, f"{WEIGHT_VAR}, in hidden layers"),
+            "init_bias_var": described("init", init_bias_vars, f"{BIAS_VAR}, in hidden layers"),
+            "init_chi": described("init", init_rates, "chi of the initialization"),
+            "init_is_own": described("init", is_own.astype(np.int8), "1 for the configuration's own"),
+        },
+        attrs=attributes | {"gradlab": __version__},
+    )
 
 
-def add(
-    table: xr.Dataset, name: str, dims: tuple[str, ...], values: NDArray[Any], long_name: str, units: str = "1"
-) -> None:
-    """Add a described variable to a table; one named as its only dimension becomes a coordinate."""
-    table[name] = (dims, values, {"long_name": long_name, "units": units})
+def described(dims: str, values: ArrayLike, long_name: str, units: str = "1") -> tuple[list[str], NDArray[Any], Any]:
+    """Return a variable of a dataset; `dims` are separated by spaces."""
+    return dims.split(), np.asarray(values), {"long_name": long_name, "units": units}
 
 
 def default_ranges(activation: schema.Activation) -> tuple[Range, Range]:
-    """The part of the map that shows the critical line: weight_var to about twice the critical one.
+    """Return ranges of weight_var and bias_var with the critical line about in the middle.
 
-    bias_var reaches to `BIAS_SHARE` of that, or to twice the bias_var at which the line begins. Where there is no line
-    it is the same part as for relu.
+    weight_var reaches to about twice the critical one; bias_var to `BIAS_SHARE` of that, or to twice the bias_var at
+    which the line starts. Without a critical line they are those of relu.
     """
     start = least_critical_bias_var(activation)
     if np.isnan(start):
@@ -113,37 +110,31 @@ def default_ranges(activation: schema.Activation) -> tuple[Range, Range]:
 
 
 def least_critical_bias_var(activation: schema.Activation) -> float:
-    """Where the critical line begins; NaN if there is none."""
+    """Return the bias_var at which the critical line starts; NaN if there is none."""
     line = CriticalLine(kernel(activation))
     return 0.0 if np.isfinite(line.solve(0.0)) else line.next_bias_var(0.0)
 
 
 def init_points(config: schema.Config) -> dict[str, tuple[float, float]]:
-    """Label -> weight_var and bias_var in hidden layers: of `INITS`, and the configuration's own if it is another."""
-    points = {label: _point(replace(config, init=schema.Init(name))) for label, name in INITS.items()}
-    init = config.init
-    if isinstance(init, schema.Gaussian | schema.Critical) or init.gain != 1:
-        gain = f", gain {init.gain:g}" if init.gain != 1 else ""
-        points[f"init={init.name}{gain}"] = _point(config)
-    return points
-
-
-def _point(config: schema.Config) -> tuple[float, float]:
-    drawn = solved(config) if isinstance(config.init, schema.Critical) else config
-    up = maps(drawn, drawn.model.width).up
-    return up.weight_var, up.bias_var
+    """Return label -> (weight_var, bias_var) in hidden layers, of `INITS` and of the configuration's own init."""
+    configs = {label: replace(config, init=schema.Init(name)) for label, name in INITS.items()}
+    resolved, gain = resolve_critical(config), config.init.gain
+    if isinstance(resolved.init, schema.Gaussian) or gain != 1:
+        configs[f"init={config.init.name}" + (f", gain {gain:g}" if gain != 1 else "")] = resolved
+    steps = {label: maps(chosen, chosen.model.width).up for label, chosen in configs.items()}
+    return {label: (step.weight_var, step.bias_var) for label, step in steps.items()}
 
 
 def trained_bias_var(config: schema.Config, bias_var: Range) -> float:
-    """The bias_var at which networks are trained.
+    """Return the bias_var of the trained networks.
 
-    The configuration's own where its init has one. Else an eighth of the map's height, which is .05 for tanh, as in
-    Schoenholz et al. 2017, figure 5; or where the critical line begins, if it does not reach down to that.
+    That of the configuration if its init has one. Else an eighth of the map's height, which is 0.05 for tanh, as in
+    figure 5 of Schoenholz et al. 2017; or the start of the critical line if it does not reach down to that.
     """
-    if isinstance(config.init, schema.Gaussian | schema.Critical):
-        return config.init.bias_var
-    wanted = bias_var.low + (bias_var.high - bias_var.low) / 8
-    if np.isfinite(critical_line(config.activation, np.array([wanted]))[0]):
-        return wanted
+    own = getattr(config.init, "bias_var", None)
+    if own is not None:
+        return float(own)
+    eighth = bias_var.low + (bias_var.high - bias_var.low) / 8
     start = least_critical_bias_var(config.activation)
-    return wanted if np.isnan(start) else start
+    is_below_line = np.isnan(critical_line(config.activation, np.array([eighth]))[0]) and not np.isnan(start)
+    return start if is_below_line else eighth

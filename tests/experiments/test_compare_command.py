@@ -20,8 +20,8 @@ from PIL import Image
 
 from lab import schema
 from lab.compose import compose
-from lab.plot import comparison_figure
-from lab.plot.figures import COLOURS, MARKERS
+from lab.plot import comparison as comparison_figure
+from lab.plot.style import COLOURS, MARKERS
 from lab.readings import Record, to_dataset
 from lab.schema import as_dict
 from lab.sweep import comparison, results

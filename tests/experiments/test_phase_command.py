@@ -18,10 +18,12 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 import lab
-from experiments.phase_map import points as points_module
+from experiments.phase_map import measured as measured_module
 from experiments.phase_map import table as table_module
+from experiments.phase_map import trained as trained_module
 from lab import compose, schema
-from lab.plot import figures, phase_figure
+from lab.plot import phase as phase_picture
+from lab.plot import style
 from lab.theory import critical_line, depth_scales
 from tests.conftest import Command
 
@@ -120,7 +122,7 @@ def lines(figure: Figure, label: str, panel: int = 0) -> list[Line2D]:
 
 
 def test_the_drawn_critical_line_passes_the_point_that_the_literature_gives_for_tanh(tanh: xr.Dataset):
-    [line] = lines(phase_figure.draw(tanh), r"critical line, $\chi=1$")
+    [line] = lines(phase_picture.draw(tanh), r"critical line, $\chi=1$")
     weight_var, bias_var = np.asarray(line.get_data())
     assert bias_var[5] == pytest.approx(0.05)
     assert weight_var[5] == pytest.approx(1.7610, abs=5e-5)
@@ -128,7 +130,7 @@ def test_the_drawn_critical_line_passes_the_point_that_the_literature_gives_for_
 
 
 def test_red_explodes_blue_vanishes_and_white_is_critical(tanh: xr.Dataset):
-    mesh = phase_figure.draw(tanh).axes[0].collections[0]
+    mesh = phase_picture.draw(tanh).axes[0].collections[0]
     chi, shade = tanh["chi"].to_numpy().ravel(), np.asarray(mesh.to_rgba(np.ravel(np.asarray(mesh.get_array()))))
     red, blue = shade[:, 0], shade[:, 2]
     assert (red[chi > 1.02] > blue[chi > 1.02]).all()
@@ -146,7 +148,7 @@ REST = [pytest.param(name, marks=pytest.mark.slow) for name in schema.ACTIVATION
 def test_every_activation_draws_with_labels_that_cover_neither_each_other_nor_a_point(name: str, tmp_path: Path):
     chosen = compose.compose([f"activation={name}"])
     table = table_module.phase_table(chosen, *table_module.default_ranges(chosen.activation), 16)
-    figure = phase_figure.draw(table)
+    figure = phase_picture.draw(table)
     ax = figure.axes[0]
     assert_labels_are_free(ax, table)
     legend = ax.get_legend()
@@ -154,7 +156,7 @@ def test_every_activation_draws_with_labels_that_cover_neither_each_other_nor_a_
     assert legend is None or not legend.get_window_extent().overlaps(ax.get_window_extent())
     assert ("variance grows without bound" in known) == bool(np.isinf(table["q_star"]).any())
     assert ("variance vanishes" in known) == bool((table["q_star"][0, 1:] == 0).any())
-    figures.save(figure, tmp_path / "phase.png")
+    style.save(figure, tmp_path / "phase.png")
 
 
 def test_labels_of_neighbours_make_room_for_each_other(tanh: xr.Dataset):
@@ -162,7 +164,7 @@ def test_labels_of_neighbours_make_room_for_each_other(tanh: xr.Dataset):
     crowded["init_weight_var"] = ("init", [2.0, 2.1, 2.2, 2.3])
     for height in (0.0, 0.2, 0.4):
         crowded["init_bias_var"] = ("init", [height] * 4)
-        ax = phase_figure.draw(crowded).axes[0]
+        ax = phase_picture.draw(crowded).axes[0]
         assert len([text for text in ax.texts if text.get_text()]) == 4
         assert_labels_are_free(ax, crowded)
 
@@ -196,13 +198,13 @@ def test_rates_measured_in_relu_networks_are_half_of_weight_var(gradlab: Command
     np.testing.assert_allclose(np.log(found), np.log(table["predicted_chi"]), rtol=0, atol=tolerance)
     inside = int(((found > table["lowest_chi"]) & (found < table["highest_chi"])).sum())
     assert int(table["is_inside"].sum()) == inside
-    assert "chi, a layer: torch_default 0.1667, xavier 0.5, lecun 0.5, orthogonal 0.5, he 1\n" in done.out
+    assert "chi per layer: torch_default 0.1667, xavier 0.5, lecun 0.5, orthogonal 0.5, he 1\n" in done.out
     assert f"measured: {inside} of 6 points lie within what finite width allows" in done.out
 
 
 def test_a_measured_point_is_the_same_network_as_a_run_of_its_own():
     words = ("activation=tanh", "model.depth=12", "model.width=16", "batch_size=8", "dtype=float64", "threads=1")
-    table = points_module.measure(compose.compose(words), np.array([1.0, 2.5]), np.array([0.1, 0.3]), 2)
+    table = measured_module.measure(compose.compose(words), np.array([1.0, 2.5]), np.array([0.1, 0.3]), 2)
     alone = ("init=gaussian", "init.weight_var=2.5", "init.bias_var=0.3", "probe.cotangent=random", "steps=0")
     delta = lab.simulate(*words, *alone, "replicas=1", "first_replica=3")["delta_rms"][0, :, 0].to_numpy()
     slope = np.polyfit(np.arange(4, 10), np.log(delta[4:10] ** 2), 1)[0]
@@ -219,11 +221,11 @@ def test_the_allowance_is_that_of_a_random_walk_in_the_logarithm():
         "data=gaussian",
         "data.features=100",
     ]  # whatever the data
-    expected, low, high = points_module.allowance(
+    expected, low, high = measured_module.allowance(
         compose.compose(["activation=relu", *overrides]), np.ones(1), replicas
     )
     steps = np.random.default_rng(0).normal(0, math.sqrt(5 / width), (walks, depth))
-    walk = np.cumsum(steps, axis=1)[:, points_module.fitted(depth)]
+    walk = np.cumsum(steps, axis=1)[:, measured_module.fitted(depth)]
     slopes = np.polyfit(np.arange(walk.shape[1]), walk.T, 1)[0]
     reach = 3 * slopes.std() / math.sqrt(replicas)
     assert expected == pytest.approx(1)
@@ -234,7 +236,7 @@ def test_the_allowance_is_that_of_a_random_walk_in_the_logarithm():
 def test_no_allowance_is_given_where_first_order_scatter_means_nothing():
     # glu at weight_var 4 explodes doubly exponentially: every deviation of the variance does so, too.
     words = ("model.depth=30", "data=gaussian", "dtype=float64", "init=gaussian", "init.weight_var=4")
-    expected, low, high = points_module.allowance(compose.compose(["activation=glu", *words]), np.ones(1), 2)
+    expected, low, high = measured_module.allowance(compose.compose(["activation=glu", *words]), np.ones(1), 2)
     assert expected > 100
     assert math.isnan(low)
     assert math.isnan(high)
@@ -242,10 +244,10 @@ def test_no_allowance_is_given_where_first_order_scatter_means_nothing():
 
 def test_a_rate_is_recovered_and_nothing_is_made_of_a_gradient_that_is_lost():
     delta = 1.3 ** (np.arange(20)[::-1] / 2)
-    assert points_module.rate(delta) == pytest.approx(1.3)
+    assert measured_module.rate(delta) == pytest.approx(1.3)
     for lost in (0.0, np.nan, np.inf):
         broken = np.where(np.arange(20) == 8, lost, delta)
-        assert np.isnan(points_module.rate(np.stack([broken, delta]))).tolist() == [True, False]
+        assert np.isnan(measured_module.rate(np.stack([broken, delta]))).tolist() == [True, False]
 
 
 def test_points_beyond_arithmetic_are_crosses_and_count_as_neither_right_nor_wrong(gradlab: Command, tmp_path: Path):
@@ -255,7 +257,7 @@ def test_points_beyond_arithmetic_are_crosses_and_count_as_neither_right_nor_wro
     assert "2 have no rate" in done.out
     table = load(tmp_path / "mine")
     assert table["measured_chi"].isnull().all()
-    [crosses] = lines(phase_figure.draw(table), "beyond what float64 holds")
+    [crosses] = lines(phase_picture.draw(table), "beyond what float64 holds")
     assert np.asarray(crosses.get_xdata()).tolist() == [2, 6]
 
 
@@ -279,8 +281,8 @@ def test_trained_accuracies_are_those_of_single_runs(gradlab: Command, tmp_path:
 def test_the_trained_panel_shows_the_predicted_depths_and_the_critical_weight_var(tanh: xr.Dataset):
     chosen, weight_vars = compose.compose(["activation=tanh"]), np.array([1.0, 3.0])
     accuracies = [np.array([[0.5], [np.nan]]), np.array([[0.1], [0.2]])]
-    trained = points_module.trained_table(chosen, [5, 50], table_module.Range(0, 4), weight_vars, 0.05, accuracies)
-    figure = phase_figure.draw(tanh.merge(trained, combine_attrs="no_conflicts"))
+    trained = trained_module.trained_table(chosen, [5, 50], table_module.Range(0, 4), weight_vars, 0.05, accuracies)
+    figure = phase_picture.draw(tanh.merge(trained, combine_attrs="no_conflicts"))
     panel = figure.axes[1]
     cells = np.ma.masked_invalid(np.asarray(panel.collections[0].get_array()))
     assert cells.filled(-1).ravel().tolist() == [0.5, -1, 0.1, 0.2]
@@ -319,20 +321,22 @@ def test_networks_train_at_the_bias_var_of_the_configuration_or_where_the_line_i
         ("steps=5", "steps=5: nothing that is drawn depends on it; leave it out, or add --trained."),
         ("data=circles", "data=circles: nothing that is drawn depends on it; leave it out, or add --measured or --tr"),
         ("--measured replicas=3", "replicas=3: nothing that is drawn depends on it; choose --replicas-per-point."),
-        ("--trained model.depth=9", "model.depth=9: nothing that is drawn depends on it; choose --depths, or add --me"),
+        (
+            "--trained model.depth=9",
+            "model.depth=9: nothing that is drawn depends on it; choose --depths with --trained, or",
+        ),
         ("--measured model.depth=9", "model.depth=9: a rate is fitted to layers"),
         ("model.dpth=3", "model.dpth: there is no such key; did you mean model.depth?"),
-        ("activation=tanh,relu", "activation=tanh,relu: one map is drawn at a time"),
-        ("--weight-var=3:1", "--weight-var=3:1: a range goes from 0 or more to something larger"),
-        ("--weight-var=-1:1", "--weight-var=-1:1: a range"),
-        ("--bias-var=nan:1", "--bias-var=nan:1: a range"),
-        ("--bias-var=1", "--bias-var=1: give two numbers"),
-        ("--points=1", "--points=1: give a whole number from 2 to 2000."),
-        ("--grid=3x3", "--grid: there is nothing to use it on; add --measured."),
-        ("--measured --grid=3", "--grid=3: give two whole numbers"),
-        ("--measured --columns=3", "--columns: there is nothing to use it on; add --trained."),
-        ("--trained --depths=3,x", "--depths=3,x: give whole numbers"),
-        ("--replicas-per-point=2", "--replicas-per-point: there is nothing to use it on; add --measured or --trained."),
+        ("activation=tanh,relu", "activation: one map is drawn at a time"),
+        ("--weight-var=3:1", "Argument --weight-var: invalid limits value: '3:1'; see gradlab phase --help."),
+        ("--weight-var=-1:1", "Argument --weight-var: invalid limits"),
+        ("--bias-var=nan:1", "Argument --bias-var: invalid limits"),
+        ("--bias-var=1", "Argument --bias-var: invalid limits"),
+        ("--points=1", "Argument --points: a map has 2 points or more"),
+        ("--measured --grid=3", "Argument --grid: invalid grid value: '3'"),
+        ("--trained --columns=0", "Argument --columns: invalid count value: '0'"),
+        ("--trained --depths=3,x", "Argument --depths: invalid depths value: '3,x'"),
+        ("--grd=3x3", "Unrecognized arguments: --grd=3x3; see gradlab phase --help."),
     ],
 )
 def test_what_would_change_nothing_or_cannot_be_is_refused_in_one_sentence(
@@ -361,7 +365,7 @@ def test_an_interrupt_while_drawing_leaves_nothing_half_written(
         path.write_bytes(b"half a picture")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figures, "save", interrupted)
+    monkeypatch.setattr(style, "save", interrupted)
     ended = gradlab("phase", "activation=relu", *COARSE)
     assert (ended.status, ended.out, ended.err) == (130, "", "Interrupted; nothing was written to mine.\n")
     assert list((tmp_path / "mine").iterdir()) == []
@@ -408,6 +412,6 @@ def test_depths_train_in_processes_of_their_own_and_come_back_in_order(gradlab: 
     assert table["depth"].to_numpy().tolist() == [2, 4]
     chosen = compose.compose(["activation=tanh", *TINY_NETWORKS, "optimizer.lr=0.005"])
     for depth in (2, 4):
-        expected = points_module.accuracy(chosen, depth, np.array([1.0, 3.0]), 0.05, 2)
+        expected = trained_module.accuracy(chosen, depth, np.array([1.0, 3.0]), 0.05, 2)
         np.testing.assert_allclose(table["accuracy"].sel(depth=depth), expected)
     assert table.sizes["measured_point"] == 2

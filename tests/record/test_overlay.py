@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import lab
 from lab import data, theory
 from lab.compose import compose
-from lab.plot.figures import gradients
+from lab.plot import gradients
 from lab.record import overlay
 from lab.record.overlay import Overlay
 from lab.run.execution import run
@@ -139,11 +139,11 @@ def test_runs_with_and_without_a_theory_are_collected_together(tmp_path: Path):
 def test_the_picture_has_a_dashed_line_for_the_prediction_and_none_without():
     table = lab.simulate(*SMALL, "activation=tanh")
     for shown, count in ((table, 1), (table.drop_vars(NAMES), 0)):
-        axes = gradients(shown).axes
+        axes = gradients.draw(shown).axes
         assert [axis.get_ylabel().split()[0] for axis in axes] == ["delta_rms", "weight_grad_norm", "pre_rms"]
         dashed = [[line for line in axis.get_lines() if line.get_linestyle() == "--"] for axis in axes]
         assert [len(lines) for lines in dashed] == [count, 0, count]
-    line = next(line for line in gradients(table).axes[0].get_lines() if line.get_linestyle() == "--")
+    line = next(line for line in gradients.draw(table).axes[0].get_lines() if line.get_linestyle() == "--")
     np.testing.assert_allclose(np.asarray(line.get_ydata(), np.float64), table["predicted_delta_rms"])
 
 

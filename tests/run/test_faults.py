@@ -95,7 +95,7 @@ def test_a_sweep_that_is_killed_thirty_times_ends_as_the_undisturbed_one(tmp_pat
     assert gradlab(*words, "output_dir=undisturbed").status == 0
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["experiments.run", "lab.run.execution", "lab.plot.figures", "lab.record.sinks.tensorboard", "h5netcdf"]
+        ["experiments.run", "lab.run.execution", "lab.plot.gradients", "lab.record.sinks.tensorboard", "h5netcdf"]
     )
     chance, kills = random.Random(0), 0
     deadline = time.monotonic() + 240

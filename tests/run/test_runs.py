@@ -17,7 +17,7 @@ from hydra.core.utils import JobRuntime
 import lab
 from lab.compose import compose
 from lab.machine.files import atomic_write
-from lab.plot import figures
+from lab.plot import style
 from lab.record.folder import Task, task
 from lab.record.sinks.tensorboard import TensorBoard
 from lab.run import execution
@@ -220,7 +220,7 @@ def write_half(*arguments: Any, **options: Any) -> None:
 
 @pytest.mark.parametrize(
     ("target", "name", "missing"),
-    [(figures, "save", {"gradients.png"}), (xr.Dataset, "to_netcdf", {"gradients.png", "readings.nc"})],
+    [(style, "save", {"gradients.png"}), (xr.Dataset, "to_netcdf", {"gradients.png", "readings.nc"})],
 )
 def test_a_sink_that_fails_at_the_end_leaves_no_half_file_and_the_others_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any, name: str, missing: set[str]

@@ -32,11 +32,11 @@ class Table:
     def close(self) -> None:
         if not self.records:
             return
-        from lab.plot import figures
+        from lab.plot import gradients, style
 
         predictions = self.expected.variables(self.records[0]) if self.expected is not None else ()
         table = to_dataset(self.records, self.first_replica, self.attrs, predictions)
         with atomic_write(self.folder / READINGS) as draft:
             table.to_netcdf(draft, engine="h5netcdf")
         with atomic_write(self.folder / PICTURE) as draft:
-            figures.save(figures.gradients(table, self.title), draft)
+            style.save(gradients.draw(table, self.title), draft)

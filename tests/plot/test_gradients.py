@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lab.plot import figures
+from lab.plot import gradients, style
 from lab.readings import to_dataset
 from tests.record.test_tensorboard import reading
 
@@ -42,7 +42,7 @@ def labels(ax: Axes) -> list[str]:
 
 
 def test_gradients_shows_median_and_range_over_replicas_of_the_first_and_the_last_reading():
-    figure = figures.gradients(table(DELTA, 7 * DELTA, 2 * DELTA), "mine")
+    figure = gradients.draw(table(DELTA, 7 * DELTA, 2 * DELTA), "mine")
     delta, weight, signal = figure.axes
     assert labels(delta) == ["step 0", "step 20"]
     for number, values in enumerate((DELTA, 2 * DELTA)):
@@ -58,7 +58,7 @@ def test_gradients_shows_median_and_range_over_replicas_of_the_first_and_the_las
 
 
 def test_the_shared_legend_covers_no_panel():
-    figure = figures.gradients(table(DELTA, 2 * DELTA), "mine")
+    figure = gradients.draw(table(DELTA, 2 * DELTA), "mine")
     figure.canvas.draw()
     [legend] = figure.legends
     box = legend.get_window_extent()
@@ -68,13 +68,13 @@ def test_the_shared_legend_covers_no_panel():
 
 
 def test_one_reading_is_one_curve():
-    assert labels(figures.gradients(table(DELTA)).axes[0]) == ["step 0"]
+    assert labels(gradients.draw(table(DELTA)).axes[0]) == ["step 0"]
 
 
 def test_what_has_no_place_on_a_logarithmic_axis_is_left_out_and_nothing_else():
     values = DELTA.copy()
     values[1, 0], values[2, 1], values[3, 2], values[4, :] = 0, np.nan, np.inf, np.nan
-    x, y, _ = drawn(figures.gradients(table(values)).axes[0], 0)
+    x, y, _ = drawn(gradients.draw(table(values)).axes[0], 0)
     usable = np.ma.masked_invalid(np.ma.masked_equal(values, 0))
     assert x.tolist() == [0, 1, 2, 3, 5]
     np.testing.assert_allclose(y, np.ma.median(usable, axis=1).compressed())
@@ -82,7 +82,7 @@ def test_what_has_no_place_on_a_logarithmic_axis_is_left_out_and_nothing_else():
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_a_curve_with_nothing_to_show_says_so(tmp_path: Path, value: float):
-    figure = figures.gradients(table(DELTA, np.full_like(DELTA, value)))
+    figure = gradients.draw(table(DELTA, np.full_like(DELTA, value)))
     assert labels(figure.axes[0]) == ["step 0", "step 10 (nothing finite above 0)"]
     save(figure, tmp_path / "picture.png")
 
@@ -90,13 +90,13 @@ def test_a_curve_with_nothing_to_show_says_so(tmp_path: Path, value: float):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (40, 1)])
 def test_any_depth_and_number_of_replicas_can_be_drawn(tmp_path: Path, shape: tuple[int, int]):
     values = np.full(shape, 1e-30)
-    save(figures.gradients(table(values, values)), tmp_path / "picture.png")
+    save(gradients.draw(table(values, values)), tmp_path / "picture.png")
 
 
 def test_a_comparison_gives_groups_a_colour_and_arms_of_a_group_a_style():
     names = ["tanh, xavier", "tanh, he", "relu, he"]
     curves = {name: table((i + 1) * DELTA)["delta_rms"].isel(step=0) for i, name in enumerate(names)}
-    figure = figures.comparison(curves, "who vanishes", [names[:2], names[2:]])
+    figure = gradients.draw_arms(curves, "who vanishes", [names[:2], names[2:]])
     [ax] = figure.axes
     assert labels(ax) == names
     assert ax.get_title(loc="left") == "who vanishes"
@@ -110,7 +110,7 @@ def test_a_comparison_gives_groups_a_colour_and_arms_of_a_group_a_style():
 def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.save(figure, path)
+        style.save(figure, path)
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         picture.load()
