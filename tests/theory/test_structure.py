@@ -522,7 +522,7 @@ def test_structures_without_a_critical_point_say_so(settings, words):
 
 
 def test_init_critical_resolves_to_a_gaussian_of_the_solved_weight_var():
-    critical = replace(plain("tanh", 1.0), init=schema.Critical("critical", gain=1.5, bias_var=0.05))
+    critical = configure("tanh", "critical", gain=1.5, bias_var=0.05)
     resolved = resolve_critical(critical)
     assert resolved == replace(
         critical, init=schema.Gaussian("gaussian", 1.5, critical_weight_var(critical.activation, 0.05), 0.05)
