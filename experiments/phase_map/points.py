@@ -21,7 +21,7 @@ from experiments.phase_map.table import BIAS_VAR, WEIGHT_VAR, Range, add
 from lab import schema
 from lab.theory import NoTheory, critical_line, depth_scales, predict
 from lab.theory.plain.signal import TRAINABLE
-from lab.theory.width.bands import noise
+from lab.theory.width.noise import noise
 from lab.typing import Array
 
 SIGMAS = 3.0

@@ -11,8 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from lab import __version__, schema
-from lab.theory import critical_line, depth_scales, phase_map
-from lab.theory.deep.criticality import solved
+from lab.theory import critical_line, depth_scales, phase_map, resolve_critical
 from lab.theory.deep.maps import maps
 from lab.theory.kernels.kernels import kernel
 from lab.theory.plain.critical import CriticalLine
@@ -129,8 +128,7 @@ def init_points(config: schema.Config) -> dict[str, tuple[float, float]]:
 
 
 def _point(config: schema.Config) -> tuple[float, float]:
-    drawn = solved(config) if isinstance(config.init, schema.Critical) else config
-    up = maps(drawn, drawn.model.width).up
+    up = maps(resolve_critical(config), config.model.width).up
     return up.weight_var, up.bias_var
 
 

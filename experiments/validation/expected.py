@@ -12,7 +12,7 @@ from experiments.validation.networks import NetworkCase
 from experiments.validation.row import Row, refused
 from lab import schema
 from lab.theory import NoTheory, bands, predict
-from lab.theory.width.bands import noise
+from lab.theory.width.noise import noise
 
 
 def input_q(config: schema.Config) -> float:

@@ -12,7 +12,7 @@ from experiments.validation.networks import NetworkCase, Size
 from experiments.validation.row import Row
 from lab import schema
 from lab.theory import jacobian_moments, predict
-from lab.theory.width.bands import noise, step_variance
+from lab.theory.width.noise import noise, step_variance
 from lab.typing import Array
 
 WIDTH, LAYERS = 64, 16
