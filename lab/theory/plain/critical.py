@@ -3,17 +3,7 @@
 A plain network is critical where chi = s D(q) is 1 at a fixed point q = s V(q) + b (Poole et al. 2016; Schoenholz et
 al. 2017). Eliminating s gives b = q - V(q) / D(q): the line has q as its parameter, and the problem is a root in q.
 The point is useful where the variance reaches it, so where the fixed point is stable: dq'/dq = V'(q) / D(q) <= 1
-(Roberts, Yaida and Hanin 2022, "The Principles of Deep Learning Theory"). Results for the built-in activations:
-
-relu, leaky_relu, prelu, rrelu, identity: b = 0 only, where every q is a fixed point. With b > 0 chi is 1 at the same
-    weight_var, but the variance grows by b per layer without bound.
-tanh, erf, elu, selu: every b; at b = 0 the variance decays to q = 0 as a power of the depth.
-sigmoid: every b; weight_var is about 103 at b = 0.
-gelu, gelu_tanh, silu, swish: b from that of the half-stable point on (gelu .1729, silu .5551); below it the point with
-    chi = 1 is unstable and the variance leaves it.
-glu: b from .224 on; below it the point is unstable, or never reached.
-softplus: none; its points with chi = 1 have b < 0.
-bilinear, reglu, geglu, swiglu: none; their points with chi = 1 are unstable, or close to half-stable.
+(Roberts, Yaida and Hanin 2022, "The Principles of Deep Learning Theory"). docs/theory.md has the results by activation.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lab import schema
 from lab.theory.kernels.kernels import Kernel, kernel
@@ -67,23 +66,15 @@ def _row(table: Array, weight_vars: Array, bias_var: float, first: Array, step: 
     """
     steps = weight_vars[:, None] * table + bias_var - GRID  # (M, T)
     steps[np.abs(steps) <= ROUNDING * GRID] = 0.0
-    place = np.searchsorted(GRID, first)[:, None]  # the first grid point above
-    column, row = np.arange(len(GRID)), np.arange(len(first))
-    stops_above = (column >= place) & (steps <= 0)
-    stops_below = (column < place) & (steps >= 0)
-    above, below = stops_above.argmax(1), len(GRID) - 1 - stops_below[:, ::-1].argmax(1)
-    upwards = np.where(stops_above.any(1), _interpolated_root(steps, row, above - 1), math.inf)
-    downwards = np.where(stops_below.any(1), _interpolated_root(steps, row, below), 0.0)
-    is_fixed = np.abs(step) <= ROUNDING * first
-    return np.where(is_fixed, first, np.where(step > 0, upwards, downwards))
-
-
-def _interpolated_root(steps: Array, row: NDArray[np.int64], column: NDArray[np.int64]) -> Array:
-    """The root of the straight line between a grid point and the next."""
-    column = np.clip(column, 0, len(GRID) - 2)
-    low, high = steps[row, column], steps[row, column + 1]
+    rises, column, row = step > 0, np.arange(len(GRID)), np.arange(len(first))
+    is_above = column >= np.searchsorted(GRID, first)[:, None]  # (M, T)
+    stops = np.where(rises[:, None], is_above & (steps <= 0), ~is_above & (steps >= 0))
+    stop = np.where(rises, stops.argmax(1) - 1, len(GRID) - 1 - stops[:, ::-1].argmax(1))
+    stop = np.clip(stop, 0, len(GRID) - 2)  # q_star lies between this grid point and the next
+    low, high = steps[row, stop], steps[row, stop + 1]
     share = np.clip(low / np.where(low == high, 1.0, low - high), 0.0, 1.0)
-    return np.asarray(GRID[column] + share * (GRID[column + 1] - GRID[column]))
+    q_star = np.where(stops.any(1), GRID[stop] + share * (GRID[stop + 1] - GRID[stop]), np.where(rises, math.inf, 0.0))
+    return np.where(np.abs(step) <= ROUNDING * first, first, q_star)
 
 
 def _polish(phi: Kernel, q: Array, weight_vars: Array, bias_vars: Array) -> Array:
