@@ -1,17 +1,9 @@
-"""Batch norm between map and activation, exact in the batch size.
+"""Batch norm between map and activation, exact in the batch size B where all examples are alike.
 
-Yang et al. 2019, "A Mean Field Theory of Batch Normalization", at the fixed point where all examples are alike. A wide
-layer's pre-activations of one unit over the batch are Gaussian with covariance s K, K the Gram matrix of the inputs.
-Where examples are alike, K without its mean is lambda (I - 1 1^T / B), so the normalized z is sqrt(B) times a uniform
-direction in the B - 1 dimensions that remain, and every expectation is an integral over a sphere. The gradient behind
-the norm has mean 0 over the batch, so its covariance is a multiple of the same projection, and one number gives its
-change from layer to layer:
-
-    rate = B T / (lambda (B - 3) (B - 1)),    T = E tr(P_z Phi P Phi),
-
-with Phi = diag(phi'(z)), P = I - 1 1^T / B, P_z = P - z z^T / B, lambda = E phi(z_i)^2 - E phi(z_i) phi(z_j); B - 3 is
-the mean of 1 / chi-squared with B - 1 degrees of freedom. The identity gives (B - 2) / (B - 3), a large batch D(1) /
-Var phi.
+Yang et al. 2019, "A Mean Field Theory of Batch Normalization"; docs/theory.md, "Batch norm, exactly", has the
+derivation. The normalized z is sqrt(B) times a uniform direction in B - 1 dimensions. The rate of E delta^2 is
+B T / (lambda (B - 3) (B - 1)) with lambda = E phi(z_i)^2 - E phi(z_i) phi(z_j), T = E tr(P_z Phi P Phi),
+Phi = diag(phi'(z)), P = I - 1 1^T / B and P_z = P - z z^T / B.
 """
 
 from __future__ import annotations

@@ -14,12 +14,9 @@ from lab.theory.deep.propagation import LayerTerms, propagate
 from lab.theory.errors import NoTheory
 from lab.typing import Array
 
-LEAST_BATCH = 64
-"""Smallest batch where the theory of batch norm is for large batches: it neglects terms of order 1/batch per layer."""
-
-LARGEST_BIAS_SHARE = 0.02
-"""Biases before an activation make units differ in their variance over the batch. Up to this share of the variance of
-the pre-activations, batch norm after the activation neglects that: an error of the same order."""
+LEAST_BATCH, LARGEST_BIAS_SHARE = 64, 0.02
+"""Limits of the theory of batch norm for large batches, which neglects terms of order 1/batch per layer, and behind an
+activation the part of the variance over the batch in which biases make units differ."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,10 @@ class Prediction:
 
     @property
     def pre_rms(self) -> Array:
-        """rms of the pre-activations."""
         return np.sqrt(self.q)
 
     @property
     def act_rms(self) -> Array:
-        """rms of the activations."""
         return np.sqrt(self.act_second_moment)
 
     @property
@@ -90,29 +85,25 @@ def _combine(
     config: schema.Config, sizes: NetworkMaps, layers: list[LayerTerms], assumptions: tuple[str, ...]
 ) -> Prediction:
     """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
-    skip, branch, delta, map_delta, map_input, q, act_second_moment = (
-        np.stack([getattr(layer, name) for layer in layers])
-        for name in ("skip", "branch", "delta", "map_delta", "map_input", "q", "act_second_moment")
-    )  # (L, E)
+    terms = LayerTerms(*(np.stack(term) for term in zip(*layers, strict=True)))  # (L, E)
+    total = terms.skip + terms.branch
     with np.errstate(divide="ignore"):
-        passed = np.log(skip + branch)
+        passed = np.log(total)
         above = np.concatenate([np.cumsum(passed[:0:-1], axis=0)[::-1], np.zeros_like(passed[:1])])  # G of the output
         below = passed + above  # G of the input
-        log_delta = log_mean(above + np.log(delta))
+        log_delta = log_mean(above + np.log(terms.delta))
         fan_in = np.array([sizes.first_up.fan_in, *(len(layers) - 1) * [sizes.up.fan_in]])
-        log_weight_grad = log_mean(above + np.log(map_delta) + np.log(map_input)) + np.log(fan_in)
+        log_weight_grad = log_mean(above + np.log(terms.map_delta) + np.log(terms.map_input)) + np.log(fan_in)
     if config.residual.name != "none" and branch_scale(config.residual) == 0:
         assumptions += ("residual.alpha=0 closes the branches: delta and the weights' gradients are exactly 0.",)
         log_delta = log_weight_grad = np.full(len(layers), np.nan)
     return Prediction(
-        q=np.mean(q, axis=1),
-        act_second_moment=np.mean(act_second_moment, axis=1),
+        q=np.mean(terms.q, axis=1),
+        act_second_moment=np.mean(terms.act_second_moment, axis=1),
         log_delta=(log_delta - log_delta[-1]) / 2,
         log_weight_grad_norm=(log_weight_grad - log_weight_grad[-1]) / 2,
         layer_gain=np.exp((log_mean(below) - log_mean(above)) / 2),
-        branch_share=np.mean(
-            np.divide(branch, skip + branch, out=np.ones_like(branch), where=skip + branch > 0), axis=1
-        ),
+        branch_share=np.mean(np.divide(terms.branch, total, out=np.ones_like(total), where=total > 0), axis=1),
         assumptions=assumptions,
     )
 

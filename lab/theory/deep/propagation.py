@@ -6,9 +6,7 @@ units and S, the variance of a unit over the batch. With G = E (dL/dx)^2 per uni
     forward     x^ = norm(x)?,  h = W x^ + b,  z = norm(h)?,  a = phi(z),  y = a or V a + c,  x' = norm(x + alpha y)?
     backward    G = (skip: G') + alpha^2 G' D(q) (product of the maps' s) / (product of the norms' variances)
 
-(He et al. 2015, "Delving Deep into Rectifiers", for a plain layer; Yang and Schoenholz 2017, "Mean Field Residual
-Networks"; Yang et al. 2019, "A Mean Field Theory of Batch Normalization"; Xiong et al. 2020, "On Layer Normalization in
-the Transformer Architecture".)
+He et al. 2015 for a plain layer; Yang and Schoenholz 2017 for skips; Yang et al. 2019 and Xiong et al. 2020 for norms.
 
 Assumptions: wide layers; weights in the backward pass independent of the forward pass; the gradient that enters at the
 last layer independent of the activations, with the same distribution for all units and examples; norms with gain 1 and
@@ -20,7 +18,7 @@ projections of a norm, off the mean and off z itself, are of order 1/width or 1/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +33,7 @@ RANGE = {"float32": (1e-76, 1e75), "float64": (1e-300, 1e300)}
 """Variances that a dtype holds: beyond, entries of the network become 0 or infinite, in float64 the theory's."""
 
 
-@dataclass(frozen=True)
-class LayerTerms:
+class LayerTerms(NamedTuple):
     """The terms of one layer, (E,) each: an entry per example, where examples differ.
 
     Attributes:
@@ -56,8 +53,7 @@ class LayerTerms:
     branch: Array
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """A layer's input: E x^2 and E x over its units, (E,), and the variance of a unit over the batch."""
 
     square: Array
@@ -65,9 +61,8 @@ class Signal:
     spread: Array
 
     def is_close(self, other: Signal) -> bool:
-        """Equal to rounding."""
-        pairs = ((self.square, other.square), (self.mean, other.mean), (self.spread, other.spread))
-        return all(np.all(np.abs(a - b) <= 1e-15 * np.abs(b)) for a, b in pairs)
+        """Return whether both are equal to rounding."""
+        return all(np.all(np.abs(a - b) <= 1e-15 * np.abs(b)) for a, b in zip(self, other, strict=True))
 
 
 def propagate(
@@ -117,7 +112,7 @@ def _check_range(config: schema.Config, layer: int, *variances: Array) -> None:
 
 
 class _Step:
-    """One layer of a configuration: the signal above it, and its terms; `is_data` where x is the input itself."""
+    """One layer of a configuration: maps its input to its output and its terms; `is_data` where x is the data."""
 
     def __init__(self, config: schema.Config, maps: NetworkMaps, exact: BatchMoments | None) -> None:
         self.phi = kernel(config.activation)

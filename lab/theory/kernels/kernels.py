@@ -34,30 +34,22 @@ def kernel(activation: schema.Activation) -> Kernel:
     Raises:
         NoTheory: `ELEMENTWISE` has no function of this name.
     """
-    match activation:
-        case schema.LeakyReLU() | schema.PReLU():
-            return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
-        case schema.RReLU():
-            return Rectifier(*(_uniform_moment(activation.lower, activation.upper, power) for power in range(1, 5)))
-        case schema.ELU():
-            return Kernel(elu(activation.alpha))
-        case schema.Swish():
-            return Kernel(swish(activation.beta))
     name = activation.name
+    if isinstance(activation, schema.LeakyReLU | schema.PReLU):
+        return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
+    if isinstance(activation, schema.RReLU):
+        return Rectifier(*(_uniform_moment(activation.lower, activation.upper, power) for power in range(1, 5)))
+    if isinstance(activation, schema.ELU):
+        return Kernel(elu(activation.alpha))
+    if isinstance(activation, schema.Swish):
+        return Kernel(swish(activation.beta))
+    if name in ("relu", "identity"):
+        return Rectifier(*4 * [float(name == "identity")])
     if name in schema.GATES:
         return Gated(kernel(schema.Activation(schema.GATES[name])))
-    match name:
-        case "relu":
-            return Rectifier(0.0, 0.0, 0.0, 0.0)
-        case "identity":
-            return Rectifier(1.0, 1.0, 1.0, 1.0)
-        case "erf":
-            return ErrorFunction(ELEMENTWISE[name])
-        case "gelu":
-            return GELU(ELEMENTWISE[name])
     if name not in ELEMENTWISE:
         raise NoTheory(f"activation={name}: theory has no function of this name, so that nothing is predicted for it.")
-    return Kernel(ELEMENTWISE[name])
+    return {"erf": ErrorFunction, "gelu": GELU}.get(name, Kernel)(ELEMENTWISE[name])
 
 
 def _uniform_moment(low: float, high: float, power: int) -> float:
@@ -170,16 +162,13 @@ class ErrorFunction(Kernel):
         return np.zeros_like(q, dtype=np.float64)
 
     def second_moment_derivative(self, q: Numbers) -> Array:
-        q = np.asarray(q, dtype=np.float64)
         return np.asarray(4 / math.pi / ((1 + 2 * q) * np.sqrt(1 + 4 * q)))
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
         scale = np.sqrt(2 * q1 / (1 + 2 * q1)) * np.sqrt(2 * q2 / (1 + 2 * q2))
         return np.asarray(2 / math.pi * np.arcsin(scale * c))
 
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
         determinant = 1 + 2 * (q1 + q2) + 4 * q1 * q2 * (1 - np.square(c))
         return np.asarray(4 / math.pi / np.sqrt(determinant))
 
@@ -197,11 +186,9 @@ class GELU(Kernel):
     def slope_moment(self, q: Numbers) -> Array:
         """`slope_product` of an input with itself, simplified to avoid cancellation where q is large."""
         _, overlap, density, _ = self._parts(q, q, 1.0)
-        q = np.asarray(q, dtype=np.float64)
         return np.asarray(overlap + density * (q / (1 + q)) * ((3 + 5 * q) / (1 + 2 * q)))
 
     def mean(self, q: Numbers) -> Array:
-        q = np.asarray(q, dtype=np.float64)
         return np.asarray(q / np.sqrt(2 * math.pi * (1 + q)))
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
@@ -211,7 +198,6 @@ class GELU(Kernel):
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """The derivative of the product with respect to k (Price's theorem)."""
         k, overlap, density, rest = self._parts(q1, q2, c)
-        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
         rest_slope = 2 * k * (1 / (1 + q1) + 1 / (1 + q2) - 1)
         determinant = 1 / (2 * math.pi * density) ** 2
         return np.asarray(overlap + density * (k + k * rest / determinant + rest_slope))
@@ -219,7 +205,6 @@ class GELU(Kernel):
     @staticmethod
     def _parts(q1: Numbers, q2: Numbers, c: Numbers) -> tuple[Array, Array, Array, Array]:
         """k, E Phi Phi, E phi phi of the standard normal's distribution and density, and the factor of the latter."""
-        q1, q2, c = (np.asarray(x, dtype=np.float64) for x in (q1, q2, c))
         c = np.clip(c, -1.0, 1.0)
         k = np.sqrt(q1) * np.sqrt(q2) * c
         free = q1 * (1 - c) * (1 + c) * q2
@@ -251,7 +236,6 @@ class Gated(Kernel):
 
     def fourth_moments(self, q: Numbers) -> tuple[Array, Array, Array]:
         """Moments of a, and of the squared gradient g(u)^2 + (v g'(u))^2 of value and gate."""
-        q = np.asarray(q, dtype=np.float64)
         g4, slope4, mixed = self.gate.fourth_moments(q)
         return 3 * q**2 * g4, g4 + 2 * q * mixed + 3 * q**2 * slope4, q * g4 + 3 * q**2 * mixed
 

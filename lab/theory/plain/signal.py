@@ -29,11 +29,8 @@ from lab.theory.kernels.kernels import Kernel, kernel
 from lab.theory.plain.critical import TOLERANCE, bisect
 from lab.typing import Array
 
-LARGEST_VARIANCE = 1e300
-"""A variance above this counts as infinite."""
-
-LEAST_VARIANCE = 1e-200
-"""A variance below this counts as 0."""
+LARGEST_VARIANCE, LEAST_VARIANCE = 1e300, 1e-200
+"""A variance above the first counts as infinite, one below the second as 0."""
 
 GRID = np.geomspace(1e-10, 1e8, 1441)
 """Values of q between which fixed points are searched."""
@@ -54,12 +51,12 @@ class DepthScales:
     """Limits of a plain network in depth, and the number of layers to reach them; NaN where there is none.
 
     Attributes:
-        q_star: variance of the pre-activations in the limit of depth; 0 or infinity where it has no other limit.
-        c_star: correlation of two examples in that limit; NaN where none is preferred.
+        q_star: variance of the pre-activations in the limit; 0 or infinity where it has no other limit.
+        c_star: correlation of two examples in the limit; NaN where none is preferred.
         chi: ratio of E delta^2 from one layer to the one below, in the limit.
         xi_q, xi_c, xi_grad: layers over which variance and correlation approach their limits and the squared gradient
-            changes, each by a factor of e; infinity where the approach is slower than exponential.
-        phase: vanishing, critical or exploding gradients; critical where chi is within `critical.TOLERANCE` of 1.
+            changes, each by a factor of e; infinity where that is slower than exponential.
+        phase: vanishing, critical (chi within `critical.TOLERANCE` of 1) or exploding gradients.
         variance: settles, vanishes, grows (without bound), stays (every q is a fixed point) or balances (it starts on
             an unstable fixed point).
         trainable_depth: 6 xi_c, or 6 xi_grad if that is less.
@@ -109,9 +106,6 @@ def phase(chi: float) -> str:
     return "vanishing" if chi < 1 else "exploding"
 
 
-# --- layer by layer -------------------------------------------------------------------------------------------------
-
-
 def variance_map(
     activation: schema.Activation, weight_var: float, bias_var: float, depth: int, first_q: float | None = None
 ) -> Array:
@@ -154,9 +148,6 @@ def _next_correlation(phi: Kernel, weight_var: float, bias_var: float, q: float,
     return float((weight_var * phi.product(q, q, c) + bias_var) / (weight_var * phi.second_moment(q) + bias_var))
 
 
-# --- fixed points ---------------------------------------------------------------------------------------------------
-
-
 class FixedPoint(NamedTuple):
     """A fixed point of the variance, with dq'/dq and chi there.
 
@@ -176,9 +167,6 @@ def fixed_points(activation: schema.Activation, weight_var: float, bias_var: flo
     if np.all(np.abs(step) <= 1e-10 * GRID):
         return (FixedPoint(math.nan, 1.0, float(weight_var * phi.slope_moment(1.0)), "marginal"),)
 
-    def added(q: float) -> float:
-        return float(weight_var * phi.second_moment(q)) + bias_var - q
-
     def point(q: float, slope: float, stability: str) -> FixedPoint:
         return FixedPoint(q, slope, float(weight_var * phi.slope_moment(q)), stability)
 
@@ -186,7 +174,7 @@ def fixed_points(activation: schema.Activation, weight_var: float, bias_var: flo
     points = [point(q, 1.0, "half-stable") for _, _, q in standstills]
     for i in np.flatnonzero((step[:-1] * step[1:] < 0) | (step[:-1] == 0)):
         if not any(first <= GRID[i] <= last for first, last, _ in standstills):
-            q = bisect(added, float(GRID[i]), float(GRID[i + 1]))
+            q = bisect(lambda q: float(weight_var * phi.second_moment(q)) + bias_var - q, *GRID[i : i + 2].tolist())
             slope = float(weight_var * phi.second_moment_derivative(q))
             points.append(point(q, slope, "stable" if abs(slope) <= 1 else "unstable"))
     if bias_var == 0 and float(phi.second_moment(0.0)) < LEAST_VARIANCE:

@@ -33,16 +33,14 @@ DIGITS_MEAN_SQUARE = 60 / 64
 DEEP, LARGEST_VARIANCE = (1024, 256, 64, 32, 16), 1e20
 """Depths at which the limit of a stack is evaluated: the largest where the variance does not exceed this."""
 
-SETTLED = 1e-9
-"""A rate or a variance that changes by less than this over the second half of a deep stack has reached its limit."""
+SETTLED, SMALL = 1e-9, 0.01
+"""A rate or a variance that changes by less than the first over the second half of a deep stack has reached its limit.
+A limit below the second as a share of the last variance is 0: a decay as 1 / layer is extrapolated to nearly that."""
 
 UNKNOWN_FEATURES = "the number of features is defined by the file; give it with --features."
 
 CLEAR = 1.03
 """Factor from the smallest bias_var with a critical point, which is half-stable there, to the one recommended."""
-
-SMALL = 0.01
-"""A limit below this share of the last variance is 0: a decay as 1 / layer is extrapolated to nearly that."""
 
 
 class Layers(NamedTuple):
@@ -88,6 +86,7 @@ class TheoryReport:
     reasons: Mapping[str, str]
 
 
+@np.errstate(all="ignore")  # infinity and NaN are reported
 def report(config: schema.Config, input_q: float | None = None, features: int | None = None) -> TheoryReport:
     """Report the theory of a configuration at initialization.
 
@@ -99,15 +98,8 @@ def report(config: schema.Config, input_q: float | None = None, features: int | 
     Raises:
         NoTheory: an init without known variances.
     """
-    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):  # infinity and NaN are reported
-        return _report(
-            config,
-            mean_square(config.data) if input_q is None else input_q,
-            data_features(config) if features is None else features,
-        )
-
-
-def _report(config: schema.Config, input_q: float, features: int | None) -> TheoryReport:
+    input_q = mean_square(config.data) if input_q is None else input_q
+    features = data_features(config) if features is None else features
     reasons: dict[str, str] = {}
     scales, prediction, critical = None, None, math.nan
     try:
@@ -129,7 +121,7 @@ def _report(config: schema.Config, input_q: float, features: int | None) -> Theo
     slope = math.nan if log_delta is None else _slope(log_delta)
     remedy, change = tuple[str, ...](), ""
     if scales is not None and scales.phase != "critical":
-        remedy = _remedy(config, up.bias_var, critical, input_q, features)
+        remedy = _remedy(config, up.bias_var, not math.isnan(critical), input_q, features)
         change = "" if math.isnan(critical) else f"weight_var {critical:.4g} in place of {up.weight_var:.4g}"
     return TheoryReport(
         up=up,
@@ -152,9 +144,6 @@ def mean_square(data: schema.Data) -> float:
     if isinstance(data, schema.GaussianData):
         return data.variance
     return DIGITS_MEAN_SQUARE if data.name == "digits" else 1.0
-
-
-# --- the limits of depth --------------------------------------------------------------------------------------------
 
 
 def limits(config: schema.Config, input_q: float, features: int | None) -> DepthScales:
@@ -243,9 +232,6 @@ def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:
     return end + after**2 / (before - after), False
 
 
-# --- layer by layer -------------------------------------------------------------------------------------------------
-
-
 def _layers(config: schema.Config, prediction: Prediction) -> Layers:
     level = replace(prediction, log_delta=np.zeros_like(prediction.log_delta))  # so that the band cannot overflow
     try:
@@ -272,17 +258,11 @@ def _slope(log_delta: Array) -> float:
     return float(offset @ log_delta[layer] / (offset @ offset) / math.log(10))
 
 
-# --- what would be critical -----------------------------------------------------------------------------------------
-
-
 def _remedy(
-    config: schema.Config, bias_var: float, critical: float, input_q: float, features: int | None
+    config: schema.Config, bias_var: float, has_critical: bool, input_q: float, features: int | None
 ) -> tuple[str, ...]:
-    """Overrides that make the limit critical: those of the first candidate that theory confirms, or none.
-
-    `critical`: the critical weight_var, all else equal; NaN without one.
-    """
-    for changed, overrides in _candidates(config, bias_var, not math.isnan(critical)):
+    """Overrides that make the limit critical: those of the first candidate that theory confirms, or none."""
+    for changed, overrides in _candidates(config, bias_var, has_critical):
         try:
             if limits(schema.check(resolve_critical(changed)), input_q, features).phase == "critical":
                 return overrides
@@ -294,7 +274,7 @@ def _remedy(
 def _candidates(
     config: schema.Config, bias_var: float, has_critical: bool
 ) -> Iterator[tuple[schema.Config, tuple[str, ...]]]:
-    """Another weight_var; another bias_var too; a norm at the start of a branch, and a skip past it."""
+    """Another weight_var, if there is a critical one; another bias_var too; a norm in a branch, and a skip past it."""
     choices = [bias_var] if has_critical else []
     if is_plain(config):
         line = CriticalLine(kernel(config.activation), 2 if config.model.block == "ffn" else 1)

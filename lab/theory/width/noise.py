@@ -1,23 +1,13 @@
 """Scatter of gradients and variances of single networks of finite width around mean-field theory.
 
-A layer of n units passes on a sum of n random terms, so that ln of a squared gradient takes a step of mean -v / (2 n)
-and variance v / n per layer. For positively homogeneous activations, whose gradient is independent of the size of the
-pre-activations, v = 3 E phi'^4 / (E phi'^2)^2 - 1: 5 for relu, 6 (1 + a^4) / (1 + a^2)^2 - 1 for slope a, 2 for the
-identity (the form is from Hanin 2018, "Which Neural Net Architectures Give Rise to Exploding and Vanishing
-Gradients?"; the log-normal law from Hanin and Nica 2020, "Products of Many Large Random Matrices"). Otherwise the
-variance q of a layer scatters too, relaxes with dq'/dq, and changes D(q). To first order in 1/n all of this is linear
-in small steps of ln q and ln delta^2, whose variances add up: with x the deviation of ln q,
+Derived in docs/theory.md, "Finite width". To first order in 1/n, with x the deviation of ln q from mean-field theory
+and p the share of s V in q':
 
     x' = f(x) + xi,             f = ln(s V + b),    Var xi = p^2 (E phi^4 / V^2 - 1) / n
     ln rate = h(x) + epsilon,   h = ln(s D),        Var epsilon = (3 E phi'^4 / D^2 - 1) / n
                                                     Cov = p (E phi^2 phi'^2 / (V D) - 1) / n
 
-where p is the share of s V in q'. Where the maps are too curved for that, `lab.theory.width.paths` follows paths.
-
-Forward and backward pass share weights: W^T delta has a component along the input x of W that is not random but
-x (W x . delta) / |x|^2. It moves the mean by 1/n as well (`_coupling`), except for positively homogeneous activations.
-
-All of this is computed; only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and
+All of it is computed; only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and
 `ROUNDING` are allowances. It describes one example whose gradient is independent of its activations. Examples of a
 batch share weights but not the direction of their gradients, so that their mean scatters less, and a band from this is
 conservative. With norms or skips the variances of forward and backward steps are added without their correlation.
@@ -51,9 +41,6 @@ argument, whose relative scatter is independent of the variance."""
 
 LEAST_GROWTH = 0.1
 """Least part of a layer's gradient that `_coupling` leaves: a bound for widths of 1 and 2, where 1/width is large."""
-
-LOG_CHI_SQUARE = math.pi**2 / 2
-"""Variance of the logarithm of a squared Gaussian number."""
 
 ROUNDING = 1e-3
 """Allowance for the eps of a norm and float32 in ln of a mean square that the norm sets to 1."""
@@ -196,7 +183,7 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
     shift_up, place = shift, norm_place(config.norm)
     if place == "none" and not phi.is_gated:
         share = _along_input(config, prediction)
-        delta = delta + LOG_CHI_SQUARE * (share / (1 + share)) ** 2
+        delta = delta + math.pi**2 / 2 * (share / (1 + share)) ** 2  # pi^2 / 2: variance of ln of a squared Gaussian
         shift_up = shift + np.log1p(share)
     scatter = np.full(depth, 2 / fan_out)
     if place in ("none", "inner"):  # every branch below adds its scatter
