@@ -72,9 +72,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{swept[0]}: gradlab theory is about one configuration; give one value.")
     config, folder = compose.compose_job([*searched, *options.overrides])
     _check_features(config, options.features)
+    from lab.theory import resolve_critical
     from lab.theory.report.report import report
 
-    found = report(config, options.input_q, options.features)
+    found = report(resolve_critical(config), options.input_q, options.features)
     text = json.dumps(as_dict(config, found), indent=2, allow_nan=False) + "\n"
     if options.json:
         print(text, end="")

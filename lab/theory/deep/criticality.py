@@ -59,8 +59,8 @@ def critical_weight_var_of(config: schema.Config) -> float:
 def _solve(config: schema.Config, bias_var: float) -> float:
     """`critical_weight_var_of` for a configuration whose irrelevant parts have their defaults."""
     check_covered(config)
-    residual, place = config.residual.name, norm_place(config.norm)
-    if residual != "none" and branch_scale(config.residual) == 0:
+    residual, place = config.residual.name, norm_place(config)
+    if residual != "none" and branch_scale(config) == 0:
         return 1.0  # the branches are closed: every weight_var is critical
     if residual != "none" and place != "post":
         raise schema.ConfigError(

@@ -78,14 +78,14 @@ def check_covered(config: schema.Config) -> None:
             raise NoTheory(f"{key}={name}: theory covers {key}={', '.join(COVERED[key])} only.")
 
 
-def norm_place(norm: schema.Norm) -> str:
-    """`norm.place`; "none" without a norm."""
-    return norm.place if isinstance(norm, schema.LayerNorm) else "none"
+def norm_place(config: schema.Config) -> str:
+    """norm.place; "none" without a norm."""
+    return getattr(config.norm, "place", "none")
 
 
-def branch_scale(residual: schema.Residual) -> float:
+def branch_scale(config: schema.Config) -> float:
     """The factor of a residual branch at initialization."""
-    return getattr(residual, "alpha", 1.0)
+    return getattr(config.residual, "alpha", 1.0)
 
 
 def is_plain(config: schema.Config) -> bool:
@@ -100,20 +100,22 @@ def _variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[float,
     (orthogonal: entries of a matrix with orthonormal rows or columns have the variance 1 / max(fan_in, fan_out));
     torch.nn.Linear (uniform to 1 / sqrt(fan_in), weights and biases).
     """
-    init = config.init
-    weight_var, bias_var = 1.0, 0.0
-    if init.name in ("xavier_uniform", "xavier_normal"):
-        weight_var = 2 * fan_in / (fan_in + fan_out)
-    elif init.name in ("he_uniform", "he_normal"):
-        weight_var = 2.0
-    elif init.name == "orthogonal":
-        weight_var = fan_in / max(fan_in, fan_out)
-    elif init.name == "torch_default":
-        weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
-    elif isinstance(init, schema.Gaussian):
-        weight_var, bias_var = init.weight_var, init.bias_var
-    elif init.name == "critical":
-        raise TypeError("init=critical has no variances of its own; replace it by theory.resolve_critical first.")
-    elif init.name != "lecun_normal":
-        raise NoTheory(f"init={init.name}: theory does not know the variances that it gives to weights and biases.")
+    init, bias_var = config.init, 0.0
+    match init.name:
+        case "xavier_uniform" | "xavier_normal":
+            weight_var = 2 * fan_in / (fan_in + fan_out)
+        case "he_uniform" | "he_normal":
+            weight_var = 2.0
+        case "lecun_normal":
+            weight_var = 1.0
+        case "orthogonal":
+            weight_var = fan_in / max(fan_in, fan_out)
+        case "torch_default":
+            weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
+        case "critical":
+            raise TypeError("init=critical has no variances of its own; replace it by theory.resolve_critical first.")
+        case _ if isinstance(init, schema.Gaussian):
+            weight_var, bias_var = init.weight_var, init.bias_var
+        case _:
+            raise NoTheory(f"init={init.name}: theory does not know the variances that it gives to weights and biases.")
     return weight_var * init.gain**2, bias_var if config.model.bias else 0.0

@@ -94,7 +94,7 @@ def _combine(
         log_delta = log_mean(above + np.log(terms.delta))
         fan_in = np.array([sizes.first_up.fan_in, *(len(layers) - 1) * [sizes.up.fan_in]])
         log_weight_grad = log_mean(above + np.log(terms.map_delta) + np.log(terms.map_input)) + np.log(fan_in)
-    if config.residual.name != "none" and branch_scale(config.residual) == 0:
+    if config.residual.name != "none" and branch_scale(config) == 0:
         assumptions += ("residual.alpha=0 closes the branches: delta and the weights' gradients are exactly 0.",)
         log_delta = log_weight_grad = np.full(len(layers), np.nan)
     return Prediction(

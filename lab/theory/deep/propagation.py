@@ -117,9 +117,9 @@ class _Step:
     def __init__(self, config: schema.Config, maps: NetworkMaps, exact: BatchMoments | None) -> None:
         self.phi = kernel(config.activation)
         self.down = maps.down
-        self.norm, self.place = config.norm.name, norm_place(config.norm)
+        self.norm, self.place = config.norm.name, norm_place(config)
         self.eps = config.norm.eps if isinstance(config.norm, schema.LayerNorm) else 0.0
-        self.has_skip, self.alpha = config.residual.name != "none", branch_scale(config.residual)
+        self.has_skip, self.alpha = config.residual.name != "none", branch_scale(config)
         self.exact = exact if self.place == "inner" else None
         # Between two linear maps the place of the norm does not matter.
         self.outer_factor = 1.0 if exact is None or self.place == "inner" else exact.backward

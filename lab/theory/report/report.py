@@ -60,16 +60,11 @@ class TheoryReport:
 
     Attributes:
         up, down: the maps from layer to layer; down is None without ffn blocks.
-        input_q: mean square of the inputs.
-        scales: the limits of depth; None without a theory.
         critical_weight_var: weight_var of each map, all else equal, at which chi is 1.
         delta_slope: decades of delta_rms gained per layer towards the loss (the measured quantity of this name).
-        layers: None without a theory for each layer.
         fate: the behaviour of variance and gradient, in words.
         remedy: overrides that make it critical according to this theory; none where it is, or where none are known.
         advice: the same in words.
-        assumptions: of this report, in words.
-        reasons: name of a missing value -> why it is missing.
     """
 
     up: LinearMap
@@ -117,8 +112,7 @@ def report(config: schema.Config, input_q: float | None = None, features: int | 
         critical = critical_weight_var_of(replace(config, init=schema.Gaussian("gaussian", bias_var=up.bias_var)))
     except schema.ConfigError as error:
         reasons["critical_weight_var"] = str(error).removeprefix("init=critical: ")
-    log_delta = None if prediction is None else prediction.log_delta
-    slope = math.nan if log_delta is None else _slope(log_delta)
+    log_delta, slope = (prediction.log_delta, _slope(prediction.log_delta)) if prediction else (None, math.nan)
     remedy, change = tuple[str, ...](), ""
     if scales is not None and scales.phase != "critical":
         remedy = _remedy(config, up.bias_var, not math.isnan(critical), input_q, features)
@@ -130,7 +124,7 @@ def report(config: schema.Config, input_q: float | None = None, features: int | 
         scales=scales,
         critical_weight_var=critical,
         delta_slope=slope,
-        layers=None if prediction is None else _layers(config, prediction),
+        layers=_layers(config, prediction) if prediction else None,
         fate=words.fate(scales, log_delta),
         remedy=remedy,
         advice=words.advice(config, scales, log_delta, remedy, change),
@@ -178,7 +172,16 @@ def _plain(config: schema.Config, input_q: float, features: int) -> DepthScales:
 
 
 def _stacked(config: schema.Config, input_q: float, features: int) -> DepthScales:
-    prediction = _deep(config, input_q, features)
+    """Extrapolate the limit from a stack that is as deep as its variance stays in range."""
+    for depth in DEEP:
+        try:
+            prediction = predict(replace(config, model=replace(config.model, depth=depth)), input_q, features)
+        except NoTheory:
+            if depth == DEEP[-1]:
+                raise
+            continue
+        if prediction.q[-1] <= LARGEST_VARIANCE:
+            break
     log_delta, q = prediction.log_delta, prediction.q
     log_rates = 2 * (log_delta[:-1] - log_delta[1:])
     if np.isnan(log_rates).any():  # closed branches have no delta
@@ -204,19 +207,6 @@ def _stacked(config: schema.Config, input_q: float, features: int) -> DepthScale
         variance={0.0: "vanishes", math.inf: "grows"}.get(q_star, "settles"),
         trainable_depth=math.nan,
     )
-
-
-def _deep(config: schema.Config, input_q: float, features: int) -> Prediction:
-    """The same stack, as deep as its variance stays in range."""
-    for depth in DEEP:
-        try:
-            prediction = predict(replace(config, model=replace(config.model, depth=depth)), input_q, features)
-        except NoTheory as error:
-            refusal = error
-        else:
-            if depth == DEEP[-1] or prediction.q[-1] <= LARGEST_VARIANCE:
-                return prediction
-    raise refusal
 
 
 def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:

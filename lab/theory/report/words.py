@@ -52,12 +52,13 @@ def _gradient(scales: DepthScales) -> str:
 
 def _network(scales: DepthScales, depth: int, log10_delta: float) -> str:
     """The change of the gradient over this network, whose first layer has this log10 delta."""
+    subject = f"the {depth} layers of this network delta_rms"
     if abs(log10_delta) < NEAR:
-        return f"Over the {depth} layers of this network delta_rms keeps its size."
+        return f"Over {subject} keeps its size."
     change = f"{'grows' if log10_delta > 0 else 'shrinks'} by a factor of {power_of_ten(abs(log10_delta))}"
     if scales.phase == "critical":
-        return f"That is the limit: over the {depth} layers of this network delta_rms still {change} towards the input."
-    return f"Over the {depth} layers of this network delta_rms {change} towards the input."
+        return f"That is the limit: over {subject} still {change} towards the input."
+    return f"Over {subject} {change} towards the input."
 
 
 def reasons(config: schema.Config, scales: DepthScales | None, slope: float) -> dict[str, str]:
@@ -100,7 +101,7 @@ def advice(
     advised = f"Critical: {asides.get(scales.variance, 'nothing has to change.')}"
     if config.residual.name != "none" and log_delta is not None and log_delta[0] > NEAR * math.log(10):
         alpha = 1 / math.sqrt(len(log_delta))
-        if abs(branch_scale(config.residual)) > 1.01 * alpha:
+        if abs(branch_scale(config)) > 1.01 * alpha:
             advised += f" Smaller branches grow less: residual=scaled residual.alpha={alpha:.2g} is 1 / sqrt(depth)."
     return advised
 
@@ -109,21 +110,19 @@ def assumptions(
     config: schema.Config, input_q: float, features: int | None, prediction: Prediction | None
 ) -> tuple[str, ...]:
     """The assumptions of a report; `features` is None where the size of an input is unknown."""
-    sentences = [
+    unknown = f"The number of features is unknown, and taken to be {config.model.width} in the first map."
+    band = (
+        f"The band is for the geometric mean over replicas={config.replicas} networks of"
+        f" model.width={config.model.width}, {SIGMAS:g} standard deviations to either side."
+    )
+    return (
         "The network is at initialization, in training mode, with layers so wide that pre-activations are Gaussian.",
         "The gradient that enters at the last layer, and the weights that it meets, are independent of the"
         " activations. (The loss couples them: ignore a few layers at both ends in a comparison.)",
         f"Inputs have a mean square of {input_q:.6g}.",
-    ]
-    if features is None:
-        sentences.append(f"The number of features is unknown, and taken to be {config.model.width} in the first map.")
-    if prediction is not None:
-        sentences.append(
-            f"The band is for the geometric mean over replicas={config.replicas} networks of"
-            f" model.width={config.model.width}, {SIGMAS:g} standard deviations to either side."
-        )
-        sentences += prediction.assumptions
-    return tuple(sentences)
+        *(() if features else (unknown,)),
+        *((band, *prediction.assumptions) if prediction else ()),
+    )
 
 
 def number(value: float) -> str:

@@ -180,7 +180,7 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
     delta = below + np.append(backward[:-1], 0.0)
     rate_error = BATCH_ERROR / config.batch_size + WIDTH_ERROR / width if config.norm.name == "batch" else 0.0
     shift = below / 2 + rate_error * np.arange(depth - 1, -1, -1)
-    shift_up, place = shift, norm_place(config.norm)
+    shift_up, place = shift, norm_place(config)
     if place == "none" and not phi.is_gated:
         share = _along_input(config, prediction)
         delta = delta + math.pi**2 / 2 * (share / (1 + share)) ** 2  # pi^2 / 2: variance of ln of a squared Gaussian
