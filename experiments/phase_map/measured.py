@@ -15,7 +15,7 @@ import xarray as xr
 from experiments.phase_map.table import BIAS_VAR, WEIGHT_VAR, described
 from lab import schema
 from lab.theory import NoTheory, predict
-from lab.theory.width.bands import noise
+from lab.theory.width.noise import noise
 from lab.typing import Array
 
 SIGMAS = 3.0

@@ -15,7 +15,7 @@ from experiments.validation.reference import SIGMAS
 from experiments.validation.row import Row, Tolerance, refused
 from lab import schema
 from lab.theory import NoTheory, bands, fixed_points, predict
-from lab.theory.width.bands import noise
+from lab.theory.width.noise import noise
 from lab.typing import Array
 
 Variances = tuple[float, float]

@@ -17,7 +17,7 @@ from experiments.validation.reference import SIGMAS
 from experiments.validation.row import Row, Tolerance, rounding
 from lab import schema
 from lab.theory import jacobian_moments, predict
-from lab.theory.width.bands import noise, step_variance
+from lab.theory.width.noise import noise, step_variance
 from lab.typing import Array
 
 STEPS = {

@@ -101,6 +101,7 @@ class Overlay:
 
 def expect(config: schema.Config, dataset: Dataset) -> Overlay | NoTheory:
     """What theory expects of a run's first reading; a `NoTheory` that says which choice it has none for."""
+    config = theory.resolve_critical(config)
     inputs = _first_inputs(config, dataset)
     try:
         prediction = theory.predict(config, inputs, dataset.features)

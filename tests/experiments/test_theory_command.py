@@ -272,7 +272,7 @@ def test_without_a_critical_weight_var_the_theory_says_why(gradlab: Command):
 
 
 @pytest.mark.parametrize(
-    ("words", "fate", "chi"), [("--input-q=1", "sinks to 0", 0.0), ("--input-q=10", "grows without bound", "infinity")]
+    ("words", "fate", "chi"), [("--input-q=1", "decays to 0", 0.0), ("--input-q=10", "grows without bound", "infinity")]
 )
 def test_a_gated_stack_dies_out_or_explodes_doubly_exponentially(gradlab: Command, words: str, fate: str, chi: Any):
     # SwiGLU with weight_var 1 balances at q = 2.430.
@@ -364,7 +364,7 @@ def test_the_advice_changes_as_little_as_it_can(gradlab: Command, words: str, re
 def test_the_advice_names_the_weight_var_that_is_wrong(gradlab: Command):
     advice = theory(gradlab, "activation=tanh", *gaussian(1.3, 0.05).split())["advice"]
     assert advice == (
-        "Critical would be init=critical init.bias_var=0.05, all else as it is: weight_var 1.761 in place of 1.3."
+        "Critical would be init=critical init.bias_var=0.05, all else equal: weight_var 1.761 in place of 1.3."
     )
 
 

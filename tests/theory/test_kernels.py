@@ -6,6 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import mpmath
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from scipy import integrate, special
 
 from lab import schema
+from lab.theory import NoTheory, predict
 from lab.theory.kernels import quadrature
+from lab.theory.kernels.activations import ELEMENTWISE, Elementwise
 from lab.theory.kernels.kernels import Kernel, kernel
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017
@@ -213,6 +216,29 @@ def test_erf_has_williams_closed_form():
     q, phi = 0.7, kernel(activation("erf"))
     assert phi.second_moment(q) == pytest.approx(2 / math.pi * math.asin(2 * q / (1 + 2 * q)), rel=1e-14)
     assert phi.slope_moment(q) == pytest.approx(4 / math.pi / math.sqrt(1 + 4 * q), rel=1e-14)
+
+
+def mish(x):
+    return x * np.tanh(np.logaddexp(0.0, x))
+
+
+def mish_slope(x):
+    t = np.tanh(np.logaddexp(0.0, x))
+    return t + x * special.expit(x) * (1 - t**2)
+
+
+def test_a_registered_function_has_kernels_by_quadrature(monkeypatch):
+    config = replace(schema.Config(), activation=schema.Activation("mish"))
+    with pytest.raises(NoTheory, match="activation=mish"):
+        predict(config)
+    monkeypatch.setitem(ELEMENTWISE, "mish", Elementwise(mish, mish_slope))
+    phi = kernel(config.activation)
+    for q in VARIANCES:
+        assert phi.second_moment(q) == pytest.approx(integral(lambda x: float(mish(x)) ** 2, q), rel=1e-10)
+        assert phi.slope_moment(q) == pytest.approx(integral(lambda x: float(mish_slope(x)) ** 2, q), rel=1e-10)
+    for c, exact in ((1.0, phi.second_moment(2.0)), (0.0, phi.mean(2.0) ** 2)):
+        assert phi.product(2.0, 2.0, c) == pytest.approx(float(exact), rel=1e-9)
+    assert np.isfinite(predict(config).log_delta).all()
 
 
 @pytest.mark.parametrize("dimension", [4, 7, 63, 500])

@@ -12,9 +12,10 @@ from scipy import special
 from lab import schema
 from lab.theory import NoTheory, bands, jacobian_moments, predict
 from lab.theory.kernels.activations import Function
-from lab.theory.width import bands as finite_width
+from lab.theory.width import noise as finite_width
 from lab.theory.width import paths
-from lab.theory.width.bands import noise, probability_dead, step_variance
+from lab.theory.width.bands import probability_dead
+from lab.theory.width.noise import noise, step_variance
 
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "identity": (lambda x: x, np.ones_like),

@@ -1,1 +1,1 @@
-"""Networks of a configuration, with norms, skips and gates: layer-by-layer prediction, Jacobian and slope."""
+"""Networks of a configuration, with norms, skips and gates: layer-by-layer prediction, criticality and Jacobian."""

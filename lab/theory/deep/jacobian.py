@@ -1,10 +1,10 @@
 """Singular values of the end-to-end Jacobian of a plain network: mean and relative variance of their squares.
 
-J is the derivative of the last hidden layer's activations with respect to one input. Pennington, Schoenholz and Ganguli
-2017, "Resurrecting the sigmoid in deep learning through dynamical isometry", section 2: with
+J is the derivative of the last hidden layer's activations with respect to one input. With
 kappa = E phi'^4 / (E phi'^2)^2 a layer multiplies the mean by s D(q) and adds kappa to the relative variance for
-Gaussian weights, kappa - 1 for orthogonal ones. Here for layers of different widths as well, which follows from the
-second moment of A -> diag(phi') W A: a layer of n units adds features / n times as much. Assumptions: wide layers, phi'
+Gaussian weights, kappa - 1 for orthogonal ones (Pennington, Schoenholz and Ganguli 2017, "Resurrecting the sigmoid in
+deep learning through dynamical isometry"). Here for layers of different widths as well, which follows from the second
+moment of A -> diag(phi') W A: a layer of n units adds features / n times as much. Assumptions: wide layers, phi'
 independent of the weights, far fewer layers than units.
 """
 
@@ -15,52 +15,48 @@ from typing import NamedTuple
 from lab import schema
 from lab.theory.deep.maps import data_features, maps
 from lab.theory.deep.prediction import predict
-from lab.theory.deep.propagation import NoTheory
+from lab.theory.errors import NoTheory
 from lab.theory.kernels.kernels import kernel
 
 
 class JacobianMoments(NamedTuple):
-    """Of the squares of the min(features, width) singular values that are not 0 by the shape of J."""
+    """Moments of the squares of the min(features, width) singular values that are not 0 by the shape of J."""
 
     mean: float
     relative_variance: float
 
 
 def jacobian_moments(config: schema.Config, input_q: float = 1.0, features: int | None = None) -> JacobianMoments:
-    """What the Jacobian at initialization is expected to show; `input_q` and `features` as in `predict`.
+    """Predict the Jacobian's singular values at initialization; `input_q` and `features` as in `predict`.
 
     Raises:
         NoTheory: norms, skips and gated activations; orthogonal maps with more features than units, or in ffn blocks.
     """
-    known = data_features(config) if features is None else features
-    layers = predict(config, input_q, features)
-    if isinstance(config.init, schema.Critical):
-        from lab.theory.deep.criticality import solved
-
-        config = solved(config)
-    assert known is not None  # or `predict` had refused
-    for key, chosen in (("norm", config.norm.name), ("residual", config.residual.name)):
-        if chosen != "none":
-            raise NoTheory(f"{key}={chosen}: the Jacobian's singular values have a theory for plain stacks only.")
-    if config.activation.name in schema.GATED:
+    q = predict(config, input_q, features).q
+    features = features or data_features(config)
+    assert features is not None  # `predict` raises otherwise
+    for key, choice in (("norm", config.norm.name), ("residual", config.residual.name)):
+        if choice != "none":
+            raise NoTheory(f"{key}={choice}: the Jacobian's singular values have a theory for plain stacks only.")
+    if config.activation.name in schema.GATES:
         raise NoTheory(f"activation={config.activation.name}: the Jacobian has a theory without gates only.")
-    sizes, is_orthogonal = maps(config, known), config.init.name == "orthogonal"
-    if is_orthogonal and (sizes.down is not None or known > config.model.width):
+    sizes, is_orthogonal = maps(config, features), config.init.name == "orthogonal"
+    if is_orthogonal and (sizes.down is not None or features > config.model.width):
         raise NoTheory(
             "init=orthogonal: the Jacobian has a theory only for model.block=linear and no more features than units."
         )
 
     phi = kernel(config.activation)
-    slope = phi.slope_moment(layers.q)  # (L,)
-    kappa = phi.fourth_moments(layers.q)[1] / slope**2  # (L,)
-    mean, variance = 1.0, 0.0
-    through = [] if sizes.embedding is None else [(sizes.embedding, 1.0, 1.0)]
+    slope = phi.slope_moment(q)  # (L,)
+    kappa = phi.fourth_moments(q)[1] / slope**2  # (L,)
+    factors = [] if sizes.embedding is None else [(sizes.embedding, 1.0, 1.0)]  # map, D and kappa behind it
     for layer in range(config.model.depth):
-        through.append((sizes.first_up if layer == 0 else sizes.up, float(slope[layer]), float(kappa[layer])))
-        through += [] if sizes.down is None else [(sizes.down, 1.0, 1.0)]
-    for step, layer_slope, layer_kappa in through:
-        mean *= step.weight_var * step.fan_out / step.fan_in * layer_slope
-        variance += known / step.fan_out * (layer_kappa - is_orthogonal)
-    # Over all `known` eigenvalues of J^T J; with fewer units the others are 0.
-    share = min(1.0, config.model.width / known)
+        factors.append((sizes.first_up if layer == 0 else sizes.up, float(slope[layer]), float(kappa[layer])))
+        factors += [] if sizes.down is None else [(sizes.down, 1.0, 1.0)]
+    mean, variance = 1.0, 0.0
+    for factor, layer_slope, layer_kappa in factors:
+        mean *= factor.weight_var * factor.fan_out / factor.fan_in * layer_slope
+        variance += features / factor.fan_out * (layer_kappa - is_orthogonal)
+    # Over all eigenvalues of J^T J, of which with fewer units than features the others are 0.
+    share = min(1.0, config.model.width / features)
     return JacobianMoments(mean / share, share * (1 + variance) - 1)

@@ -1,18 +1,18 @@
-"""The variances that an initialization gives to a map, and the sizes of the maps of a network."""
+"""The linear maps of a network: their sizes, and the variances that an initialization gives them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lab import schema
+from lab.theory.errors import NoTheory
+
+COVERED = {"norm": ("none", "batch", "layer", "rms"), "residual": ("none", "identity", "scaled", "rezero")}
+"""Choices that the theory knows; users may have registered others."""
 
 DATA_FEATURES = {"digits": 64, "mnist": 784, "fashion_mnist": 784, "spirals": 2, "circles": 2}
 """Features of the data sets whose size is fixed."""
-
-GATED_SHARE = 2 / 3
-"""Hidden units of a gated ffn block over those of a plain one (Shazeer 2020, section 3)."""
 
 
 class LinearMap(NamedTuple):
@@ -38,13 +38,17 @@ class NetworkMaps:
 
 
 def maps(config: schema.Config, features: int) -> NetworkMaps:
-    """The maps of a configured network on data of so many features; init=critical has to be solved before."""
+    """The maps of a configured network on data with this number of features.
+
+    Raises:
+        NoTheory: an init without known variances.
+    """
     width, is_ffn = config.model.width, config.model.block == "ffn"
-    hidden = hidden_units(config) if is_ffn else width
+    hidden = units(config)
     has_embedding = is_ffn or config.residual.name != "none"
 
     def drawn(fan_in: int, fan_out: int) -> LinearMap:
-        return LinearMap(fan_in, fan_out, *map_variances(config, fan_in, fan_out))
+        return LinearMap(fan_in, fan_out, *_variances(config, fan_in, fan_out))
 
     return NetworkMaps(
         embedding=drawn(features, width) if has_embedding else None,
@@ -54,39 +58,64 @@ def maps(config: schema.Config, features: int) -> NetworkMaps:
     )
 
 
-def map_variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[float, float]:
-    """weight_var, which is fan_in Var W, and bias_var of one map.
-
-    Sources: Glorot and Bengio 2010, eq. 16 (xavier); He et al. 2015, eq. 10 (he); LeCun et al. 1998, section 4.6;
-    Saxe et al. 2014, section 3 (orthogonal: entries of a matrix with orthonormal rows or columns have the variance
-    1 / max(fan_in, fan_out)); torch.nn.Linear (uniform to 1 / sqrt(fan_in), weights and biases).
-    """
-    init = config.init
-    weight_var, bias_var = 1.0, 0.0
-    if init.name in ("xavier_uniform", "xavier_normal"):
-        weight_var = 2 * fan_in / (fan_in + fan_out)
-    elif init.name in ("he_uniform", "he_normal"):
-        weight_var = 2.0
-    elif init.name == "orthogonal":
-        weight_var = fan_in / max(fan_in, fan_out)
-    elif init.name == "torch_default":
-        weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
-    elif isinstance(init, schema.Gaussian):
-        weight_var, bias_var = init.weight_var, init.bias_var
-    elif init.name != "lecun_normal":
-        raise TypeError(f"init={init.name} has no variances of its own.")
-    return weight_var * init.gain**2, bias_var if config.model.bias else 0.0
-
-
-def hidden_units(config: schema.Config) -> int:
-    """Units between the two maps of an ffn block."""
-    share = GATED_SHARE if config.activation.name in schema.GATED else 1.0
-    expansion = 4.0 if config.model.expansion is None else config.model.expansion
-    return max(1, math.floor(expansion * share * config.model.width + 0.5))
+def units(config: schema.Config) -> int:
+    """Units of a layer's activation."""
+    is_ffn = config.model.block == "ffn"
+    return schema.hidden_units(config.model, config.activation) if is_ffn else config.model.width
 
 
 def data_features(config: schema.Config) -> int | None:
-    """Features of an input, None where only the file knows."""
+    """Features of an input, None where only the data file defines them."""
     if isinstance(config.data, schema.GaussianData):
         return config.data.features
     return DATA_FEATURES.get(config.data.name)
+
+
+def check_covered(config: schema.Config) -> None:
+    """Raise NoTheory where norm or residual is none that the theory knows."""
+    for key, name in (("norm", config.norm.name), ("residual", config.residual.name)):
+        if name not in COVERED[key]:
+            raise NoTheory(f"{key}={name}: theory covers {key}={', '.join(COVERED[key])} only.")
+
+
+def norm_place(config: schema.Config) -> str:
+    """norm.place; "none" without a norm."""
+    return getattr(config.norm, "place", "none")
+
+
+def branch_scale(config: schema.Config) -> float:
+    """The factor of a residual branch at initialization."""
+    return getattr(config.residual, "alpha", 1.0)
+
+
+def is_plain(config: schema.Config) -> bool:
+    """Return whether the network has neither norms nor skips."""
+    return config.norm.name == "none" and config.residual.name == "none"
+
+
+def _variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[float, float]:
+    """weight_var, which is fan_in Var W, and bias_var of one map.
+
+    Sources: Glorot and Bengio 2010 (xavier); He et al. 2015 (he); LeCun et al. 1998 (lecun); Saxe et al. 2014
+    (orthogonal: entries of a matrix with orthonormal rows or columns have the variance 1 / max(fan_in, fan_out));
+    torch.nn.Linear (uniform to 1 / sqrt(fan_in), weights and biases).
+    """
+    init, bias_var = config.init, 0.0
+    match init.name:
+        case "xavier_uniform" | "xavier_normal":
+            weight_var = 2 * fan_in / (fan_in + fan_out)
+        case "he_uniform" | "he_normal":
+            weight_var = 2.0
+        case "lecun_normal":
+            weight_var = 1.0
+        case "orthogonal":
+            weight_var = fan_in / max(fan_in, fan_out)
+        case "torch_default":
+            weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
+        case "critical":
+            raise TypeError("init=critical has no variances of its own; replace it by theory.resolve_critical first.")
+        case _ if isinstance(init, schema.Gaussian):
+            weight_var, bias_var = init.weight_var, init.bias_var
+        case _:
+            raise NoTheory(f"init={init.name}: theory does not know the variances that it gives to weights and biases.")
+    return weight_var * init.gain**2, bias_var if config.model.bias else 0.0

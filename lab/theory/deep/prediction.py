@@ -9,21 +9,19 @@ from numpy.typing import ArrayLike
 
 from lab import schema
 from lab.theory.deep import batch_norm
-from lab.theory.deep.maps import NetworkMaps, data_features, maps
-from lab.theory.deep.propagation import Layer, NoTheory, propagate
+from lab.theory.deep.maps import NetworkMaps, branch_scale, check_covered, data_features, maps
+from lab.theory.deep.propagation import LayerTerms, propagate
+from lab.theory.errors import NoTheory
 from lab.typing import Array
 
-LEAST_BATCH = 64
-"""Batch norm where theory is for large batches only: what is left out is of order 1/batch in each layer."""
-
-LARGEST_BIAS_SHARE = 0.02
-"""Biases before an activation make units differ in their variance over the batch. Up to this share of the variance of
-the pre-activations, batch norm after the activation is treated as if they did not: an error of that order."""
+LEAST_BATCH, LARGEST_BIAS_SHARE = 64, 0.02
+"""Limits of the theory of batch norm for large batches, which neglects terms of order 1/batch per layer, and behind an
+activation the part of the variance over the batch in which biases make units differ."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What mean-field theory expects of a network at initialization; arrays (depth,), layer 0 nearest the input.
+    """Mean-field prediction of a network at initialization; arrays (depth,), layer 0 nearest the input.
 
     Attributes:
         q: E z^2 of the pre-activations, the argument of the activation.
@@ -32,8 +30,8 @@ class Prediction:
         log_weight_grad_norm: ln of weight_grad_norm (of the map before the activation) over the last layer's, for
             gradients of different examples that are independent.
         layer_gain: rms of dL/d(layer input) over rms of dL/d(layer output).
-        branch_share: the part of dL/d(layer input)^2 that came through the branch; 1 without a skip.
-        assumptions: what this prediction rests on beyond `lab.theory.deep.propagation`, in words.
+        branch_share: the part of dL/d(layer input)^2 that passed through the branch; 1 without a skip.
+        assumptions: of this prediction beyond those of `lab.theory.deep.propagation`, in words.
     """
 
     q: Array
@@ -46,12 +44,10 @@ class Prediction:
 
     @property
     def pre_rms(self) -> Array:
-        """rms of the pre-activations."""
         return np.sqrt(self.q)
 
     @property
     def act_rms(self) -> Array:
-        """rms of the activations."""
         return np.sqrt(self.act_second_moment)
 
     @property
@@ -65,69 +61,54 @@ def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | Non
     """Predict a network at initialization, in training mode, with an independent gradient entering at its end.
 
     Args:
-        config: the run, as the network takes it.
-        input_q: mean square of the inputs over their features. An array gives each example's own, to be averaged over
-            (with batch norm the mean is all that is used).
-        features: size of an input, where the configuration does not tell (data=npz).
+        config: the run; init=critical has to be resolved before (`lab.theory.resolve_critical`).
+        input_q: mean square of the inputs over their features. An array holds one per example, and the prediction is
+            averaged over them (batch norm depends on their mean only).
+        features: size of an input, where the configuration does not define it (data=npz).
 
     Raises:
         NoTheory: a choice that no theory covers, named.
-        ConfigError: init=critical without a critical point.
     """
     known = data_features(config) if features is None else features
     if known is None:
-        raise NoTheory(f"data={config.data.name}: only the file tells the number of features; give it to `predict`.")
-    if isinstance(config.init, schema.Critical):
-        from lab.theory.deep.criticality import solved  # which asks this module for rates
-
-        config = solved(config)
+        raise NoTheory(f"data={config.data.name}: the number of features is defined by the file; pass `features`.")
+    check_covered(config)
     sizes = maps(config, known)
     moments, assumptions = _batch_theory(config, sizes, known)
-    squares = np.atleast_1d(np.asarray(input_q, dtype=np.float64)).ravel()
+    squares = np.atleast_1d(np.asarray(input_q, dtype=np.float64)).ravel()  # (E,)
     if config.norm.name == "batch":
         squares = np.mean(squares, keepdims=True)
     return _combine(config, sizes, propagate(config, sizes, squares, moments), assumptions)
 
 
 def _combine(
-    config: schema.Config, sizes: NetworkMaps, layers: list[Layer], assumptions: tuple[str, ...]
+    config: schema.Config, sizes: NetworkMaps, layers: list[LayerTerms], assumptions: tuple[str, ...]
 ) -> Prediction:
     """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
-    skip, branch, delta, map_delta, map_input = (
-        np.stack([getattr(layer, name) for layer in layers])
-        for name in ("skip", "branch", "delta", "map_delta", "map_input")
-    )  # (L, E)
+    terms = LayerTerms(*(np.stack(term) for term in zip(*layers, strict=True)))  # (L, E)
+    total = terms.skip + terms.branch
     with np.errstate(divide="ignore"):
-        passed = np.log(skip + branch)
+        passed = np.log(total)
         above = np.concatenate([np.cumsum(passed[:0:-1], axis=0)[::-1], np.zeros_like(passed[:1])])  # G of the output
         below = passed + above  # G of the input
-        log_delta = above + np.log(delta)
-        fan_in = np.array([(sizes.first_up if index == 0 else sizes.up).fan_in for index in range(len(layers))])
-        log_weight_grad = _log_mean(above + np.log(map_delta) + np.log(map_input)) + np.log(fan_in)
-    log_delta = _log_mean(log_delta)
-    is_off = config.residual.name != "none" and getattr(config.residual, "alpha", 1.0) == 0
-    if is_off:
+        log_delta = log_mean(above + np.log(terms.delta))
+        fan_in = np.array([sizes.first_up.fan_in, *(len(layers) - 1) * [sizes.up.fan_in]])
+        log_weight_grad = log_mean(above + np.log(terms.map_delta) + np.log(terms.map_input)) + np.log(fan_in)
+    if config.residual.name != "none" and branch_scale(config) == 0:
         assumptions += ("residual.alpha=0 closes the branches: delta and the weights' gradients are exactly 0.",)
-    nothing = np.full(len(layers), np.nan)
+        log_delta = log_weight_grad = np.full(len(layers), np.nan)
     return Prediction(
-        q=np.array([float(np.mean(layer.q)) for layer in layers]),
-        act_second_moment=np.array([float(np.mean(layer.act_second_moment)) for layer in layers]),
-        log_delta=nothing if is_off else _relative(log_delta),
-        log_weight_grad_norm=nothing if is_off else _relative(log_weight_grad),
-        layer_gain=np.exp((_log_mean(below) - _log_mean(above)) / 2),
-        branch_share=np.mean(
-            np.divide(branch, skip + branch, out=np.ones_like(branch), where=skip + branch > 0), axis=1
-        ),
+        q=np.mean(terms.q, axis=1),
+        act_second_moment=np.mean(terms.act_second_moment, axis=1),
+        log_delta=(log_delta - log_delta[-1]) / 2,
+        log_weight_grad_norm=(log_weight_grad - log_weight_grad[-1]) / 2,
+        layer_gain=np.exp((log_mean(below) - log_mean(above)) / 2),
+        branch_share=np.mean(np.divide(terms.branch, total, out=np.ones_like(total), where=total > 0), axis=1),
         assumptions=assumptions,
     )
 
 
-def _relative(log_squares: Array) -> Array:
-    """ln of the square roots, over the last one's."""
-    return np.asarray((log_squares - log_squares[-1]) / 2)
-
-
-def _log_mean(logs: Array) -> Array:
+def log_mean(logs: Array) -> Array:
     """ln of the mean of exp over the last axis: (L, E) -> (L,)."""
     largest = np.max(logs, axis=-1, keepdims=True)
     shift = np.where(np.isfinite(largest), largest, 0.0)
@@ -146,7 +127,7 @@ def _batch_theory(
     norm, size = config.norm, config.batch_size
     if not isinstance(norm, schema.BatchNorm):
         return None, ()
-    if config.activation.name in schema.GATED:
+    if config.activation.name in schema.GATES:
         raise NoTheory(
             f"norm=batch: with activation={config.activation.name}, whose products have heavy tails, no batch is large"
             " enough for the theory of large batches; choose norm=layer or norm=rms."
@@ -174,4 +155,4 @@ def _batch_theory(
             f"init.bias_var={sizes.up.bias_var:g}: norm=batch after the activation has no theory where biases make"
             " units differ in their variance; choose init.bias_var=0, norm.place=inner or model.block=ffn."
         )
-    return None, (alike, f"Batch norm: a large batch; batch_size={size} changes rates by something like 1/{size}.")
+    return None, (alike, f"Batch norm: a large batch; batch_size={size} changes rates by a fraction of about 1/{size}.")

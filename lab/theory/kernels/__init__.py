@@ -1,1 +1,1 @@
-"""Gaussian expectations of activations: quadrature, functions with derivatives, and the kernels V and D."""
+"""Gaussian expectations of activations: functions and derivatives in NumPy, quadrature, and the kernels V and D."""

@@ -1,9 +1,9 @@
-"""The activations and their derivatives in NumPy, right to rounding for arguments of any size."""
+"""The activations and their derivatives in NumPy, accurate to rounding for arguments of any size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,23 +14,17 @@ Function = Callable[[Array], Array]
 
 
 class Elementwise(NamedTuple):
-    """A function and its derivative, both smooth but perhaps at 0."""
+    """A function and its derivative on arrays of any shape, both smooth except perhaps at 0."""
 
     function: Function
     derivative: Function
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-"""Klambauer et al. 2017, "Self-Normalizing Neural Networks", section 2."""
+"""Klambauer et al. 2017, "Self-Normalizing Neural Networks"."""
 
-GATES: Mapping[str, str] = {
-    "glu": "sigmoid",
-    "bilinear": "identity",
-    "reglu": "relu",
-    "geglu": "gelu",
-    "swiglu": "silu",
-}
-"""Gated activation -> the function of its gate. Shazeer 2020, "GLU Variants Improve Transformer", section 2."""
+GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+"""The tanh approximation in Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"."""
 
 
 def leaky(slope: float) -> Elementwise:
@@ -39,7 +33,7 @@ def leaky(slope: float) -> Elementwise:
 
 
 def elu(alpha: float, scale: float = 1.0) -> Elementwise:
-    """scale * x above 0, scale * alpha * (exp(x) - 1) below. Clevert et al. 2016, eq. 15."""
+    """scale * x above 0, scale * alpha * (exp(x) - 1) below (Clevert et al. 2016)."""
     return Elementwise(
         lambda x: scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0))),
         lambda x: scale * np.where(x > 0, 1.0, alpha * np.exp(np.minimum(x, 0.0))),
@@ -47,7 +41,7 @@ def elu(alpha: float, scale: float = 1.0) -> Elementwise:
 
 
 def swish(beta: float) -> Elementwise:
-    """x * sigmoid(beta * x). Ramachandran et al. 2017, section 4."""
+    """x * sigmoid(beta * x) (Ramachandran et al. 2017)."""
 
     def derivative(x: Array) -> Array:
         bx = beta * x
@@ -66,8 +60,10 @@ def _tanh_slope(x: Array) -> Array:
     return np.asarray(4 * e / (1 + e) ** 2)
 
 
-def _normal_density(x: Array) -> Array:
-    return np.exp(-0.5 * np.minimum(np.abs(x), 40.0) ** 2) / math.sqrt(2 * math.pi)  # exp(-800) is 0
+def _erf(x: Array) -> Array:
+    from scipy.special import erf
+
+    return np.asarray(erf(x))
 
 
 def _normal_distribution(x: Array) -> Array:
@@ -76,14 +72,8 @@ def _normal_distribution(x: Array) -> Array:
     return np.asarray(ndtr(x))
 
 
-def _erf(x: Array) -> Array:
-    from scipy.special import erf
-
-    return np.asarray(erf(x))
-
-
-GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
-"""Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2."""
+def _normal_density(x: Array) -> Array:
+    return np.exp(-0.5 * np.minimum(np.abs(x), 40.0) ** 2) / math.sqrt(2 * math.pi)  # exp(-800) is 0
 
 
 def _gelu_tanh(x: Array) -> Array:
@@ -101,10 +91,9 @@ def _gelu_tanh_inner(x: Array) -> Array:
     return np.asarray(GELU_SCALE * near * (1 + GELU_CUBIC * near * near))
 
 
-ELEMENTWISE: Mapping[str, Elementwise] = {
+ELEMENTWISE: dict[str, Elementwise] = {
     "sigmoid": Elementwise(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x)),
     "tanh": Elementwise(np.tanh, _tanh_slope),
-    "relu": leaky(0.0),
     "selu": elu(SELU_ALPHA, SELU_SCALE),
     "gelu": Elementwise(
         lambda x: x * _normal_distribution(x), lambda x: _normal_distribution(x) + x * _normal_density(x)
@@ -113,5 +102,5 @@ ELEMENTWISE: Mapping[str, Elementwise] = {
     "silu": swish(1.0),
     "softplus": Elementwise(lambda x: np.logaddexp(0.0, x), _sigmoid),
     "erf": Elementwise(_erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-(np.minimum(np.abs(x), 40.0) ** 2))),
-    "identity": Elementwise(lambda x: x, np.ones_like),
 }
+"""Activations chosen by name alone. An entry added here gets its kernels by quadrature."""

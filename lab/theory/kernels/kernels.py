@@ -1,4 +1,4 @@
-"""What an activation does to Gaussian pre-activations: V, D and the two-input kernels.
+"""Expectations of an activation on Gaussian pre-activations: V, D and the two-input kernels.
 
 For z ~ N(0, q) and jointly normal z1, z2 with variances q1, q2 and correlation c:
 
@@ -6,38 +6,35 @@ For z ~ N(0, q) and jointly normal z1, z2 with variances q1, q2 and correlation 
     product(q1, q2, c) = E phi(z1) phi(z2)        slope_product(q1, q2, c) = E phi'(z1) phi'(z2)
 
 A gated activation a = v g(u) has two independent pre-activations of the same law; there V is E a^2, D is the squared
-gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are meant likewise.
-The slopes of rrelu are drawn afresh for every unit and example (training mode), so V and D hold their second moment and
-the two-input kernels, which are about two examples, their mean.
+gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are defined likewise.
+The slopes of rrelu are drawn independently for every unit and example (training mode), so V and D hold their second
+moment and the two-input kernels, which involve two examples, their mean.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
 from lab import schema
+from lab.theory.errors import NoTheory
 from lab.theory.kernels import quadrature
-from lab.theory.kernels.activations import ELEMENTWISE, GATES, Elementwise, elu, leaky, swish
+from lab.theory.kernels.activations import ELEMENTWISE, Elementwise, Function, elu, leaky, swish
 from lab.theory.kernels.quadrature import Rule
 from lab.typing import Array
 
 Numbers = Array | float
-"""Variances and correlations: one, or an array of any shape."""
+"""Variances and correlations: a number, or an array of any shape."""
 
 
-@lru_cache(maxsize=256)
 def kernel(activation: schema.Activation) -> Kernel:
-    """The kernels of a configured activation at initialization (prelu and swish at the values they start from).
+    """The kernels of a configured activation at initialization (prelu and swish with their initial parameters).
 
     Raises:
-        ConfigError: `activation.name` is none of schema.ACTIVATIONS.
+        NoTheory: `ELEMENTWISE` has no function of this name.
     """
     name = activation.name
-    if name in GATES:
-        return Gated(kernel(schema.Activation(GATES[name])))
     if isinstance(activation, schema.LeakyReLU | schema.PReLU):
         return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
     if isinstance(activation, schema.RReLU):
@@ -46,17 +43,13 @@ def kernel(activation: schema.Activation) -> Kernel:
         return Kernel(elu(activation.alpha))
     if isinstance(activation, schema.Swish):
         return Kernel(swish(activation.beta))
-    if name == "relu":
-        return Rectifier(0.0, 0.0, 0.0, 0.0)
-    if name == "identity":
-        return Rectifier(1.0, 1.0, 1.0, 1.0)
-    if name == "erf":
-        return ErrorFunction()
-    if name == "gelu":
-        return GELU()
+    if name in ("relu", "identity"):
+        return Rectifier(*4 * [float(name == "identity")])
+    if name in schema.GATES:
+        return Gated(kernel(schema.Activation(schema.GATES[name])))
     if name not in ELEMENTWISE:
-        raise schema.ConfigError(f"activation={name}: choose one of {', '.join(schema.ACTIVATIONS)}.")
-    return Kernel(ELEMENTWISE[name])
+        raise NoTheory(f"activation={name}: theory has no function of this name, so that nothing is predicted for it.")
+    return {"erf": ErrorFunction, "gelu": GELU}.get(name, Kernel)(ELEMENTWISE[name])
 
 
 def _uniform_moment(low: float, high: float, power: int) -> float:
@@ -65,9 +58,9 @@ def _uniform_moment(low: float, high: float, power: int) -> float:
 
 
 class Kernel:
-    """Kernels by quadrature; subclasses put closed forms in their place.
+    """Kernels by quadrature; subclasses override them with closed forms.
 
-    Methods of one variance take and return arrays of any one shape. With `rule` they take the expectation over another
+    Methods of one variance take and return arrays of any one shape. With `rule` the expectation is over another
     law than the normal (see `quadrature.sphere`).
     """
 
@@ -77,11 +70,11 @@ class Kernel:
         self.elementwise = elementwise
 
     def second_moment(self, q: Numbers) -> Array:
-        """E phi(z)^2."""
+        """V(q) = E phi(z)^2."""
         return self.moment(2, 0, 0, q)
 
     def slope_moment(self, q: Numbers) -> Array:
-        """E phi'(z)^2."""
+        """D(q) = E phi'(z)^2."""
         return self.moment(0, 2, 0, q)
 
     def mean(self, q: Numbers) -> Array:
@@ -95,17 +88,19 @@ class Kernel:
         return np.where(q > 0, self.moment(1, 1, 1, positive) / positive, self.slope_moment(q))
 
     def fourth_moments(self, q: Numbers) -> tuple[Array, Array, Array]:
-        """E phi^4, E phi'^4 and E phi^2 phi'^2: how much V and D of one layer scatter at finite width."""
+        """E phi^4, E phi'^4 and E phi^2 phi'^2, which set the scatter of V and D of one layer at finite width."""
         return self.moment(4, 0, 0, q), self.moment(0, 4, 0, q), self.moment(2, 2, 0, q)
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        """E phi(z)^phi phi'(z)^slope z^z with small whole exponents, in the shape of q."""
+        """E phi(z)^phi phi'(z)^slope z^z for small integer exponents, in the shape of q."""
 
         def integrand(x: Array) -> Array:
-            parts = [self.elementwise.function(x) ** phi if phi else None]
-            parts += [self.elementwise.derivative(x) ** slope if slope else None, x**z if z else None]
-            present = [part for part in parts if part is not None]
-            return np.asarray(math.prod(present[1:], start=present[0]))
+            product = np.ones_like(x)
+            if phi:
+                product = product * self.elementwise.function(x) ** phi
+            if slope:
+                product = product * self.elementwise.derivative(x) ** slope
+            return product * x**z if z else product
 
         return quadrature.expectation(integrand, np.asarray(q, dtype=np.float64), rule)
 
@@ -117,24 +112,23 @@ class Kernel:
         """E phi'(z1) phi'(z2), in the common shape of the arguments."""
         return self._pairs(self.elementwise.derivative, q1, q2, c)
 
-    def _pairs(self, f: quadrature.Function, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        everywhere = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (q1, q2, c)))
-        points = np.stack([np.ravel(x) for x in everywhere], axis=1).tolist()
-        values = [quadrature.pair_expectation(f, f, first, second, between) for first, second, between in points]
-        return np.reshape(values, everywhere[0].shape)
+    def _pairs(self, f: Function, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
+        pair = np.vectorize(lambda q1, q2, c: quadrature.pair_expectation(f, q1, q2, c), otypes=[np.float64])
+        return np.asarray(pair(q1, q2, c))
 
 
 class Rectifier(Kernel):
-    """1 above 0 and a slope below that is fixed or random; the identity is slope 1.
+    """A slope of 1 above 0 and a fixed or random slope below; the identity has slope 1.
 
-    Cho and Saul 2009, "Kernel Methods for Deep Learning", section 2 (arc-cosine kernels of order 1 and 0), here for the
-    odd and the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2.
+    Cho and Saul 2009, "Kernel Methods for Deep Learning" (arc-cosine kernels of order 1 and 0), here for the odd and
+    the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2.
     """
 
     def __init__(self, *slope_moments: float) -> None:
         """First to fourth moment of the slope below 0."""
         super().__init__(leaky(slope_moments[0]))
         self.slope_moments = (1.0, *slope_moments)
+        self.odd, self.even = (1 + slope_moments[0]) / 2, (1 - slope_moments[0]) / 2
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
         """E phi^phi phi'^slope z^z: the half-moments of z, weighted by the moment of the slope below 0."""
@@ -146,30 +140,17 @@ class Rectifier(Kernel):
         return np.asarray(half * (1 + (-1) ** power * self.slope_moments[phi + slope]) * q ** (power / 2))
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        """E phi(z1) phi(z2), of order 1."""
         scale, c = np.sqrt(np.multiply(q1, q2)), np.clip(c, -1.0, 1.0)
         even = 2 / math.pi * (np.sqrt((1 - c) * (1 + c)) + c * np.arcsin(c))  # E |u1 u2|
-        return np.asarray(scale * (self._odd**2 * c + self._even**2 * even))
+        return np.asarray(scale * (self.odd**2 * c + self.even**2 * even))
 
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        """E phi'(z1) phi'(z2), of order 0."""
         c = np.broadcast_arrays(q1, q2, np.clip(c, -1.0, 1.0))[2]
-        return np.asarray(self._odd**2 + self._even**2 * 2 / math.pi * np.arcsin(c))  # E sign(u1 u2)
-
-    @property
-    def _odd(self) -> float:
-        return (1 + self.slope_moments[1]) / 2
-
-    @property
-    def _even(self) -> float:
-        return (1 - self.slope_moments[1]) / 2
+        return np.asarray(self.odd**2 + self.even**2 * 2 / math.pi * np.arcsin(c))  # E sign(u1 u2)
 
 
 class ErrorFunction(Kernel):
-    """Williams 1997, "Computing with Infinite Networks", section 3.1."""
-
-    def __init__(self) -> None:
-        super().__init__(ELEMENTWISE["erf"])
+    """Closed forms of erf (Williams 1997, "Computing with Infinite Networks")."""
 
     def second_moment(self, q: Numbers) -> Array:
         return self.product(q, q, 1.0)
@@ -181,16 +162,13 @@ class ErrorFunction(Kernel):
         return np.zeros_like(q, dtype=np.float64)
 
     def second_moment_derivative(self, q: Numbers) -> Array:
-        q = np.asarray(q, dtype=np.float64)
         return np.asarray(4 / math.pi / ((1 + 2 * q) * np.sqrt(1 + 4 * q)))
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        scale = np.sqrt(np.divide(2 * np.asarray(q1), 1 + 2 * np.asarray(q1)))
-        scale = scale * np.sqrt(np.divide(2 * np.asarray(q2), 1 + 2 * np.asarray(q2)))
+        scale = np.sqrt(2 * q1 / (1 + 2 * q1)) * np.sqrt(2 * q2 / (1 + 2 * q2))
         return np.asarray(2 / math.pi * np.arcsin(scale * c))
 
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
         determinant = 1 + 2 * (q1 + q2) + 4 * q1 * q2 * (1 - np.square(c))
         return np.asarray(4 / math.pi / np.sqrt(determinant))
 
@@ -199,23 +177,18 @@ class GELU(Kernel):
     """Closed forms, from differentiating E Phi(z1) Phi(z2) = 1/4 + asin(r) / (2 pi) with Stein's lemma.
 
     r = k / sqrt((1 + q1)(1 + q2)) with k = E z1 z2. Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points:
-    Computing with ELU and GELU Infinite Networks", section 3.
+    Computing with ELU and GELU Infinite Networks".
     """
-
-    def __init__(self) -> None:
-        super().__init__(ELEMENTWISE["gelu"])
 
     def second_moment(self, q: Numbers) -> Array:
         return self.product(q, q, 1.0)
 
     def slope_moment(self, q: Numbers) -> Array:
-        """`slope_product` of an input with itself, simplified: its terms would cancel where q is large."""
+        """`slope_product` of an input with itself, simplified to avoid cancellation where q is large."""
         _, overlap, density, _ = self._parts(q, q, 1.0)
-        q = np.asarray(q, dtype=np.float64)
         return np.asarray(overlap + density * (q / (1 + q)) * ((3 + 5 * q) / (1 + 2 * q)))
 
     def mean(self, q: Numbers) -> Array:
-        q = np.asarray(q, dtype=np.float64)
         return np.asarray(q / np.sqrt(2 * math.pi * (1 + q)))
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
@@ -225,15 +198,13 @@ class GELU(Kernel):
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         """The derivative of the product with respect to k (Price's theorem)."""
         k, overlap, density, rest = self._parts(q1, q2, c)
-        q1, q2 = np.asarray(q1, dtype=np.float64), np.asarray(q2, dtype=np.float64)
         rest_slope = 2 * k * (1 / (1 + q1) + 1 / (1 + q2) - 1)
         determinant = 1 / (2 * math.pi * density) ** 2
         return np.asarray(overlap + density * (k + k * rest / determinant + rest_slope))
 
     @staticmethod
     def _parts(q1: Numbers, q2: Numbers, c: Numbers) -> tuple[Array, Array, Array, Array]:
-        """k, E Phi Phi, E phi phi of the standard normal's distribution and density, and what multiplies the latter."""
-        q1, q2, c = (np.asarray(x, dtype=np.float64) for x in (q1, q2, c))
+        """k, E Phi Phi, E phi phi of the standard normal's distribution and density, and the factor of the latter."""
         c = np.clip(c, -1.0, 1.0)
         k = np.sqrt(q1) * np.sqrt(q2) * c
         free = q1 * (1 - c) * (1 + c) * q2
@@ -243,7 +214,7 @@ class GELU(Kernel):
 
 
 class Gated(Kernel):
-    """a = v g(u) with v and u independent and of the same law; nothing is assumed of the gate's own kernels."""
+    """a = v g(u) with v and u independent and of the same law, from the kernels of the gate."""
 
     is_gated = True
 
@@ -264,13 +235,12 @@ class Gated(Kernel):
         return np.asarray(self.gate.second_moment(q) + q * self.gate.second_moment_derivative(q))
 
     def fourth_moments(self, q: Numbers) -> tuple[Array, Array, Array]:
-        """Of a, and of the squared gradient g(u)^2 + (v g'(u))^2 of value and gate."""
-        q = np.asarray(q, dtype=np.float64)
+        """Moments of a, and of the squared gradient g(u)^2 + (v g'(u))^2 of value and gate."""
         g4, slope4, mixed = self.gate.fourth_moments(q)
         return 3 * q**2 * g4, g4 + 2 * q * mixed + 3 * q**2 * slope4, q * g4 + 3 * q**2 * mixed
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        raise TypeError("A gated activation has no moments of one pre-activation; ask its gate.")
+        raise TypeError("A gated activation has no moments of one pre-activation; use those of its gate.")
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         return np.asarray(c * np.sqrt(np.multiply(q1, q2)) * self.gate.product(q1, q2, c))

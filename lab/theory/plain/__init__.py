@@ -1,1 +1,1 @@
-"""Plain networks: signal propagation, fixed points, the critical line and the phase map."""
+"""Plain networks without norms and skips: fixed points, the critical line and the phase map."""

@@ -1,20 +1,9 @@
 """The critical line: weight and bias variances at which gradients neither grow nor shrink from layer to layer.
 
-A plain network is critical where chi = s D(q) is 1 at a fixed point q = s V(q) + b (Poole et al. 2016, section 2;
-Schoenholz et al. 2017, section 3). Eliminating s gives b = q - V(q) / D(q): the whole line has q as its parameter, and
-a root in q is all there is to find. The point is of use where the variance goes there by itself, so where the fixed
-point is stable: dq'/dq = V'(q) / D(q) <= 1 (Roberts, Yaida and Hanin 2022, "The Principles of Deep Learning Theory",
-sections 5.3.3 and 5.3.4). What comes out for the activations of the lab:
-
-relu, leaky_relu, prelu, rrelu, identity: b = 0 alone, where every q is a fixed point. With b > 0 chi is 1 at the same
-    weight_var, but the variance then grows by b a layer for ever.
-tanh, erf, elu, selu: every b; at b = 0 the variance sinks to q = 0 as a power of the depth.
-sigmoid: every b; weight_var is about 103 at b = 0.
-gelu, gelu_tanh, silu, swish: b from that of the half-stable point on (gelu .1729, silu .5551); below it the point with
-    chi = 1 is unstable and the variance leaves it.
-glu: b from .224 on; below it the point is unstable, or passed by.
-softplus: none; its points with chi = 1 have b < 0.
-bilinear, reglu, geglu, swiglu: none; their points with chi = 1 are unstable, or as good as half-stable.
+A plain network is critical where chi = s D(q) is 1 at a fixed point q = s V(q) + b (Poole et al. 2016; Schoenholz et
+al. 2017). Eliminating s gives b = q - V(q) / D(q): the line has q as its parameter, and the problem is a root in q.
+The point is useful where the variance reaches it, so where the fixed point is stable: dq'/dq = V'(q) / D(q) <= 1
+(Roberts, Yaida and Hanin 2022, "The Principles of Deep Learning Theory"). docs/theory.md has the results by activation.
 """
 
 from __future__ import annotations
@@ -27,23 +16,21 @@ from typing import Any
 import numpy as np
 
 from lab import schema
-from lab.theory.kernels.kernels import Gated, Kernel, kernel
+from lab.theory.kernels.kernels import Kernel, kernel
 from lab.typing import Array
 
 TOLERANCE = 1e-3
 """A rate within this of 1 counts as 1: it takes 1000 layers to change a squared norm by a factor of e."""
 
 LARGEST_GATED_SLOPE = 0.95
-"""A product of maps needs a fixed point that pulls: close above lies an unstable one, beyond which the variance
-explodes doubly exponentially, and at finite width it would be carried there. A single map does no such harm: chi is 1
-around the point too."""
+"""Largest dq'/dq of a critical point of a gated stack: close above such a point lies an unstable one, to which finite
+width may carry the variance, and beyond which it grows doubly exponentially. Ungated maps have chi = 1 nearby too."""
 
 MARGIN = 1.03
-"""How much more than the smallest bias_var with a critical point is advised: at the smallest one the point is
-half-stable, and the variance comes to rest beside it."""
+"""Factor between the smallest bias_var with a critical point, which is half-stable, and the one recommended."""
 
-GRID = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])
-"""Where roots in q are looked for."""
+CANDIDATES = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])
+"""Values of q between which roots are searched."""
 
 
 @lru_cache(maxsize=1024)
@@ -71,38 +58,38 @@ def critical_line(activation: schema.Activation, bias_vars: Array) -> Array:
 
 
 class CriticalLine:
-    """The line of one activation, with the variance q at the fixed point as its parameter.
+    """The critical line of one activation, with the variance q at the fixed point as its parameter.
 
     With several maps from one activation to the next q' = s^maps V(q) + b (1 + s + ...), and chi = s^maps D(q).
     """
 
     def __init__(self, activation: Kernel, maps: int = 1) -> None:
         self.kernel, self.maps = activation, maps
-        D = activation.slope_moment(GRID)
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 at q = 0 of a product: NaN, no point
-            self.bias_vars = self._bias_var(GRID)
-        self.starts_at_zero = bool(abs(self.bias_vars[0]) < 1e-100 and D[0] > 1e-100)
-        self.is_homogeneous = bool(np.all(np.abs(self.bias_vars) <= 1e-9 * GRID + 1e-100))
+            self.bias_vars = self._bias_var(CANDIDATES)
+        self.starts_at_zero = bool(abs(self.bias_vars[0]) < 1e-100 and activation.slope_moment(0.0) > 1e-100)
+        self.is_homogeneous = bool(np.all(np.abs(self.bias_vars) <= 1e-9 * CANDIDATES + 1e-100))
 
     def weight_var(self, q: float) -> float:
         """s with s^maps D(q) = 1."""
         return math.exp(-math.log(float(self.kernel.slope_moment(q))) / self.maps)
 
     def solve(self, bias_var: float) -> float:
-        """The smallest q of a critical point to which the variance goes from inputs of variance 1; NaN without one."""
-        if self.is_homogeneous:  # every q will do
+        """The smallest q of a critical point that inputs of variance 1 reach; NaN without one."""
+        if self.is_homogeneous:  # every q is a fixed point
             return 1.0 if bias_var == 0 else math.nan
         excess = self.bias_vars - bias_var
-        candidates = []
+        roots = []
         if self.starts_at_zero and bias_var == 0:
-            candidates.append(0.0)
+            roots.append(0.0)
             excess[0] = math.nan
-        crossings = np.flatnonzero(excess[:-1] * excess[1:] < 0)
-        candidates += [self._root(bias_var, float(GRID[index]), float(GRID[index + 1])) for index in crossings]
-        return next((q for q in candidates if self._is_reached(q, bias_var)), math.nan)
+        for index in np.flatnonzero(excess[:-1] * excess[1:] < 0):
+            low, high = float(CANDIDATES[index]), float(CANDIDATES[index + 1])
+            roots.append(bisect(lambda q: float(self._bias_var(np.asarray(q))) - bias_var, low, high))
+        return next((q for q in roots if self._is_reached(q, bias_var)), math.nan)
 
     def next_bias_var(self, bias_var: float) -> float:
-        """A little more than the smallest bias_var above the given one that has a critical point; NaN if none has."""
+        """`MARGIN` times the smallest bias_var above the given one that has a critical point; NaN if there is none."""
         if self.is_homogeneous:
             return math.nan
         low = max(bias_var, 1e-4)
@@ -114,8 +101,8 @@ class CriticalLine:
         return float(f"{MARGIN * high:.3g}")
 
     def _is_reached(self, q: float, bias_var: float) -> bool:
-        """Whether the variance moves from the first layer's to q without a stop, which an unstable point never sees."""
-        if isinstance(self.kernel, Gated):
+        """Return whether the variance moves from the first layer's to q without stopping before."""
+        if self.kernel.is_gated:
             slope = float(self.kernel.second_moment_derivative(q) / self.kernel.slope_moment(q))
             if q > 0 and slope > LARGEST_GATED_SLOPE:
                 return False
@@ -124,24 +111,21 @@ class CriticalLine:
         first = product + added
         between = np.linspace(q, first, 101)[1:]
         step = product * self.kernel.second_moment(between) + added - between
-        slack = 1e-5 * between  # a stop so slow is none: it takes 1e5 layers to change q by a factor
+        slack = 1e-5 * between  # a slower reversal does not count: it takes 1e5 layers to change q by a factor of e
         return bool(np.all(step <= slack) if first > q else np.all(step >= -slack))
 
     def _bias_var(self, q: Array) -> Array:
         D = self.kernel.slope_moment(q)
         return np.asarray((q - self.kernel.second_moment(q) / D) / _geometric_sum(D ** (-1 / self.maps), self.maps))
 
-    def _root(self, bias_var: float, low: float, high: float) -> float:
-        return bisect(lambda q: float(self._bias_var(np.asarray(q))) - bias_var, low, high)
-
 
 def _geometric_sum(ratio: Any, terms: int) -> Any:
-    """1 + ratio + ... of so many terms."""
+    """1 + ratio + ... + ratio^(terms - 1)."""
     return sum(ratio**power for power in range(terms))
 
 
 def bisect(f: Callable[[float], float], low: float, high: float) -> float:
-    """The root of f between two points where it has different signs; if rounding makes them equal, the better one."""
+    """The root of f between two points where its signs differ; if rounding makes them equal, the better point."""
     from scipy.optimize import brentq
 
     at_low, at_high = f(low), f(high)
@@ -151,21 +135,21 @@ def bisect(f: Callable[[float], float], low: float, high: float) -> float:
 
 
 def _refusal(activation: schema.Activation, bias_var: float, line: CriticalLine) -> str:
-    here = f"init=critical: activation={activation.name}"
+    subject = f"init=critical: activation={activation.name}"
     enough = line.next_bias_var(bias_var)
-    if isinstance(line.kernel, Gated) and math.isnan(enough):
+    if line.kernel.is_gated and math.isnan(enough):
         return (
-            f"{here} is a product of two maps, whose variance dies out or explodes doubly exponentially, with no stable"
-            " critical point between; choose norm=rms with init=lecun_normal, or another activation."
+            f"{subject} is a product of two maps, whose variance vanishes or explodes doubly exponentially, with no"
+            " stable critical point between; choose norm=rms with init=lecun_normal, or another activation."
         )
     if line.is_homogeneous:
         return (
-            f"{here} has chi = 1 at weight_var={line.weight_var(1.0):.5g}, where init.bias_var={bias_var:g} makes the"
-            " variance grow for ever, with no fixed point; choose init.bias_var=0."
+            f"{subject} has chi = 1 at weight_var={line.weight_var(1.0):.5g}, where init.bias_var={bias_var:g} makes"
+            " the variance grow without bound; choose init.bias_var=0."
         )
     if math.isnan(enough):
-        return f"{here} has no weight_var with chi = 1 at any init.bias_var; choose init=he_normal, or tanh or relu."
+        return f"{subject} has no weight_var with chi = 1 at any init.bias_var; choose init=he_normal, or tanh or relu."
     return (
-        f"{here} has no weight_var with chi = 1 at a variance that is stable and reached with"
+        f"{subject} has no weight_var with chi = 1 at a variance that is stable and reached with"
         f" init.bias_var={bias_var:g}; choose init.bias_var={enough:g} or more, or init=he_normal."
     )

@@ -1,7 +1,7 @@
-"""The order-to-chaos map of an activation: every point of (weight_var, bias_var) at once.
+"""The order-to-chaos map of an activation, for a whole grid of (weight_var, bias_var) at once.
 
-The same fixed points as `lab.theory.plain.signal` (Poole et al. 2016, section 2; Schoenholz et al. 2017, section 2),
-found for a whole grid of variances by bracketing them between tabulated values of V and polishing with Newton's method.
+The fixed points are those of `lab.theory.plain.signal`, bracketed between tabulated values of V and polished with
+Newton's method.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lab import schema
 from lab.theory.kernels.kernels import Kernel, kernel
+from lab.theory.plain.signal import GRID
 from lab.typing import Array
 
-TABLE = np.geomspace(1e-10, 1e8, 1441)
 ROUNDING = 1e-12
-"""A layer that changes q by less than this share keeps it."""
+"""A layer that changes q by less than this fraction leaves it unchanged."""
 
 
 @dataclass(frozen=True)
 class PhaseMap:
-    """Arrays (len(bias_vars), len(weight_vars)); q_star is 0 or infinity where the variance vanishes or grows for ever.
+    """Arrays (len(bias_vars), len(weight_vars)); q_star is 0 where the variance vanishes, infinity where it diverges.
 
     `slope` is dq'/dq at q_star, NaN where that is infinite.
     """
@@ -41,7 +40,7 @@ class PhaseMap:
 
     @property
     def xi_q(self) -> Array:
-        """Layers over which the variance approaches q_star by a factor of e."""
+        """Layers over which the distance of the variance from q_star shrinks by a factor of e."""
         return _length(self.slope)
 
 
@@ -50,7 +49,7 @@ def phase_map(activation: schema.Activation, weight_vars: Array, bias_vars: Arra
     phi = kernel(activation)
     first = weight_vars + bias_vars[:, None]  # (N, M), the first layer's variance
     step = weight_vars * phi.second_moment(first) + bias_vars[:, None] - first
-    table = phi.second_moment(TABLE)
+    table = phi.second_moment(GRID)
     rows = [_row(table, weight_vars, float(b), *row) for b, *row in zip(bias_vars, first, step, strict=True)]
     q_star = _polish(phi, np.stack(rows), weight_vars, bias_vars[:, None])
     inside = np.where(np.isinf(q_star), 1e12, q_star)  # beyond it D has reached its limit
@@ -61,41 +60,33 @@ def phase_map(activation: schema.Activation, weight_vars: Array, bias_vars: Arra
 
 
 def _row(table: Array, weight_vars: Array, bias_var: float, first: Array, step: Array) -> Array:
-    """q_star (M,) between two points of the table, where what a layer adds to q changes its sign.
+    """q_star (M,), interpolated between the two grid points where the increment of q changes sign.
 
-    The variance moves one way from `first`, where a layer adds `step` to it: (M,) each.
+    The variance moves monotonically from `first`, where a layer adds `step` to it: (M,) each.
     """
-    steps = weight_vars[:, None] * table + bias_var - TABLE  # (M, T)
-    steps[np.abs(steps) <= ROUNDING * TABLE] = 0.0
-    place = np.searchsorted(TABLE, first)[:, None]  # the first point of the table above
-    column, row = np.arange(len(TABLE)), np.arange(len(first))
-    stops_above = (column >= place) & (steps <= 0)
-    stops_below = (column < place) & (steps >= 0)
-    above, below = stops_above.argmax(1), len(TABLE) - 1 - stops_below[:, ::-1].argmax(1)
-    upwards = np.where(stops_above.any(1), _between(steps, row, above - 1), math.inf)
-    downwards = np.where(stops_below.any(1), _between(steps, row, below), 0.0)
-    standing = np.abs(step) <= ROUNDING * first
-    return np.where(standing, first, np.where(step > 0, upwards, downwards))
-
-
-def _between(steps: Array, row: NDArray[np.int64], column: NDArray[np.int64]) -> Array:
-    """The root of the straight line between a point of the table and the next."""
-    column = np.clip(column, 0, len(TABLE) - 2)
-    low, high = steps[row, column], steps[row, column + 1]
+    steps = weight_vars[:, None] * table + bias_var - GRID  # (M, T)
+    steps[np.abs(steps) <= ROUNDING * GRID] = 0.0
+    rises, column, row = step > 0, np.arange(len(GRID)), np.arange(len(first))
+    is_above = column >= np.searchsorted(GRID, first)[:, None]  # (M, T)
+    stops = np.where(rises[:, None], is_above & (steps <= 0), ~is_above & (steps >= 0))
+    stop = np.where(rises, stops.argmax(1) - 1, len(GRID) - 1 - stops[:, ::-1].argmax(1))
+    stop = np.clip(stop, 0, len(GRID) - 2)  # q_star lies between this grid point and the next
+    low, high = steps[row, stop], steps[row, stop + 1]
     share = np.clip(low / np.where(low == high, 1.0, low - high), 0.0, 1.0)
-    return np.asarray(TABLE[column] + share * (TABLE[column + 1] - TABLE[column]))
+    q_star = np.where(stops.any(1), GRID[stop] + share * (GRID[stop + 1] - GRID[stop]), np.where(rises, math.inf, 0.0))
+    return np.where(np.abs(step) <= ROUNDING * first, first, q_star)
 
 
 def _polish(phi: Kernel, q: Array, weight_vars: Array, bias_vars: Array) -> Array:
-    """Newton's method on s V(q) + b - q, with the slope from a table, kept within one step of the table."""
+    """Newton's method on s V(q) + b - q, with an interpolated slope, limited to one step of the grid."""
     polished = q.copy()
     finite = np.isfinite(q) & (q > 0)
-    points, ratio = q[finite], TABLE[1] / TABLE[0]
+    points, ratio = q[finite], GRID[1] / GRID[0]
     s, b = (np.broadcast_to(x, q.shape)[finite] for x in (weight_vars, bias_vars))
-    low, high, slopes = points / ratio, points * ratio, phi.second_moment_derivative(TABLE)
+    low, high, slopes = points / ratio, points * ratio, phi.second_moment_derivative(GRID)
     for _ in range(3):
         step = s * phi.second_moment(points) + b - points
-        slope = s * np.interp(np.log(points), np.log(TABLE), slopes) - 1
+        slope = s * np.interp(np.log(points), np.log(GRID), slopes) - 1
         moved = points - step / np.where(slope == 0, math.inf, slope)
         points = np.where(np.abs(step) <= ROUNDING * points, points, np.clip(moved, low, high))
     polished[finite] = points

@@ -1,18 +1,18 @@
-"""Signal propagation in plain networks: how variance, correlation and gradient go from layer to layer.
+"""Signal propagation in plain networks: variance, correlation and gradient from layer to layer.
 
-Mean field (Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos", section 2;
-Schoenholz et al. 2017, "Deep Information Propagation", sections 2 to 4): z = W x + b with W ~ N(0, s / fan_in) and
-b ~ N(0, bias_var), x = phi(z of the layer below). Assumptions: wide layers, so that every z is Gaussian over the units;
-fresh weights in the backward pass, so that a gradient is independent of the activations it meets. The maps hold per
-example; two examples share weights. The correlation map and everything of its fixed point is about two examples.
+Mean field (Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz
+et al. 2017, "Deep Information Propagation"): z = W x + b with W ~ N(0, s / fan_in) and b ~ N(0, bias_var),
+x = phi(z of the layer below). Assumptions: wide layers, so that every z is Gaussian over the units; independent
+weights in the backward pass, so that a gradient is independent of the activations it meets. The maps hold per
+example; two examples share weights. The correlation map and its fixed point concern two examples.
 
     variance      q' = s V(q) + b
     correlation   c' = (s E phi(z1) phi(z2) + b) / q'
     gradient      E delta_l^2 = s D(q_l) E delta_(l+1)^2
 
-The variance map rises with q, so that from any start the variance moves one way, to the next fixed point. Without one
-it grows for ever (relu above weight_var=2, or at 2 with biases; gated stacks above their unstable point); where
-bias_var is 0 and phi(0) = 0 it may vanish instead, q = 0 being a fixed point.
+The variance map increases with q, so that from any start the variance moves monotonically to the next fixed point.
+Without one it grows without bound (relu above weight_var=2, or at 2 with biases; gated stacks above their unstable
+point); where bias_var is 0 and phi(0) = 0 it may vanish instead, q = 0 being a fixed point.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from lab.theory.kernels.kernels import Kernel, kernel
 from lab.theory.plain.critical import TOLERANCE, bisect
 from lab.typing import Array
 
-LARGEST_VARIANCE = 1e300
-"""Beyond this a variance counts as infinite."""
+LARGEST_VARIANCE, LEAST_VARIANCE = 1e300, 1e-200
+"""A variance above the first counts as infinite, one below the second as 0."""
 
-LEAST_VARIANCE = 1e-200
-"""Below this a variance counts as 0."""
+GRID = np.geomspace(1e-10, 1e8, 1441)
+"""Values of q between which fixed points are searched."""
 
 ROUNDING = 1e-9
 """Rates and correlations closer than this are equal."""
 
 STANDSTILL, WIDE = 1e-5, 4
-"""Where a layer changes q by less than this share, over a stretch of as many grid points (12% of q), fixed points in it
-are as good as one, half-stable: rounding its weight_var and bias_var to six digits splits it or wipes it out."""
+"""Where a layer changes q by less than this fraction, over a stretch of this many grid points (12% of q), fixed points
+count as one, half-stable: rounding its weight_var and bias_var to six digits splits it or removes it."""
 
 TRAINABLE = 6.0
-"""Networks train up to a depth of about 6 xi_c (Schoenholz et al. 2017, section 5)."""
+"""Networks train up to a depth of about 6 xi_c (an observation of Schoenholz et al. 2017)."""
 
 
 @dataclass(frozen=True)
 class DepthScales:
-    """Where a plain network's signal goes, and over how many layers; lengths in layers, NaN where there is none.
+    """Limits of a plain network in depth, and the number of layers to reach them; NaN where there is none.
 
     Attributes:
-        q_star: variance of the pre-activations in the limit of depth; 0 or infinity where it has no other limit.
-        c_star: correlation of two examples in that limit; NaN where none is preferred.
+        q_star: variance of the pre-activations in the limit; 0 or infinity where it has no other limit.
+        c_star: correlation of two examples in the limit; NaN where none is preferred.
         chi: ratio of E delta^2 from one layer to the one below, in the limit.
-        xi_q, xi_c, xi_grad: depth over which variance and correlation approach their limits and the gradient's square
-            changes, each by a factor of e (Schoenholz et al. 2017, sections 3 and 4); infinity for slower than any.
-        phase: vanishing, critical or exploding gradients; critical where chi is within `critical.TOLERANCE` of 1.
-        variance: what q does: settles, vanishes, grows (without bound), stays (every q is a fixed point) or balances
-            (it starts on an unstable one).
+        xi_q, xi_c, xi_grad: layers over which variance and correlation approach their limits and the squared gradient
+            changes, each by a factor of e; infinity where that is slower than exponential.
+        phase: vanishing, critical (chi within `critical.TOLERANCE` of 1) or exploding gradients.
+        variance: settles, vanishes, grows (without bound), stays (every q is a fixed point) or balances (it starts on
+            an unstable fixed point).
         trainable_depth: 6 xi_c, or 6 xi_grad if that is less.
     """
 
@@ -78,15 +78,14 @@ def depth_scales(
 ) -> DepthScales:
     """The limits of depth, and their scales.
 
-    `first_q` is the first layer's variance, that of inputs of variance 1 unless given.
+    `first_q` is the first layer's variance, by default that of inputs of variance 1.
     """
     phi = kernel(activation)
     first = weight_var + bias_var if first_q is None else first_q
     point = limit(activation, weight_var, bias_var, first)
     c_star, c_slope = _correlation_limit(phi, weight_var, bias_var, point.q)
     xi_c, xi_grad = _length(c_slope), _length(point.chi)
-    fates = {"marginal": "stays", "unstable": "balances"}
-    variance = {0.0: "vanishes", math.inf: "grows"}.get(point.q, fates.get(point.stability, "settles"))
+    at_rest = {"marginal": "stays", "unstable": "balances"}.get(point.stability, "settles")
     return DepthScales(
         q_star=point.q,
         c_star=c_star,
@@ -95,7 +94,7 @@ def depth_scales(
         xi_c=xi_c,
         xi_grad=xi_grad,
         phase=phase(point.chi),
-        variance=variance,
+        variance={0.0: "vanishes", math.inf: "grows"}.get(point.q, at_rest),
         trainable_depth=TRAINABLE * float(np.fmin(xi_c, xi_grad)),
     )
 
@@ -107,13 +106,10 @@ def phase(chi: float) -> str:
     return "vanishing" if chi < 1 else "exploding"
 
 
-# --- layer by layer -------------------------------------------------------------------------------------------------
-
-
 def variance_map(
     activation: schema.Activation, weight_var: float, bias_var: float, depth: int, first_q: float | None = None
 ) -> Array:
-    """q of each layer: (depth,); infinity once it is beyond 1e300. `first_q` as in `depth_scales`."""
+    """q of each layer: (depth,); infinity once it exceeds `LARGEST_VARIANCE`. `first_q` as in `depth_scales`."""
     phi, q = kernel(activation), np.empty(depth)
     q[0] = weight_var + bias_var if first_q is None else first_q
     for layer in range(1, depth):
@@ -121,7 +117,7 @@ def variance_map(
             following = weight_var * float(phi.second_moment(q[layer - 1])) + bias_var
         q[layer:] = following if following < LARGEST_VARIANCE else math.inf
         if following == q[layer - 1] or not math.isfinite(q[layer]):
-            break  # it stays there
+            break  # a fixed point
     return q
 
 
@@ -149,15 +145,11 @@ def gradient_map(activation: schema.Activation, weight_var: float, q: Array) -> 
 
 
 def _next_correlation(phi: Kernel, weight_var: float, bias_var: float, q: float, c: float) -> float:
-    """The correlation one layer on."""
     return float((weight_var * phi.product(q, q, c) + bias_var) / (weight_var * phi.second_moment(q) + bias_var))
 
 
-# --- fixed points ---------------------------------------------------------------------------------------------------
-
-
 class FixedPoint(NamedTuple):
-    """A variance that reproduces itself, with dq'/dq and chi there.
+    """A fixed point of the variance, with dq'/dq and chi there.
 
     stability: stable, unstable, half-stable (reached from one side, left on the other) or marginal (every q is one).
     """
@@ -169,28 +161,31 @@ class FixedPoint(NamedTuple):
 
 
 def fixed_points(activation: schema.Activation, weight_var: float, bias_var: float) -> tuple[FixedPoint, ...]:
-    """All fixed points of the variance map from 1e-10 to 1e8, and q = 0 if it is one, in ascending order."""
+    """All fixed points of the variance map on `GRID`, and q = 0 if it is one, in ascending order."""
     phi = kernel(activation)
-    grid = np.geomspace(1e-10, 1e8, 1441)
-    step = weight_var * phi.second_moment(grid) + bias_var - grid  # what a layer adds to q
-    if np.all(np.abs(step) <= 1e-10 * grid):
+    step = weight_var * phi.second_moment(GRID) + bias_var - GRID  # what a layer adds to q
+    if np.all(np.abs(step) <= 1e-10 * GRID):
         return (FixedPoint(math.nan, 1.0, float(weight_var * phi.slope_moment(1.0)), "marginal"),)
 
-    def added(q: float) -> float:
-        return float(weight_var * phi.second_moment(q)) + bias_var - q
+    def point(q: float, slope: float, stability: str) -> FixedPoint:
+        return FixedPoint(q, slope, float(weight_var * phi.slope_moment(q)), stability)
 
-    still = _standstills(phi, weight_var, grid, np.abs(step) <= STANDSTILL * grid)
-    points = [FixedPoint(q, 1.0, float(weight_var * phi.slope_moment(q)), "half-stable") for _, _, q in still]
-    crossings = np.flatnonzero((step[:-1] * step[1:] < 0) | (step[:-1] == 0))
-    lone = [i for i in crossings if not any(first <= grid[i] <= last for first, last, _ in still)]
-    points += [_classify(phi, weight_var, bisect(added, float(grid[i]), float(grid[i + 1]))) for i in lone]
+    standstills = _standstills(phi, weight_var, np.abs(step) <= STANDSTILL * GRID)
+    points = [point(q, 1.0, "half-stable") for _, _, q in standstills]
+    for i in np.flatnonzero((step[:-1] * step[1:] < 0) | (step[:-1] == 0)):
+        if not any(first <= GRID[i] <= last for first, last, _ in standstills):
+            q = bisect(lambda q: float(weight_var * phi.second_moment(q)) + bias_var - q, *GRID[i : i + 2].tolist())
+            slope = float(weight_var * phi.second_moment_derivative(q))
+            points.append(point(q, slope, "stable" if abs(slope) <= 1 else "unstable"))
     if bias_var == 0 and float(phi.second_moment(0.0)) < LEAST_VARIANCE:
-        points.append(_at_zero(phi, weight_var, float(step[0])))
+        # The slope at 0 may be exactly 1; the step of a very small q decides then.
+        slope = float(weight_var * phi.second_moment_derivative(0.0))
+        points.append(point(0.0, slope, "unstable" if step[0] > 0 else "stable"))
     return tuple(sorted(points))
 
 
 def limit(activation: schema.Activation, weight_var: float, bias_var: float, first_q: float) -> FixedPoint:
-    """Where the variance goes from `first_q`; q is infinity where it grows without bound."""
+    """The fixed point that the variance reaches from `first_q`; q is infinity where it grows without bound."""
     points = fixed_points(activation, weight_var, bias_var)
     if points and points[0].stability == "marginal":
         return points[0]._replace(q=first_q)
@@ -201,35 +196,22 @@ def limit(activation: schema.Activation, weight_var: float, bias_var: float, fir
     ahead = [point for point in points if (point.q > first_q) == (added > 0)]
     if ahead:
         return ahead[0] if added > 0 else ahead[-1]
-    # Far out an activation is a line on either side, so that D has a limit; that of a product has none.
+    # Far out an activation is a straight line on either side, so that D has a limit; that of a product has none.
     chi = math.inf if phi.is_gated else float(weight_var * phi.slope_moment(1e12))
     return FixedPoint(math.inf, math.nan, chi, "none")
 
 
-def _standstills(
-    phi: Kernel, weight_var: float, grid: Array, is_still: NDArray[np.bool_]
-) -> list[tuple[float, float, float]]:
-    """Wide stretches of q, inside the grid, where q stands still: both ends, and where dq'/dq is closest to 1."""
+def _standstills(phi: Kernel, weight_var: float, is_still: NDArray[np.bool_]) -> list[tuple[float, float, float]]:
+    """Wide stretches within `GRID` where q stands still: both ends, and the q with dq'/dq closest to 1."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_still, [False]]).astype(int)))
-    found = []
+    stretches = []
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if start == 0 or stop == len(grid) or stop - start < WIDE:
+        if start == 0 or stop == len(GRID) or stop - start < WIDE:
             continue
-        q = np.linspace(grid[start], grid[stop - 1], 201)
+        q = np.linspace(GRID[start], GRID[stop - 1], 201)
         closest = np.argmin(np.abs(weight_var * phi.second_moment_derivative(q) - 1))
-        found.append((float(grid[start - 1]), float(grid[stop]), float(q[closest])))
-    return found
-
-
-def _classify(phi: Kernel, weight_var: float, q: float) -> FixedPoint:
-    slope = float(weight_var * phi.second_moment_derivative(q))
-    return FixedPoint(q, slope, float(weight_var * phi.slope_moment(q)), "stable" if abs(slope) <= 1 else "unstable")
-
-
-def _at_zero(phi: Kernel, weight_var: float, step: float) -> FixedPoint:
-    """q = 0; `step` is what a layer adds to a very small q, which decides where the slope is 1."""
-    slope = float(weight_var * phi.second_moment_derivative(0.0))
-    return FixedPoint(0.0, slope, float(weight_var * phi.slope_moment(0.0)), "unstable" if step > 0 else "stable")
+        stretches.append((float(GRID[start - 1]), float(GRID[stop]), float(q[closest])))
+    return stretches
 
 
 def _length(rate: float) -> float:
@@ -242,20 +224,18 @@ def _length(rate: float) -> float:
     return math.inf if abs(rate - 1) < ROUNDING else 1 / abs(math.log(rate))
 
 
-# --- the correlation's fixed point ----------------------------------------------------------------------------------
-
-
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
     """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
 
-    E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, section 4), so that
-    c' is convex on [0, 1] and has besides 1 at most one fixed point there, which attracts if it exists.
+    E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, "Toward Deeper
+    Understanding of Neural Networks"), so that c' is convex on [0, 1] and has besides 1 at most one fixed point there,
+    which attracts if it exists.
     """
     if math.isinf(q):
         at_one, at_two = phi.second_moment(np.array([1.0, 2.0]))
         if bias_var != 0 or abs(at_two - 2 * at_one) > ROUNDING:
             return math.nan, math.nan
-        q = 1.0  # the correlation of a function homogeneous in z does not know the variance
+        q = 1.0  # the correlation of a homogeneous function is independent of the variance
     elif q == 0:
         q = 1e-12
 
@@ -266,7 +246,7 @@ def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float
         return float(weight_var * q * phi.slope_product(q, q, c) / (weight_var * phi.second_moment(q) + bias_var))
 
     if abs(added(0.5)) < ROUNDING and abs(added(0.0)) < ROUNDING:
-        return math.nan, 1.0  # a linear map keeps every correlation
+        return math.nan, 1.0  # a linear map preserves every correlation
     close = 1 - 1e-7
     if abs(added(1.0)) < ROUNDING and (slope(1.0) <= 1 + ROUNDING or added(close) >= 0):
         return 1.0, slope(1.0)

@@ -1,1 +1,1 @@
-"""What theory says of a configuration, as values and in sentences."""
+"""The theory of a configuration as a report: numbers, reasons for missing ones, and advice in words."""

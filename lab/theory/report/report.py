@@ -1,9 +1,9 @@
-"""What theory says of a configuration: the limits of depth, each layer, what has no theory and what would be critical.
+"""The theory of a configuration: the limits of depth, each layer, what has no theory and what would be critical.
 
 A plain network (no norm, no skip) has the fixed points of `lab.theory.plain.signal`; blocks of two maps (ffn) are a
 plain network of weight_var = up * down, and gated activations have kernels of their own. With norms or skips the limit
-is read from a prediction for a very deep stack of the same kind: chi, the ratio of E delta^2 from one layer to the one
-below, and q. The scales that belong to the plain theory (xi_q, xi_c, trainable_depth) have then no value but a reason.
+is extrapolated from the prediction for a very deep stack of the same kind: chi, the ratio of E delta^2 from one layer
+to the one below, and q. The scales of the plain theory (xi_q, xi_c, trainable_depth) are then replaced by a reason.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lab import schema
-from lab.theory.deep.criticality import critical_weight_var_of, solved
-from lab.theory.deep.maps import LinearMap, data_features, maps
+from lab.theory.deep.criticality import critical_weight_var_of, resolve_critical
+from lab.theory.deep.maps import LinearMap, data_features, is_plain, maps
 from lab.theory.deep.prediction import Prediction, predict
-from lab.theory.deep.propagation import NoTheory
+from lab.theory.errors import NoTheory
 from lab.theory.kernels.kernels import kernel
 from lab.theory.plain.critical import TOLERANCE, CriticalLine
 from lab.theory.plain.signal import LEAST_VARIANCE, DepthScales, depth_scales, phase
@@ -28,21 +28,19 @@ from lab.theory.width.bands import Band, Bands, bands
 from lab.typing import Array
 
 DIGITS_MEAN_SQUARE = 60 / 64
-"""Features are standardized one by one; four of the 64 pixels never change and become 0."""
+"""Features are standardized individually; four of the 64 pixels never change and become 0."""
 
 DEEP, LARGEST_VARIANCE = (1024, 256, 64, 32, 16), 1e20
-"""Depths at which the limit of a stack is looked for: the first at which the variance is no larger than that."""
+"""Depths at which the limit of a stack is evaluated: the largest where the variance does not exceed this."""
 
-SETTLED = 1e-9
-"""A rate or a variance that changes by less than this over the second half of a deep stack has reached its limit."""
+SETTLED, SMALL = 1e-9, 0.01
+"""A rate or a variance that changes by less than the first over the second half of a deep stack has reached its limit.
+A limit below the second as a share of the last variance is 0: a decay as 1 / layer is extrapolated to nearly that."""
 
-UNKNOWN_FEATURES = "only the file tells the number of features; give it with --features."
+UNKNOWN_FEATURES = "the number of features is defined by the file; give it with --features."
 
 CLEAR = 1.03
-"""So much above the smallest bias_var with a critical point, at which it would be half-stable."""
-
-SMALL = 0.01
-"""A limit of less than this share of the last variance is 0: what sinks as 1 / layer is extrapolated to nearly that."""
+"""Factor from the smallest bias_var with a critical point, which is half-stable there, to the one recommended."""
 
 
 class Layers(NamedTuple):
@@ -58,19 +56,15 @@ class Layers(NamedTuple):
 
 @dataclass(frozen=True)
 class TheoryReport:
-    """All of it; NaN (or None) where there is nothing, with a sentence on why in `reasons` under the same name.
+    """The theory of one configuration; a missing value is NaN or None, and has a reason in `reasons`.
 
     Attributes:
-        up, down: the maps from layer to layer; down is None but in ffn blocks.
-        input_q: mean square of the inputs.
-        scales: the limits of depth; None without a theory.
+        up, down: the maps from layer to layer; down is None without ffn blocks.
         critical_weight_var: weight_var of each map, all else equal, at which chi is 1.
         delta_slope: decades of delta_rms gained per layer towards the loss (the measured quantity of this name).
-        layers: None without a theory for each layer.
-        fate: what variance and gradient do, in words.
-        remedy: overrides that make it critical, as this theory has checked; none where it is, or where none are known.
+        fate: the behaviour of variance and gradient, in words.
+        remedy: overrides that make it critical according to this theory; none where it is, or where none are known.
         advice: the same in words.
-        assumptions: what all this rests on.
     """
 
     up: LinearMap
@@ -87,57 +81,55 @@ class TheoryReport:
     reasons: Mapping[str, str]
 
 
+@np.errstate(all="ignore")  # infinity and NaN are reported
 def report(config: schema.Config, input_q: float | None = None, features: int | None = None) -> TheoryReport:
-    """What theory says of a configuration, at initialization.
+    """Report the theory of a configuration at initialization.
 
     Args:
-        input_q: mean square of the inputs over features and examples; unless given that of `data`.
-        features: size of an input, where the configuration does not tell (data=npz).
+        config: the run; init=critical has to be resolved before (`lab.theory.resolve_critical`).
+        input_q: mean square of the inputs over features and examples, by default that of `data`.
+        features: size of an input, where the configuration does not define it (data=npz).
 
     Raises:
-        ConfigError: init=critical without a critical point.
+        NoTheory: an init without known variances.
     """
-    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):  # infinity and NaN say it
-        return _report(config, input_q, features)
-
-
-def _report(config: schema.Config, input_q: float | None, features: int | None) -> TheoryReport:
-    drawn = solved(config) if isinstance(config.init, schema.Critical) else config
-    size = mean_square(config.data) if input_q is None else input_q
-    known = data_features(config) if features is None else features
+    input_q = mean_square(config.data) if input_q is None else input_q
+    features = data_features(config) if features is None else features
     reasons: dict[str, str] = {}
-    scales, prediction, remedy, change = None, None, tuple[str, ...](), ""
+    scales, prediction, critical = None, None, math.nan
     try:
-        scales = limits(drawn, size, known)
+        scales = limits(config, input_q, features)
     except NoTheory as error:
         reasons |= dict.fromkeys(("q_star", "chi", "xi_grad", "phase"), str(error))
     try:
-        prediction = predict(drawn, size, known)
+        prediction = predict(config, input_q, features)
     except NoTheory as error:
-        refused = str(error) if known is not None else f"data={config.data.name}: {UNKNOWN_FEATURES}"
-        reasons |= {"layers": refused, "delta_slope": refused}
-    sizes = maps(drawn, config.model.width)  # from layer to layer, whatever the data
-    critical, refusal = _critical_weight_var(drawn, sizes.up.bias_var)
-    if refusal:
-        reasons["critical_weight_var"] = refusal
-    log_delta = None if prediction is None else prediction.log_delta
-    slope = math.nan if log_delta is None else _slope(log_delta)
+        refusal = str(error) if features is not None else f"data={config.data.name}: {UNKNOWN_FEATURES}"
+        reasons |= {"layers": refusal, "delta_slope": refusal}
+    sizes = maps(config, config.model.width)  # from layer to layer, whatever the data
+    up = sizes.up
+    try:
+        critical = critical_weight_var_of(replace(config, init=schema.Gaussian("gaussian", bias_var=up.bias_var)))
+    except schema.ConfigError as error:
+        reasons["critical_weight_var"] = str(error).removeprefix("init=critical: ")
+    log_delta, slope = (prediction.log_delta, _slope(prediction.log_delta)) if prediction else (None, math.nan)
+    remedy, change = tuple[str, ...](), ""
     if scales is not None and scales.phase != "critical":
-        remedy = _remedy(drawn, sizes.up.bias_var, not refusal, size, known)
-        change = "" if refusal else f"weight_var {critical:.4g} in place of {sizes.up.weight_var:.4g}"
+        remedy = _remedy(config, up.bias_var, not math.isnan(critical), input_q, features)
+        change = "" if math.isnan(critical) else f"weight_var {critical:.4g} in place of {up.weight_var:.4g}"
     return TheoryReport(
-        up=sizes.up,
+        up=up,
         down=sizes.down,
-        input_q=size,
+        input_q=input_q,
         scales=scales,
         critical_weight_var=critical,
         delta_slope=slope,
-        layers=None if prediction is None else _layers(drawn, prediction),
+        layers=_layers(config, prediction) if prediction else None,
         fate=words.fate(scales, log_delta),
         remedy=remedy,
-        advice=words.advice(drawn, scales, log_delta, remedy, change),
-        assumptions=words.assumptions(drawn, size, known, prediction),
-        reasons=words.reasons(drawn, scales, slope) | reasons,
+        advice=words.advice(config, scales, log_delta, remedy, change),
+        assumptions=words.assumptions(config, input_q, features, prediction),
+        reasons=words.reasons(config, scales, slope) | reasons,
     )
 
 
@@ -148,22 +140,17 @@ def mean_square(data: schema.Data) -> float:
     return DIGITS_MEAN_SQUARE if data.name == "digits" else 1.0
 
 
-# --- the limits of depth --------------------------------------------------------------------------------------------
-
-
 def limits(config: schema.Config, input_q: float, features: int | None) -> DepthScales:
-    """The limits of depth of a configuration whose init is drawn from variances; NaN for what only plain networks have.
+    """The limits of depth of a configuration; NaN for what only plain networks have.
 
     Without `features` the first map counts as one that is as wide as the others.
 
     Raises:
-        NoTheory: a norm or a skip that no theory covers.
+        NoTheory: a choice that no theory covers.
     """
-    scales = (_plain if words.is_plain(config) else _stacked)(config, input_q, features or config.model.width)
+    scales = (_plain if is_plain(config) else _stacked)(config, input_q, features or config.model.width)
     if math.isnan(scales.chi):
-        raise NoTheory(
-            f"init={config.init.name}: float64 does not hold what comes of it; choose variances nearer to 1."
-        )
+        raise NoTheory(f"init={config.init.name}: its variances leave the range of float64; choose some nearer to 1.")
     return scales
 
 
@@ -179,13 +166,22 @@ def _plain(config: schema.Config, input_q: float, features: int) -> DepthScales:
     scales = depth_scales(config.activation, weight_var, bias_var, first_q)
     if scales.chi < LEAST_VARIANCE:  # a product of maps at q = 0, where V grows as q^2
         scales = replace(scales, chi=0.0, xi_q=0.0, xi_c=0.0, xi_grad=0.0)
-    # Where the rate itself goes to 0 or infinity there is no depth that it would set.
+    # Where the rate itself goes to 0 or infinity it sets no depth.
     is_hyper = scales.chi == 0 or math.isinf(scales.chi)
     return replace(scales, trainable_depth=math.nan) if is_hyper else scales
 
 
 def _stacked(config: schema.Config, input_q: float, features: int) -> DepthScales:
-    prediction = _deep(config, input_q, features)
+    """Extrapolate the limit from a stack that is as deep as its variance stays in range."""
+    for depth in DEEP:
+        try:
+            prediction = predict(replace(config, model=replace(config.model, depth=depth)), input_q, features)
+        except NoTheory:
+            if depth == DEEP[-1]:
+                raise
+            continue
+        if prediction.q[-1] <= LARGEST_VARIANCE:
+            break
     log_delta, q = prediction.log_delta, prediction.q
     log_rates = 2 * (log_delta[:-1] - log_delta[1:])
     if np.isnan(log_rates).any():  # closed branches have no delta
@@ -213,21 +209,8 @@ def _stacked(config: schema.Config, input_q: float, features: int) -> DepthScale
     )
 
 
-def _deep(config: schema.Config, input_q: float, features: int) -> Prediction:
-    """The same stack, as deep as its variance stays in range."""
-    for depth in DEEP:
-        try:
-            prediction = predict(replace(config, model=replace(config.model, depth=depth)), input_q, features)
-        except NoTheory as error:
-            refusal = error
-        else:
-            if depth == DEEP[-1] or prediction.q[-1] <= LARGEST_VARIANCE:
-                return prediction
-    raise refusal
-
-
 def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:
-    """Where a sequence goes from its values at a quarter, half and all of the way, and whether it is there already.
+    """Extrapolate a sequence from its values at a quarter, half and all of the way; return whether it has settled.
 
     Aitken's delta-squared, exact for limit + k / layer^p; infinite where steps do not become smaller.
     """
@@ -239,23 +222,19 @@ def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:
     return end + after**2 / (before - after), False
 
 
-# --- layer by layer -------------------------------------------------------------------------------------------------
-
-
 def _layers(config: schema.Config, prediction: Prediction) -> Layers:
     level = replace(prediction, log_delta=np.zeros_like(prediction.log_delta))  # so that the band cannot overflow
     try:
         around = bands(config, level)
-    except NoTheory:  # replicas scatter beyond what numbers hold
+    except NoTheory:  # replicas scatter beyond the range of the dtype
         nothing = np.full_like(prediction.q, math.nan)
         around = Bands(Band(nothing, nothing), Band(nothing, nothing))
-    lower, upper = (prediction.log_delta + np.log(factor) for factor in around.delta_rms)
     return Layers(
         q=prediction.q,
         pre_rms=around.pre_rms,
         act_rms=prediction.act_rms,
         log_delta=prediction.log_delta,
-        log_delta_band=Band(lower, upper),
+        log_delta_band=Band(*(prediction.log_delta + np.log(factor) for factor in around.delta_rms)),
         log_weight_grad_norm=prediction.log_weight_grad_norm,
     )
 
@@ -269,28 +248,13 @@ def _slope(log_delta: Array) -> float:
     return float(offset @ log_delta[layer] / (offset @ offset) / math.log(10))
 
 
-# --- what would be critical -----------------------------------------------------------------------------------------
-
-
-def _critical_weight_var(config: schema.Config, bias_var: float) -> tuple[float, str]:
-    """The value, or NaN and the sentence on why there is none."""
-    try:
-        return critical_weight_var_of(replace(config, init=schema.Critical("critical", bias_var=bias_var))), ""
-    except schema.ConfigError as error:
-        return math.nan, str(error).removeprefix("init=critical: ")
-
-
 def _remedy(
     config: schema.Config, bias_var: float, has_critical: bool, input_q: float, features: int | None
 ) -> tuple[str, ...]:
-    """Overrides that make the limit critical: of the first candidate of which theory says so, or none.
-
-    `has_critical`: whether there is a critical weight_var, all else equal.
-    """
+    """Overrides that make the limit critical: those of the first candidate that theory confirms, or none."""
     for changed, overrides in _candidates(config, bias_var, has_critical):
         try:
-            drawn = solved(changed) if isinstance(changed.init, schema.Critical) else changed
-            if limits(schema.check(drawn), input_q, features).phase == "critical":
+            if limits(schema.check(resolve_critical(changed)), input_q, features).phase == "critical":
                 return overrides
         except schema.ConfigError:
             continue
@@ -300,9 +264,9 @@ def _remedy(
 def _candidates(
     config: schema.Config, bias_var: float, has_critical: bool
 ) -> Iterator[tuple[schema.Config, tuple[str, ...]]]:
-    """Another weight_var; another bias_var too; a norm at the start of a branch, and a skip past it."""
+    """Another weight_var, if there is a critical one; another bias_var too; a norm in a branch, and a skip past it."""
     choices = [bias_var] if has_critical else []
-    if words.is_plain(config):
+    if is_plain(config):
         line = CriticalLine(kernel(config.activation), 2 if config.model.block == "ffn" else 1)
         choices += [0.0, float(f"{CLEAR * line.next_bias_var(bias_var):.2g}") if config.model.bias else math.nan]
     gain = () if config.init.gain == 1 else ("init.gain=1",)

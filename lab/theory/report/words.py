@@ -1,4 +1,4 @@
-"""A report's sentences: what variance and gradient do, why something has no value, what to change, what it rests on."""
+"""The sentences of a report: behaviour of variance and gradient, reasons for missing values, advice, assumptions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lab import schema
+from lab.theory.deep.maps import branch_scale, is_plain
 from lab.theory.deep.prediction import Prediction
 from lab.theory.plain.signal import DepthScales
 from lab.theory.width.bands import SIGMAS
@@ -15,13 +16,8 @@ NEAR = 0.1
 """Decades of change over a whole network that count as none: 26%."""
 
 
-def is_plain(config: schema.Config) -> bool:
-    """Neither norm nor skip."""
-    return config.norm.name == "none" and config.residual.name == "none"
-
-
 def fate(scales: DepthScales | None, log_delta: Array | None) -> str:
-    """What the variance and the gradient do. `log_delta` (depth,): ln of delta_rms over the last layer's, if known."""
+    """The behaviour of variance and gradient. `log_delta` (depth,): ln of delta_rms over the last layer's, if known."""
     if scales is None:
         return ""
     sentences = [_variance(scales), _gradient(scales)]
@@ -30,36 +26,20 @@ def fate(scales: DepthScales | None, log_delta: Array | None) -> str:
     return " ".join(sentences)
 
 
-def _network(scales: DepthScales, depth: int, log10_delta: float) -> str:
-    """What becomes of the gradient in this very network, whose first layer has this log10 delta."""
-    if abs(log10_delta) < NEAR:
-        return f"Over the {depth} layers of this network delta_rms keeps its size."
-    change = f"{'grows' if log10_delta > 0 else 'shrinks'} by a factor of {power_of_ten(abs(log10_delta))}"
-    if scales.phase == "critical":
-        return f"That is the limit: over the {depth} layers of this network delta_rms still {change} towards the input."
-    return f"Over the {depth} layers of this network delta_rms {change} towards the input."
-
-
 def _variance(scales: DepthScales) -> str:
-    q, xi = f"{scales.q_star:.4g}", scales.xi_q
+    subject, q, xi = "The variance of the pre-activations", f"{scales.q_star:.4g}", scales.xi_q
     pace = f", by a factor of e every {xi:.3g} layers" if math.isfinite(xi) else ""
     if math.isinf(xi):
-        pace = ", more slowly than any exponential"
-    if scales.variance == "settles":
-        return f"The variance of the pre-activations settles at q_star = {q}{pace}."
-    if scales.variance == "stays":
-        return (
-            f"The variance of the pre-activations stays what the first layer makes it, {q}: every q is a fixed point."
-        )
-    if scales.variance == "balances":
-        return (
-            f"The variance of the pre-activations balances on an unstable fixed point, q = {q}: at finite width it"
-            " leaves it, to one side or the other."
-        )
-    doubly = "doubly exponentially: each layer roughly squares it"
-    if scales.variance == "vanishes":
-        return f"The variance of the pre-activations sinks to 0{f', {doubly}' if scales.chi == 0 else pace}."
-    return f"The variance of the pre-activations grows without bound{f', {doubly}' if math.isinf(scales.chi) else ''}."
+        pace = ", more slowly than exponentially"
+    doubly = ", doubly exponentially: each layer roughly squares it"
+    endings = {
+        "settles": f"settles at q_star = {q}{pace}.",
+        "stays": f"keeps the value of the first layer, {q}: every q is a fixed point.",
+        "balances": f"starts on an unstable fixed point, q = {q}, which it leaves at finite width, either way.",
+        "vanishes": f"decays to 0{doubly if scales.chi == 0 else pace}.",
+        "grows": f"grows without bound{doubly if math.isinf(scales.chi) else ''}.",
+    }
+    return f"{subject} {endings[scales.variance]}"
 
 
 def _gradient(scales: DepthScales) -> str:
@@ -67,44 +47,53 @@ def _gradient(scales: DepthScales) -> str:
         return f"The rate of the gradient goes to {number(scales.chi)} with it."
     if scales.phase == "critical":
         return f"Deep in the stack squared gradients keep their size from layer to layer, chi = {scales.chi:.4g}."
-    return (
-        f"Deep in the stack each layer multiplies squared gradients by chi = {scales.chi:.4g} on the way to the input."
-    )
+    return f"Deep in the stack each layer multiplies squared gradients by chi = {scales.chi:.4g} towards the input."
+
+
+def _network(scales: DepthScales, depth: int, log10_delta: float) -> str:
+    """The change of the gradient over this network, whose first layer has this log10 delta."""
+    subject = f"the {depth} layers of this network delta_rms"
+    if abs(log10_delta) < NEAR:
+        return f"Over {subject} keeps its size."
+    change = f"{'grows' if log10_delta > 0 else 'shrinks'} by a factor of {power_of_ten(abs(log10_delta))}"
+    if scales.phase == "critical":
+        return f"That is the limit: over {subject} still {change} towards the input."
+    return f"Over {subject} {change} towards the input."
 
 
 def reasons(config: schema.Config, scales: DepthScales | None, slope: float) -> dict[str, str]:
-    """Name -> why it has no value, for what no refusal of the theory explains already."""
-    found: dict[str, str] = {}
+    """Name -> why it has no value, except where a refusal of the theory explains it already."""
+    missing: dict[str, str] = {}
     if math.isnan(slope) and config.model.depth < 2:
-        found["delta_slope"] = "a slope needs two layers; choose model.depth=2 or more."
+        missing["delta_slope"] = "a slope needs two layers; choose model.depth=2 or more."
     elif math.isnan(slope):
-        found["delta_slope"] = "no gradient enters the layers; choose another residual.alpha or smaller variances."
+        missing["delta_slope"] = "no gradient enters the layers; choose another residual.alpha or smaller variances."
     if not is_plain(config):
-        why = "theory of plain networks (Schoenholz et al. 2017, sections 3 to 5); with norms or skips look at chi."
-        found |= dict.fromkeys(("xi_q", "xi_c", "trainable_depth"), why)
+        why = "theory of plain networks only (Schoenholz et al. 2017); with norms or skips see chi."
+        missing |= dict.fromkeys(("xi_q", "xi_c", "trainable_depth"), why)
     elif scales is not None:
         if math.isnan(scales.xi_q):
-            found["xi_q"] = "the variance has no limit to approach."
+            missing["xi_q"] = "the variance has no limit to approach."
         if math.isnan(scales.xi_c):
-            found["xi_c"] = "the correlation of two examples has no known limit where the variance grows for ever."
+            missing["xi_c"] = "the correlation of two examples has no known limit where the variance diverges."
         if math.isnan(scales.trainable_depth):
-            found["trainable_depth"] = f"the rate chi itself goes to {number(scales.chi)}, so that no depth sets it."
-    return found
+            missing["trainable_depth"] = f"the rate chi itself goes to {number(scales.chi)}, so that it sets no depth."
+    return missing
 
 
 def advice(
     config: schema.Config, scales: DepthScales | None, log_delta: Array | None, remedy: Sequence[str], critical: str
 ) -> str:
-    """What would make the limit critical, in one or two sentences.
+    """The change that would make the limit critical, in one or two sentences.
 
-    `remedy`: overrides that do, none where none are known; `critical`: what they change weight_var to, if only that.
+    `remedy`: overrides that do, none where none are known; `critical`: the change of weight_var, if that suffices.
     """
     if scales is None:
         return ""
     if scales.phase != "critical":
         if not remedy:
             return "No init, norm or skip is known that would make this critical; choose another activation."
-        return f"Critical would be {' '.join(remedy)}, all else as it is{critical and f': {critical}'}."
+        return f"Critical would be {' '.join(remedy)}, all else equal{critical and f': {critical}'}."
     asides = {
         "grows": "nothing has to change for the gradient, but the variance grows with the depth.",
         "balances": "nothing has to change for the gradient, but the variance is unstable.",
@@ -112,7 +101,7 @@ def advice(
     advised = f"Critical: {asides.get(scales.variance, 'nothing has to change.')}"
     if config.residual.name != "none" and log_delta is not None and log_delta[0] > NEAR * math.log(10):
         alpha = 1 / math.sqrt(len(log_delta))
-        if abs(getattr(config.residual, "alpha", 1.0)) > 1.01 * alpha:
+        if abs(branch_scale(config)) > 1.01 * alpha:
             advised += f" Smaller branches grow less: residual=scaled residual.alpha={alpha:.2g} is 1 / sqrt(depth)."
     return advised
 
@@ -120,21 +109,20 @@ def advice(
 def assumptions(
     config: schema.Config, input_q: float, features: int | None, prediction: Prediction | None
 ) -> tuple[str, ...]:
-    """What the prediction rests on; `features` is None where nobody knows the size of an input."""
-    found = [
-        "A network before its first step, in training mode, with layers so wide that pre-activations are Gaussian.",
+    """The assumptions of a report; `features` is None where the size of an input is unknown."""
+    unknown = f"The number of features is unknown, and taken to be {config.model.width} in the first map."
+    band = (
+        f"The band is for the geometric mean over replicas={config.replicas} networks of"
+        f" model.width={config.model.width}, {SIGMAS:g} standard deviations to either side."
+    )
+    return (
+        "The network is at initialization, in training mode, with layers so wide that pre-activations are Gaussian.",
         "The gradient that enters at the last layer, and the weights that it meets, are independent of the"
-        " activations. (The loss couples them: drop a few layers at both ends when you compare.)",
+        " activations. (The loss couples them: ignore a few layers at both ends in a comparison.)",
         f"Inputs have a mean square of {input_q:.6g}.",
-    ]
-    if features is None:
-        found.append(f"The number of features is unknown: the first map counts as one of {config.model.width} units.")
-    if prediction is not None:
-        found.append(
-            f"The band is where the geometric mean over replicas={config.replicas} networks of"
-            f" model.width={config.model.width} is expected, {SIGMAS:g} standard deviations to either side."
-        )
-    return (*found, *(() if prediction is None else prediction.assumptions))
+        *(() if features else (unknown,)),
+        *((band, *prediction.assumptions) if prediction else ()),
+    )
 
 
 def number(value: float) -> str:
@@ -145,7 +133,7 @@ def number(value: float) -> str:
 
 
 def power_of_ten(log10: float, digits: int = 3) -> str:
-    """A number given by its logarithm, whatever its size: 0.0143, 2.5e-630."""
+    """Format 10**log10 of any size: 0.0143, 2.5e-630."""
     if not math.isfinite(log10):
         return "none" if math.isnan(log10) else "infinity" if log10 > 0 else "0"
     if -3 <= log10 < 4:

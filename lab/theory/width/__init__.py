@@ -1,1 +1,1 @@
-"""Finite width: how measurements scatter around mean-field theory, as prediction bands."""
+"""Finite width: the scatter of measurements around mean-field theory, as prediction bands and as error of a slope."""

@@ -11,7 +11,7 @@ import pytest
 from scipy import special
 
 from lab import schema
-from lab.theory import NoTheory, bands, critical_weight_var, critical_weight_var_of, predict
+from lab.theory import NoTheory, bands, critical_weight_var, critical_weight_var_of, predict, resolve_critical
 from lab.theory.deep.batch_norm import batch_moments
 from lab.theory.kernels.activations import Function
 
@@ -270,7 +270,7 @@ STRUCTURES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_structure_is_predicted(structure):
     """Means over three networks within four standard deviations of what their width lets them scatter (tested on its
-    own, in test_theory_width), or 2%; with batch norm the rates are those of a finite batch and width, see `bands`.
+    own, in test_width), or 2%; with batch norm the rates are those of a finite batch and width, see `bands`.
     """
     config, networks = configure(**STRUCTURES[structure]), 3
     schema.check(config)
@@ -416,9 +416,9 @@ def test_what_has_no_theory_is_refused_by_name(settings, key):
 def test_what_is_too_large_for_float32_may_be_right_for_float64():
     config = configure("relu", gain=10.0, depth=60)  # q grows by 100 a layer
     assert predict(config).q[-1] == pytest.approx(2.0 * 100.0**60, rel=1e-9)
-    with pytest.raises(NoTheory, match="passes what dtype=float32 holds at layer 37"):
+    with pytest.raises(NoTheory, match="at layer 37 the variance exceeds the range of dtype=float32"):
         predict(replace(config, dtype="float32"))
-    with pytest.raises(NoTheory, match="falls below what dtype=float32 holds"):
+    with pytest.raises(NoTheory, match="falls below the range of dtype=float32"):
         predict(configure("relu", gain=0.1, depth=60, dtype="float32"))
 
 
@@ -494,7 +494,7 @@ CRITICAL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("structure", CRITICAL)
 def test_critical_networks_keep_their_gradients(structure):
     config = configure(init="critical", depth=300, **CRITICAL[structure])
-    log_delta = predict(config).log_delta
+    log_delta = predict(resolve_critical(config)).log_delta
     assert log_delta[-50:] == pytest.approx(0, abs=2e-3)
 
 
@@ -518,4 +518,15 @@ def test_the_critical_weight_var_of_a_plain_stack_is_that_of_its_activation():
 )
 def test_structures_without_a_critical_point_say_so(settings, words):
     with pytest.raises(schema.ConfigError, match=f"init=critical: .*{words}"):
-        predict(configure(init="critical", **settings))
+        resolve_critical(configure(init="critical", **settings))
+
+
+def test_init_critical_resolves_to_a_gaussian_of_the_solved_weight_var():
+    critical = configure("tanh", "critical", gain=1.5, bias_var=0.05)
+    resolved = resolve_critical(critical)
+    assert resolved == replace(
+        critical, init=schema.Gaussian("gaussian", 1.5, critical_weight_var(critical.activation, 0.05), 0.05)
+    )
+    assert resolve_critical(resolved) is resolved
+    with pytest.raises(schema.ConfigError, match="init=critical"):
+        resolve_critical(replace(critical, activation=schema.Activation("softplus")))

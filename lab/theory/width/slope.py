@@ -1,4 +1,4 @@
-"""The slope of log10 delta_rms against depth that theory expects, and how far a measured one may lie from it."""
+"""The slope of log10 delta_rms against depth that theory predicts, and its standard error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 
 from lab import schema
 from lab.theory.deep.prediction import Prediction
-from lab.theory.width.bands import noise
-from lab.typing import Array
+from lab.theory.width.noise import noise
 
 WORTHLESS = 1.0
-"""Decades a layer; an expectation with a larger error excludes nothing."""
+"""Decades per layer; a standard error at least as large makes a z-score meaningless."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Slope:
 
     Attributes:
         mean_field: of infinitely wide layers.
-        shift: what finite width adds to the mean over replicas, the middle of the range that is possible.
+        shift: shift of the mean over replicas by finite width, the middle of its possible range.
         standard_error: of that mean: scatter over replicas, and the range of the shift, taken as uniform and
             independent of the scatter.
     """
@@ -32,9 +31,9 @@ class Slope:
     standard_error: float
 
     def z(self, measured: float) -> float:
-        """How many standard errors a measured mean over replicas lies above the expected one.
+        """Standard errors by which a measured mean over replicas exceeds the predicted one.
 
-        NaN where the error is 0, as for a single layer, or so large that width decides about everything.
+        NaN where the error is 0, as for a single layer, or at least `WORTHLESS`.
         """
         if not 0 < self.standard_error < WORTHLESS:
             return math.nan
@@ -44,18 +43,19 @@ class Slope:
 def expected_slope(config: schema.Config, prediction: Prediction, replicas: int | None = None) -> Slope:
     """The least-squares slope over all layers, as `lab.readings.delta_slope` measures it.
 
-    ln delta^2 at layer l over the last layer's is a sum of steps from l to the top (`lab.theory.width.bands`), so that
+    ln delta^2 at layer l over the last layer's is a sum of steps from l to the top (`lab.theory.width.noise`), so that
     two layers share the steps above the higher one: their covariance is the variance of the higher one. With the
     weights w of least squares the slope's variance is the sum over steps of (the sum of w below the step)^2 times the
     step's.
 
     Args:
-        replicas: over how many the mean is taken, `config.replicas` unless given.
+        replicas: number of replicas in the mean, by default `config.replicas`.
     """
     depth = len(prediction.q)
     scatter = noise(config, prediction)
     to_decades = 1 / (2 * math.log(10))  # from ln of the square
-    weights = _least_squares(depth)
+    centred = np.arange(depth) - (depth - 1) / 2
+    weights = centred / max(float(centred @ centred), 1e-300)  # (depth,), whose product with a curve is its slope
     steps = np.maximum(scatter.delta[:-1] - scatter.delta[1:], 0.0)
     variance = float(np.sum(steps * np.cumsum(weights)[:-1] ** 2)) * to_decades**2
     shifts = [float(weights @ shift) * to_decades for shift in (*scatter.delta_shift, np.zeros(depth))]
@@ -64,9 +64,3 @@ def expected_slope(config: schema.Config, prediction: Prediction, replicas: int 
     spread = (highest - lowest) / math.sqrt(12)  # of a uniform distribution
     count = config.replicas if replicas is None else replicas
     return Slope(expected, (lowest + highest) / 2, math.hypot(math.sqrt(variance / count), spread))
-
-
-def _least_squares(depth: int) -> Array:
-    """Weights (depth,) whose product with a curve is its slope; zeros for a single layer, which has none."""
-    centred = np.arange(depth) - (depth - 1) / 2
-    return np.asarray(centred / max(float(centred @ centred), 1e-300))
