@@ -36,8 +36,7 @@ DEFAULT_EXPANSION = 4.0
 
 @dataclass(frozen=True)
 class Model:
-    """`depth` hidden layers of `width` units. `expansion` (block ffn only): hidden units of a block over `width`,
-    4 unless given; a gated activation takes two thirds of them, so that the parameters stay as many."""
+    """`depth` hidden layers of `width` units; `expansion` (block ffn only) is a block's hidden units over `width`."""
 
     depth: int = number(20, at_least=1, at_most=100_000)
     width: int = number(128, at_least=1, at_most=100_000)
@@ -48,15 +47,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Probe:
-    """A reading is taken at the first and the last step and at every multiple of `every` (0: only those two).
+    """Readings are taken at the first and the last step and at every multiple of `every` (0: only those two).
 
     set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
     examples: size of the fixed probe set on which dead units are counted.
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
-    cotangent: which gradient the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
-        of the network, that enters at the last hidden layer. The training itself always follows the loss.
-    jacobian: the singular values of the Jacobian from one input to the last hidden layer, at the first reading and at
-        readings that are multiples of `jacobian_every` (0: only at the first).
+    cotangent: gradient that the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
+        of the network, that enters at the last hidden layer. Training always follows the loss.
+    jacobian: measure the singular values of the Jacobian from one input to the last hidden layer at the first reading,
+        and at readings that are multiples of `jacobian_every` (0: only at the first).
     """
 
     every: int = number(50, at_least=0, at_most=10**12)
@@ -70,24 +69,17 @@ class Probe:
 
 @dataclass(frozen=True)
 class CheckpointSchedule:
-    """When a run is kept so that it can go on: every so many steps, every so many seconds, or both; 0 is never."""
+    """Checkpoints are saved every `every` steps, every `seconds` seconds, or both; 0 is never."""
 
     every: int = number(0, at_least=0, at_most=10**12)
     seconds: float = number(60.0, at_least=0)
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """With `batch`, runs of a sweep that differ in `PER_REPLICA` at most are replicas of one network."""
-
-    batch: bool = False
-
-
-@dataclass(frozen=True)
 class Config:
-    """One run, whole. `threads=0` leaves the number of CPU threads to torch; `dtype` is the network's precision.
+    """One run. `dtype` is the network's precision.
 
-    `runs_per_gpu` is how many runs of a machine may share a GPU at a time, 0 as many as come.
+    `threads=0` leaves the number of CPU threads to torch; at most `runs_per_gpu` runs share a GPU (0: no limit).
     """
 
     activation: Activation = field(default_factory=Activation)
@@ -100,7 +92,6 @@ class Config:
     model: Model = field(default_factory=Model)
     probe: Probe = field(default_factory=Probe)
     checkpoint: CheckpointSchedule = field(default_factory=CheckpointSchedule)
-    sweep: Sweep = field(default_factory=Sweep)
     steps: int = number(500, at_least=0, at_most=10**12)
     batch_size: int = number(128, at_least=1, at_most=10**7)
     replicas: int = number(4, at_least=1, at_most=10**5)
