@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lab import schema
 from lab.compose import untrusted
-from lab.compose.config_store import HYDRA_ERRORS, compose_with_hydra
-from lab.compose.errors import explain, no_such_key
+from lab.compose.config_store import compose_with_hydra
+from lab.compose.errors import explaining, no_such_key
 from lab.compose.overrides import expand_home, parse
 from lab.schema import Config, ConfigError, did_you_mean
 
@@ -39,16 +39,12 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
     """
     is_swept = number is not None
     tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides, with_hydra=True)
-    try:
-        folder = Path(tree.hydra.run.dir)
+    with explaining(overrides), open_dict(tree):
+        hydra = tree.hydra
+        folder = Path(hydra.run.dir)
         if is_swept:
-            untrusted.check_run_folder(tree.hydra.sweep.subdir)
-            folder = Path(tree.hydra.sweep.dir, tree.hydra.sweep.subdir)
-    except ConfigError:
-        raise
-    except HYDRA_ERRORS as error:
-        raise explain(error, overrides) from error
-    with open_dict(tree):
+            untrusted.check_run_folder(hydra.sweep.subdir)
+            folder = Path(hydra.sweep.dir, hydra.sweep.subdir)
         del tree["hydra"]
     return to_config(tree, _keys(overrides)), folder
 
@@ -60,13 +56,9 @@ def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConf
         ConfigError: an override or a file that cannot be used.
     """
     overrides = expand_home(overrides)
-    try:
+    with explaining(overrides):
         tree = compose_with_hydra(overrides)
         _check_untrusted(tree, overrides)
-    except ConfigError:
-        raise
-    except (*HYDRA_ERRORS, OSError) as error:
-        raise explain(error, overrides) from error
     if not with_hydra:
         with open_dict(tree):
             del tree["hydra"]
@@ -79,15 +71,14 @@ def to_config(tree: DictConfig, explicit: Collection[str] = ()) -> Config:
     Args:
         tree: what `compose_tree` returned.
         explicit: keys that the user has given, see `schema.check`.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or as `schema.check`.
     """
-    try:
+    with explaining(()):
         for key, owner in _unknown_keys(tree, Config):
             raise ConfigError(no_such_key(key, owner))
         config = OmegaConf.to_object(tree)
-    except ConfigError:
-        raise
-    except HYDRA_ERRORS as error:
-        raise explain(error, ()) from error
     assert isinstance(config, Config)
     return schema.check(config, explicit)
 
@@ -124,15 +115,11 @@ def _check_untrusted(tree: DictConfig, overrides: Sequence[str]) -> None:
     launcher = hydra["runtime"]["choices"]["hydra/launcher"]
     if launcher not in untrusted.LAUNCHERS:
         raise ConfigError(f"hydra/launcher={launcher}: {did_you_mean(launcher, untrusted.LAUNCHERS)}.")
-    if "hydra.searchpath" in _keys(overrides):  # else all files are the lab's own
-        passed = [
-            x for x in overrides if x.lstrip("+").startswith("hydra") and not x.lstrip("+").startswith(NOT_PASSED)
-        ]
+    keys = dict(zip(overrides, _keys(overrides), strict=True))
+    if "hydra.searchpath" in keys.values():  # else all files are the lab's own
+        apart = ("hydra.searchpath", "hydra.job.num", "hydra/launcher")
+        passed = [text for text, key in keys.items() if key.startswith("hydra") and key not in apart]
         untrusted.check_hydra({"hydra": hydra}, _trusted_hydra(f"hydra/launcher={launcher}", *passed))
-
-
-NOT_PASSED = ("hydra.searchpath", "hydra.job.num", "hydra/launcher")
-"""Overrides that do not matter to `_trusted_hydra`, or are passed apart."""
 
 
 @functools.cache

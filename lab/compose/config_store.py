@@ -36,11 +36,7 @@ def conf_dir() -> Path:
 
 
 def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
-    """Compose conf/config.yaml and these overrides, with Hydra's own part; nothing is resolved or checked.
-
-    Raises:
-        HYDRA_ERRORS, OSError: bad input; an option's name is looked up as a file name, which may be too long.
-    """
+    """Compose conf/config.yaml and these overrides, with Hydra's own part; nothing is resolved or checked."""
     with _hydra_for_the_lab():
         return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
 
@@ -50,6 +46,8 @@ def register() -> None:
 
     The root is named `schema`, which conf/config.yaml lists first in its defaults.
     """
+    # A file named like a registered option, such as a launcher's, is meant to be merged with it.
+    warnings.filterwarnings("ignore", r"\s*'[\w/]+' is validated against ConfigStore", UserWarning)
     repository = ConfigStore.instance().repo
     repository["schema.yaml"] = _root()
     for group, options in schema.CHOICES.items():
@@ -77,8 +75,6 @@ def _hydra_for_the_lab() -> Iterator[None]:
     GlobalHydra.instance().clear()
     try:
         with warnings.catch_warnings(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            # A file named like a registered option, such as a launcher's, is meant to be merged with it.
-            warnings.filterwarnings("ignore", r"\s*'[\w/]+' is validated against ConfigStore", UserWarning)
             store.repo = dict(store.repo)
             register()
             BaseContainer._resolvers = {name: resolvers[name] for name in RESOLVERS}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -15,6 +16,17 @@ from lab.schema import Config, ConfigError, did_you_mean
 
 WANTED = {"to Integer": "a whole number", "to Float": "a number", "valid bool": "true or false", "to string": "a text"}
 """Words of OmegaConf's messages -> the type of value that it asks for."""
+
+
+@contextmanager
+def explaining(overrides: Sequence[str]) -> Iterator[None]:
+    """Raise what Hydra and OmegaConf raise within the block as a `ConfigError`."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (*HYDRA_ERRORS, OSError) as error:  # an option's name is looked up as a file name, which may be too long
+        raise explain(error, overrides) from error
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> ConfigError:

@@ -42,6 +42,16 @@ def test_a_file_of_the_users_own_changes_the_defaults_of_an_option_or_adds_one(t
         compose([searched, "activation=elu"])
 
 
+def test_a_run_takes_a_file_named_like_an_option_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "optimizer").mkdir(parents=True)
+    (tmp_path / "conf" / "optimizer" / "sgd.yaml").write_text("momentum: 0.5\n")
+    assert main(["run", "--config-dir", "conf", "--cfg", "job"]) == 0
+    assert "momentum: 0.5" in capsys.readouterr().out
+
+
 def test_an_application_keeps_its_own_options(monkeypatch: pytest.MonkeyPatch):
     @dataclass
     class Adam:
