@@ -95,12 +95,13 @@ def with_numbers(config: Config, overrides: Sequence[str]) -> Config | None:
     """
     for override in parse(overrides):
         group, _, name = override.key_or_group.rpartition(".")
-        owner = getattr(config, group) if group else config
+        owner: Any = getattr(config, group) if group else config
         kind, value = type(getattr(owner, name)), override.value()
         if type(value) is not kind and not (kind is float and type(value) is int and abs(value) <= schema.LARGEST):
             return None
         owner = replace(owner, **{name: kind(value)})
-        config = replace(config, **{group: owner}) if group else owner
+        changed: dict[str, Any] = {group: owner}
+        config = replace(config, **changed) if group else owner
     return schema.check(config)
 
 
@@ -130,8 +131,8 @@ def _trusted_hydra(*overrides: str) -> dict[str, Any]:
 
 def _unknown_keys(tree: DictConfig, owner: type, prefix: str = "") -> Iterator[tuple[str, type]]:
     """Yield each key that was added to a tree (with + or ++) and that its dataclass does not have, with that class."""
-    for key in tree:
-        if str(key) not in owner.__dataclass_fields__:  # type: ignore[attr-defined]  # of a dataclass
-            yield f"{prefix}{key!s}", owner
+    for key in map(str, tree):
+        if key not in owner.__dataclass_fields__:  # type: ignore[attr-defined]  # of a dataclass
+            yield f"{prefix}{key}", owner
         elif isinstance(tree[key], DictConfig):
             yield from _unknown_keys(tree[key], OmegaConf.get_type(tree[key]) or Config, f"{prefix}{key}.")

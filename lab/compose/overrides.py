@@ -17,13 +17,6 @@ from lab.schema import ConfigError
 HOME = re.compile(r"""(\+{0,2}output_dir=)(['"]?)(~[^'",]*)\2""")
 """An output folder that begins with the home folder."""
 
-INSTEAD = {
-    "hydra.run.dir": "output_dir=FOLDER",
-    "hydra.sweep.dir": "output_dir=FOLDER",
-    "hydra.mode": "-m for a sweep",
-}
-"""Keys of Hydra that the lab sets -> the option to give."""
-
 MOST_RUNS = 10_000
 """Runs of a sweep; more are a mistake."""
 
@@ -32,7 +25,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """Read overrides by Hydra's grammar.
 
     Raises:
-        ConfigError: an override that cannot be read, deletes something, or sets what the lab sets itself.
+        ConfigError: an override that cannot be read, deletes something, or sets a folder past output_dir.
     """
     parsed = []
     for text in overrides:
@@ -48,8 +41,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         key = override.key_or_group
         if override.is_delete():
             raise ConfigError(f"{text}: nothing can be taken out of a configuration; choose another value for {key}.")
-        if key in INSTEAD:
-            raise ConfigError(f"{key}: the lab sets it itself; give {INSTEAD[key]} instead.")
+        if key in ("hydra.run.dir", "hydra.sweep.dir"):
+            raise ConfigError(f"{key}: the folder of runs is set by output_dir; give output_dir=FOLDER instead.")
         parsed.append(override)
     return parsed
 

@@ -8,26 +8,9 @@ from dataclasses import dataclass, field, is_dataclass
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
+from lab.schema import options
 from lab.schema.errors import did_you_mean
 from lab.schema.fields import choice, number, path
-from lab.schema.options import (
-    ACTIVATIONS,
-    CLIPS,
-    DATA,
-    GATED,
-    INITS,
-    NORMS,
-    OPTIMIZERS,
-    RESIDUALS,
-    SGD,
-    Activation,
-    Clip,
-    Data,
-    Init,
-    Norm,
-    Optimizer,
-    Residual,
-)
 
 GATED_SHARE = 2 / 3
 """Hidden units of a gated ffn block relative to an ungated one: three maps then have as many parameters as two."""
@@ -82,13 +65,13 @@ class Config:
     `threads=0` leaves the number of CPU threads to torch; at most `runs_per_gpu` runs share a GPU (0: no limit).
     """
 
-    activation: Activation = field(default_factory=Activation)
-    init: Init = field(default_factory=Init)
-    norm: Norm = field(default_factory=Norm)
-    residual: Residual = field(default_factory=Residual)
-    clip: Clip = field(default_factory=Clip)
-    optimizer: Optimizer = field(default_factory=SGD)
-    data: Data = field(default_factory=Data)
+    activation: options.Activation = field(default_factory=options.Activation)
+    init: options.Init = field(default_factory=options.Init)
+    norm: options.Norm = field(default_factory=options.Norm)
+    residual: options.Residual = field(default_factory=options.Residual)
+    clip: options.Clip = field(default_factory=options.Clip)
+    optimizer: options.Optimizer = field(default_factory=options.SGD)
+    data: options.Data = field(default_factory=options.Data)
     model: Model = field(default_factory=Model)
     probe: Probe = field(default_factory=Probe)
     checkpoint: CheckpointSchedule = field(default_factory=CheckpointSchedule)
@@ -107,13 +90,13 @@ class Config:
 
 CHOICES: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
-        "activation": ACTIVATIONS,
-        "init": INITS,
-        "norm": NORMS,
-        "residual": RESIDUALS,
-        "clip": CLIPS,
-        "optimizer": OPTIMIZERS,
-        "data": DATA,
+        "activation": options.ACTIVATIONS,
+        "init": options.INITS,
+        "norm": options.NORMS,
+        "residual": options.RESIDUALS,
+        "clip": options.CLIPS,
+        "optimizer": options.OPTIMIZERS,
+        "data": options.DATA,
     }
 )
 """Group -> option -> its dataclass."""
@@ -143,8 +126,8 @@ def register_option(group: str, name: str, options: type) -> None:
     CHOICES[group][name] = options
 
 
-def hidden_units(model: Model, activation: Activation) -> int:
+def hidden_units(model: Model, activation: options.Activation) -> int:
     """Return the number of units between the two maps of an ffn block, at least 1."""
-    share = GATED_SHARE if activation.name in GATED else 1.0
+    share = GATED_SHARE if activation.name in options.GATED else 1.0
     expansion = DEFAULT_EXPANSION if model.expansion is None else model.expansion
     return max(1, math.floor(expansion * share * model.width + 0.5))

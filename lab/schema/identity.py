@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any, get_type_hints
 
 from lab.schema.config import CHOICES, Config
@@ -53,7 +53,6 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     parts: dict[str, Any] = {}
     for key, hint in get_type_hints(Config).items():
         value = values[key]
-        if key in CHOICES:
-            hint = CHOICES[key][value["name"]]
-        parts[key] = hint(**value) if is_dataclass(hint) else value
+        make = CHOICES[key][value["name"]] if key in CHOICES else hint
+        parts[key] = make(**value) if isinstance(value, Mapping) else value
     return Config(**parts)

@@ -26,7 +26,6 @@ WRONG = {
     "schema=config": ("schema: ", "choose one of activation"),
     "sweep.batch=true": ("sweep.batch: ", "choose hydra/launcher=replicas"),
     "hydra.run.dir=elsewhere": ("hydra.run.dir: ", "output_dir=FOLDER"),
-    "hydra.mode=MULTIRUN": ("hydra.mode: ", "-m"),
     "output_dir=${oc.env:HOME}": ("output_dir=${oc.env:HOME}: ", "environment"),
     # keys
     "model.deph=3": ("model.deph: ", "did you mean model.depth?"),
