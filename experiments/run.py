@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     sys.argv = [program, *given, *overrides[len(searched) :]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us as they are instead of being printed and swallowed
     entry = hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")(_job)
-    with _explaining(flags.overrides), _without_schema(flags):
+    with _explaining(flags.overrides):
         entry()
     return 0
 
@@ -70,11 +68,6 @@ def _sweep(overrides: Sequence[str]) -> int:
     launcher = launchers.of_sweep(jobs[0].overrides)
     launcher.check()
     launcher.check_threads(max(config.threads for config in configs))
-    if configs[0].sweep.batch and launcher.is_elsewhere:
-        raise ConfigError(
-            f"sweep.batch=true: it computes on this machine; leave out hydra/launcher={launcher.name},"
-            " or choose hydra/launcher=joblib."
-        )
     if not launcher.is_elsewhere:
         _check_machine(configs)
     compose.register()
@@ -175,18 +168,3 @@ def _strip_command_from_completion() -> None:
     program, _, rest = line.partition(" ")
     if rest.split(" ", 1)[0] == "run":
         os.environ["COMP_LINE"] = f"{program} {rest.partition(' ')[2]}"
-
-
-@contextmanager
-def _without_schema(flags: Namespace) -> Iterator[None]:
-    """Keep the group schema/, which is there for conf/ and not for people, out of help and completion."""
-    if not (flags.help or flags.shell_completion):
-        yield
-        return
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            yield
-    finally:
-        lines = re.sub(r"^schema\S*: .*\n", "", printed.getvalue(), flags=re.MULTILINE)
-        print(re.sub(r"(?<!\S)schema\S*\s?", "", lines), end="")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra import version as hydra_version
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
@@ -19,69 +21,78 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import schema
-from lab.compose import untrusted
-from lab.schema import Config
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError, OverflowError)
-"""What composing raises on bad input; the plain ones come from the insides of Hydra and OmegaConf."""
+"""Raised by Hydra and OmegaConf on bad input, the built-in ones from their insides."""
+
+RESOLVERS = ("now",)
+"""Functions that ${name:...} may call while files are composed; the others read the environment or decode text."""
 
 
 def conf_dir() -> Path:
-    """The config tree: inside the package when installed from a wheel, beside it in a checkout."""
+    """Return the config tree: inside the package when installed from a wheel, beside it in a checkout."""
     inside = Path(__file__).parents[1] / "conf"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
-    with _hydra():
+def compose_with_hydra(overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/config.yaml and these overrides, with Hydra's own part; nothing is resolved or checked."""
+    with _hydra_for_the_lab():
         return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
 
 
-@contextmanager
-def _hydra() -> Iterator[None]:
-    """Hydra, looking into conf/; afterwards it is as it was for the application that we may be called from.
+def register() -> None:
+    """Register the schema in Hydra's ConfigStore: the root, and every option under its group.
 
-    Within the block ${...} knows no functions but those of `safety.RESOLVERS`: a list of defaults, which nobody sees
-    after it has been followed, cannot look at the environment either.
+    The root is named `schema`, which conf/config.yaml lists first in its defaults.
     """
-    base, runtime = hydra_version.VersionBase.instance(), JobRuntime.instance()
-    host, version, names = GlobalHydra.instance().hydra, base.getbase(), runtime.conf.copy()
+    # A file named like a registered option, such as a launcher's, is meant to be merged with it.
+    warnings.filterwarnings("ignore", r"\s*'[\w/]+' is validated against ConfigStore", UserWarning)
+    repository = ConfigStore.instance().repo
+    repository["schema.yaml"] = _root()
+    for group, options in schema.CHOICES.items():
+        repository[group] = {f"{name}.yaml": _option(group, name, node) for name, node in options.items()}
+
+
+@functools.cache
+def _root() -> ConfigNode:
+    tree = _writable(schema.Config)
+    tree.optimizer = _writable(schema.Optimizer)  # not its default SGD, whose place no other optimizer could take
+    return ConfigNode("schema.yaml", tree, group=None, package=None, provider="gradlab")
+
+
+@functools.cache
+def _option(group: str, name: str, options: type) -> ConfigNode:
+    return ConfigNode(f"{name}.yaml", _writable(options(name=name)), group, package=None, provider="gradlab")
+
+
+@contextmanager
+def _hydra_for_the_lab() -> Iterator[None]:
+    """Set Hydra up for the lab within the block, and for the calling application again after it."""
+    base, runtime, store = hydra_version.VersionBase.instance(), JobRuntime.instance(), ConfigStore.instance()
+    application = GlobalHydra.instance().hydra, base.getbase(), runtime.conf.copy(), store.repo
     resolvers = BaseContainer._resolvers
     GlobalHydra.instance().clear()
     try:
         with warnings.catch_warnings(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            # The launchers' presets are meant to be held against their plugins' schemas.
-            warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore", UserWarning)
-            known = BaseContainer._resolvers
-            BaseContainer._resolvers = {name: known[name] for name in untrusted.RESOLVERS}
+            store.repo = dict(store.repo)
+            register()
+            BaseContainer._resolvers = {name: resolvers[name] for name in RESOLVERS}
             yield
     finally:
         BaseContainer._resolvers = resolvers
-        GlobalHydra.instance().hydra, base.version_base, runtime.conf = host, version, names
+        GlobalHydra.instance().hydra, base.version_base, runtime.conf, store.repo = application
 
 
-def register() -> None:
-    """Make the schema classes known to Hydra under schema/; calling it again changes nothing."""
-    store = ConfigStore.instance()
-    if "schema" in store.repo:
-        return
-    root = _writable(Config)
-    root.optimizer = _writable(schema.Optimizer)  # not its default SGD, whose place no other optimizer could take
-    store.store(group="schema", name="config", node=root)
-    for group, options in schema.CHOICES.items():
-        for name, node in options.items():
-            store.store(group=f"schema/{group}", name=name, node=_writable(node))
-
-
-def _writable(node: type) -> DictConfig:
-    """OmegaConf makes a frozen dataclass read-only, but overrides must still be able to write before `to_object`."""
+def _writable(node: Any) -> DictConfig:
+    """Return the structured config of a frozen dataclass, without the read-only flags that would refuse overrides."""
     tree = OmegaConf.structured(node)
-
-    def unlock(part: DictConfig) -> None:
-        OmegaConf.set_readonly(part, None)
-        for key in part:
-            if isinstance(part[key], DictConfig):
-                unlock(part[key])
-
-    unlock(tree)
+    _unlock(tree)
     return tree
+
+
+def _unlock(tree: DictConfig) -> None:
+    OmegaConf.set_readonly(tree, None)
+    for key in tree:
+        if isinstance(tree[key], DictConfig):
+            _unlock(tree[key])

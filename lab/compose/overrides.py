@@ -1,8 +1,9 @@
-"""Parsing overrides by Hydra's grammar, and the runs of a sweep."""
+"""Overrides by Hydra's grammar, and the runs of a sweep."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -10,58 +11,67 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, RangeSweep
 
-from lab.compose import untrusted
 from lab.compose.config_store import HYDRA_ERRORS
 from lab.schema import ConfigError
 
 HOME = re.compile(r"""(\+{0,2}output_dir=)(['"]?)(~[^'",]*)\2""")
 """An output folder that begins with the home folder."""
 
-
-def expand_home(overrides: Sequence[str]) -> list[str]:
-    """The overrides with the home folder in place of the ~ that output_dir begins with; a shell may leave it there.
-
-    Raises:
-        ConfigError: one that cannot be read, or may not be given.
-    """
-    expanded = []
-    for text in overrides:
-        if found := HOME.fullmatch(text):
-            text = found[1] + QuotedString(os.path.expanduser(found[3]), Quote.single).with_quotes()
-        expanded.append(text)
-    parse(expanded)
-    return expanded
+MOST_RUNS = 10_000
+"""Runs of a sweep; more are a mistake."""
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Read overrides by Hydra's grammar.
 
     Raises:
-        ConfigError: one that cannot be read, or may not be given.
+        ConfigError: an override that cannot be read, deletes something, or sets a folder past output_dir.
     """
     parsed = []
     for text in overrides:
-        untrusted.check_text(text)
         try:
             [override] = OverridesParser.create().parse_overrides([text])
             if not override.key_or_group:
                 raise ValueError("It has no key.")
-        except HYDRA_ERRORS as error:
+        except (*HYDRA_ERRORS, RecursionError) as error:
             raise ConfigError(
                 f"{text}: this override cannot be read; write key=value, with quotes around a value that holds spaces,"
                 " brackets or an equals sign."
             ) from error
-        key = override.get_key_element().lstrip("+~")
-        untrusted.check_override(text, key, override._value, override.is_delete())
+        key = override.key_or_group
+        if override.is_delete():
+            raise ConfigError(f"{text}: nothing can be taken out of a configuration; choose another value for {key}.")
+        if key in ("hydra.run.dir", "hydra.sweep.dir"):
+            raise ConfigError(f"{key}: the folder of runs is set by output_dir; give output_dir=FOLDER instead.")
         parsed.append(override)
     return parsed
 
 
-def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Every combination of the swept values, in the order in which Hydra's sweeper runs them.
+def expand_home(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with the home folder in place of a ~ that output_dir begins with.
 
     Raises:
-        ConfigError: an override that cannot be read or swept over, or more runs than anybody waits for.
+        ConfigError: as `parse`.
+    """
+    expanded = []
+    for text in overrides:
+        if match := HOME.fullmatch(text):  # a shell expands ~ only at the beginning of a word
+            text = match[1] + QuotedString(os.path.expanduser(match[3]), Quote.single).with_quotes()
+        expanded.append(text)
+    parse(expanded)
+    return expanded
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that these overrides give several values to."""
+    return [override.key_or_group for override in parse(overrides) if override.is_sweep_override()]
+
+
+def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Return every combination of the swept values, in the order in which Hydra's sweeper runs them.
+
+    Raises:
+        ConfigError: an override that cannot be read or swept over, or more than `MOST_RUNS` runs.
     """
     alternatives = []
     for override in parse(overrides):
@@ -69,7 +79,7 @@ def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
             alternatives.append([f"{override.get_key_element()}={value}" for value in _swept_values(override)])
         else:
             alternatives.append([override.input_line or ""])
-        untrusted.runs_of([len(values) for values in alternatives])
+    _check_count(math.prod(len(values) for values in alternatives))
     return [list(job) for job in itertools.product(*alternatives)]
 
 
@@ -78,18 +88,18 @@ def _swept_values(override: Override) -> list[str]:
     if not override.is_discrete_sweep() or isinstance(value, Glob):
         raise ConfigError(f"{override.input_line}: only choices and ranges can be swept; list the values instead.")
     try:
-        if isinstance(value, RangeSweep):  # counted first: it may be endless, and a shuffled one is held whole
-            untrusted.runs_of([sum(1 for _ in itertools.islice(value.range(), untrusted.MOST_RUNS + 1))])
-        found = list(override.sweep_string_iterator())
+        if isinstance(value, RangeSweep):  # counted first: it may be endless
+            _check_count(sum(1 for _ in itertools.islice(value.range(), MOST_RUNS + 1)))
+        values = list(override.sweep_string_iterator())
     except ConfigError:
         raise
     except (*HYDRA_ERRORS, ArithmeticError) as error:
         raise ConfigError(f"{override.input_line}: these values cannot be listed; list them yourself.") from error
-    if not found:
+    if not values:
         raise ConfigError(f"{override.input_line}: there is no value in it; give at least one.")
-    return found
+    return values
 
 
-def swept_keys(overrides: Sequence[str]) -> list[str]:
-    """The keys that these overrides give several values to."""
-    return [override.key_or_group for override in parse(overrides) if override.is_sweep_override()]
+def _check_count(runs: int) -> None:
+    if runs > MOST_RUNS:
+        raise ConfigError(f"-m: this sweep has more than {MOST_RUNS} runs; sweep over fewer values at a time.")

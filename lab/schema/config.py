@@ -8,26 +8,9 @@ from dataclasses import dataclass, field, is_dataclass
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
+from lab.schema import options
 from lab.schema.errors import did_you_mean
 from lab.schema.fields import choice, number, path
-from lab.schema.options import (
-    ACTIVATIONS,
-    CLIPS,
-    DATA,
-    GATED,
-    INITS,
-    NORMS,
-    OPTIMIZERS,
-    RESIDUALS,
-    SGD,
-    Activation,
-    Clip,
-    Data,
-    Init,
-    Norm,
-    Optimizer,
-    Residual,
-)
 
 GATED_SHARE = 2 / 3
 """Hidden units of a gated ffn block relative to an ungated one: three maps then have as many parameters as two."""
@@ -36,8 +19,7 @@ DEFAULT_EXPANSION = 4.0
 
 @dataclass(frozen=True)
 class Model:
-    """`depth` hidden layers of `width` units. `expansion` (block ffn only): hidden units of a block over `width`,
-    4 unless given; a gated activation takes two thirds of them, so that the parameters stay as many."""
+    """`depth` hidden layers of `width` units; `expansion` (block ffn only) is a block's hidden units over `width`."""
 
     depth: int = number(20, at_least=1, at_most=100_000)
     width: int = number(128, at_least=1, at_most=100_000)
@@ -48,15 +30,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Probe:
-    """A reading is taken at the first and the last step and at every multiple of `every` (0: only those two).
+    """Readings are taken at the first and the last step and at every multiple of `every` (0: only those two).
 
     set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
     examples: size of the fixed probe set on which dead units are counted.
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
-    cotangent: which gradient the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
-        of the network, that enters at the last hidden layer. The training itself always follows the loss.
-    jacobian: the singular values of the Jacobian from one input to the last hidden layer, at the first reading and at
-        readings that are multiples of `jacobian_every` (0: only at the first).
+    cotangent: gradient that the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
+        of the network, that enters at the last hidden layer. Training always follows the loss.
+    jacobian: measure the singular values of the Jacobian from one input to the last hidden layer at the first reading,
+        and at readings that are multiples of `jacobian_every` (0: only at the first).
     """
 
     every: int = number(50, at_least=0, at_most=10**12)
@@ -70,37 +52,29 @@ class Probe:
 
 @dataclass(frozen=True)
 class CheckpointSchedule:
-    """When a run is kept so that it can go on: every so many steps, every so many seconds, or both; 0 is never."""
+    """Checkpoints are saved every `every` steps, every `seconds` seconds, or both; 0 is never."""
 
     every: int = number(0, at_least=0, at_most=10**12)
     seconds: float = number(60.0, at_least=0)
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """With `batch`, runs of a sweep that differ in `PER_REPLICA` at most are replicas of one network."""
-
-    batch: bool = False
-
-
-@dataclass(frozen=True)
 class Config:
-    """One run, whole. `threads=0` leaves the number of CPU threads to torch; `dtype` is the network's precision.
+    """One run. `dtype` is the network's precision.
 
-    `runs_per_gpu` is how many runs of a machine may share a GPU at a time, 0 as many as come.
+    `threads=0` leaves the number of CPU threads to torch; at most `runs_per_gpu` runs share a GPU (0: no limit).
     """
 
-    activation: Activation = field(default_factory=Activation)
-    init: Init = field(default_factory=Init)
-    norm: Norm = field(default_factory=Norm)
-    residual: Residual = field(default_factory=Residual)
-    clip: Clip = field(default_factory=Clip)
-    optimizer: Optimizer = field(default_factory=SGD)
-    data: Data = field(default_factory=Data)
+    activation: options.Activation = field(default_factory=options.Activation)
+    init: options.Init = field(default_factory=options.Init)
+    norm: options.Norm = field(default_factory=options.Norm)
+    residual: options.Residual = field(default_factory=options.Residual)
+    clip: options.Clip = field(default_factory=options.Clip)
+    optimizer: options.Optimizer = field(default_factory=options.SGD)
+    data: options.Data = field(default_factory=options.Data)
     model: Model = field(default_factory=Model)
     probe: Probe = field(default_factory=Probe)
     checkpoint: CheckpointSchedule = field(default_factory=CheckpointSchedule)
-    sweep: Sweep = field(default_factory=Sweep)
     steps: int = number(500, at_least=0, at_most=10**12)
     batch_size: int = number(128, at_least=1, at_most=10**7)
     replicas: int = number(4, at_least=1, at_most=10**5)
@@ -116,13 +90,13 @@ class Config:
 
 CHOICES: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
-        "activation": ACTIVATIONS,
-        "init": INITS,
-        "norm": NORMS,
-        "residual": RESIDUALS,
-        "clip": CLIPS,
-        "optimizer": OPTIMIZERS,
-        "data": DATA,
+        "activation": options.ACTIVATIONS,
+        "init": options.INITS,
+        "norm": options.NORMS,
+        "residual": options.RESIDUALS,
+        "clip": options.CLIPS,
+        "optimizer": options.OPTIMIZERS,
+        "data": options.DATA,
     }
 )
 """Group -> option -> its dataclass."""
@@ -152,8 +126,8 @@ def register_option(group: str, name: str, options: type) -> None:
     CHOICES[group][name] = options
 
 
-def hidden_units(model: Model, activation: Activation) -> int:
+def hidden_units(model: Model, activation: options.Activation) -> int:
     """Return the number of units between the two maps of an ffn block, at least 1."""
-    share = GATED_SHARE if activation.name in GATED else 1.0
+    share = GATED_SHARE if activation.name in options.GATED else 1.0
     expansion = DEFAULT_EXPANSION if model.expansion is None else model.expansion
     return max(1, math.floor(expansion * share * model.width + 0.5))

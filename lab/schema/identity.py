@@ -1,16 +1,14 @@
-"""The identity of a run: its configuration as a dictionary, and the fingerprint of what decides its result."""
+"""Identity of a run: its configuration as a dictionary, and the fingerprint of everything that decides its result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any, get_type_hints
 
-from lab.schema import config as config_module
-from lab.schema import identity
-from lab.schema.config import Config
+from lab.schema.config import CHOICES, Config
 
 PER_REPLICA = frozenset(
     {
@@ -18,20 +16,24 @@ PER_REPLICA = frozenset(
         *("optimizer.lr", "clip.max_norm", "residual.alpha"),
     }
 )
-"""Keys that replicas of one network can differ in."""
-
+"""Keys in which replicas of one network can differ."""
 
 NOT_SCIENTIFIC = frozenset(
     {
         *("device", "threads", "runs_per_gpu", "output_dir", "overwrite", "data.cache"),
-        *("checkpoint.every", "checkpoint.seconds", "sweep.batch"),
+        *("checkpoint.every", "checkpoint.seconds"),
     }
 )
-"""Keys that do not change what is computed, only where and how: no part of a run's fingerprint."""
+"""Keys that change only where and how a result is computed; they are no part of the fingerprint."""
+
+
+def fingerprint(config: Config) -> str:
+    """Return a hash that is equal for two runs that must agree, whatever their folder or device."""
+    return hashlib.sha256(json.dumps(flatten(as_dict(config)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The scientific part of a configuration's dictionary with dotted keys; a group's name stands under the group."""
+    """Return the scientific part of a configuration's dictionary with dotted keys; a group's key holds its name."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -41,24 +43,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def from_dict(values: dict[str, Any]) -> Config:
-    """The `Config` that `as_dict` was made from."""
-    parts: dict[str, Any] = {}
-    for name, hint in get_type_hints(Config).items():
-        value = values[name]
-        if name in config_module.CHOICES:
-            value = config_module.CHOICES[name][value["name"]](**value)
-        elif is_dataclass(hint):
-            value = hint(**value)  # type: ignore[operator]  # is_dataclass narrows to an instance, and this is the class
-        parts[name] = value
-    return Config(**parts)
-
-
 def as_dict(config: Config) -> dict[str, Any]:
-    """The configuration as plain nested dictionaries, fit for JSON."""
+    """Return the configuration as nested dictionaries, fit for JSON."""
     return asdict(config)
 
 
-def fingerprint(config: Config) -> str:
-    """A hash of all that decides the result: equal for two runs that must agree, whatever their folder or device."""
-    return hashlib.sha256(json.dumps(identity.flatten(asdict(config)), sort_keys=True).encode()).hexdigest()[:16]
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Return the `Config` that `as_dict` was made from."""
+    parts: dict[str, Any] = {}
+    for key, hint in get_type_hints(Config).items():
+        value = values[key]
+        make = CHOICES[key][value["name"]] if key in CHOICES else hint
+        parts[key] = make(**value) if isinstance(value, Mapping) else value
+    return Config(**parts)

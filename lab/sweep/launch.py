@@ -47,7 +47,7 @@ def run(jobs: Sequence[PlannedRun], overrides: Sequence[str], job: Callable[[Dic
     _list(jobs)
     with catch_stop_requests() if launchers.of_sweep(jobs[0].overrides).name == "basic" else nullcontext():
         left = [one for one in waiting if one.name not in kept]
-        if jobs[0].config.sweep.batch:
+        if launchers.of_sweep(jobs[0].overrides).name == "replicas":
             _together(interrupted, left)
         else:
             for batch in interrupted:

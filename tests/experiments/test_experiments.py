@@ -11,7 +11,7 @@ import xarray as xr
 import lab
 from lab.compose import compose, conf_dir
 from lab.schema import as_dict
-from tests.compose.test_config import flat
+from tests.compose.test_composition import flat
 from tests.conftest import Command
 from tests.contract import assert_keeps_contract
 

@@ -55,7 +55,7 @@ def records_of(overrides: Sequence[str], folder: Path | None = None, stop_at: in
         ("residual=rezero", "clip=adaptive", "optimizer.momentum=0.9"),
         ("norm=layer", "norm.place=pre", "residual=identity", "optimizer=adamw", "model.block=ffn"),
         ("optimizer.lr=4",),  # some replicas diverge
-        ("probe.jacobian=true", "probe.jacobian_every=5", "probe.eval_every=4", "batch_size=700"),
+        ("probe.jacobian=true", "probe.jacobian_every=6", "probe.eval_every=9", "batch_size=700"),
     ],
 )
 @pytest.mark.parametrize("stop_at", [1, 7, 20])
