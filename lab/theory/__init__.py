@@ -3,7 +3,7 @@
 NumPy and SciPy in float64; nothing here has seen a network, so a prediction cannot borrow from the measurement.
 """
 
-from lab.theory.deep.criticality import critical_weight_var_of
+from lab.theory.deep.criticality import critical_weight_var_of, resolve_critical
 from lab.theory.deep.jacobian import JacobianMoments, jacobian_moments
 from lab.theory.deep.prediction import Prediction, predict
 from lab.theory.deep.propagation import NoTheory
@@ -36,4 +36,5 @@ __all__ = [
     "kernel",
     "phase_map",
     "predict",
+    "resolve_critical",
 ]

@@ -11,7 +11,7 @@ import pytest
 from scipy import special
 
 from lab import schema
-from lab.theory import NoTheory, bands, critical_weight_var, critical_weight_var_of, predict
+from lab.theory import NoTheory, bands, critical_weight_var, critical_weight_var_of, predict, resolve_critical
 from lab.theory.deep.batch_norm import batch_moments
 from lab.theory.kernels.activations import Function
 
@@ -519,3 +519,14 @@ def test_the_critical_weight_var_of_a_plain_stack_is_that_of_its_activation():
 def test_structures_without_a_critical_point_say_so(settings, words):
     with pytest.raises(schema.ConfigError, match=f"init=critical: .*{words}"):
         predict(configure(init="critical", **settings))
+
+
+def test_init_critical_resolves_to_a_gaussian_of_the_solved_weight_var():
+    critical = replace(plain("tanh", 1.0), init=schema.Critical("critical", gain=1.5, bias_var=0.05))
+    resolved = resolve_critical(critical)
+    assert resolved == replace(
+        critical, init=schema.Gaussian("gaussian", 1.5, critical_weight_var(critical.activation, 0.05), 0.05)
+    )
+    assert resolve_critical(resolved) is resolved
+    with pytest.raises(schema.ConfigError, match="init=critical"):
+        resolve_critical(replace(critical, activation=schema.Activation("softplus")))

@@ -23,6 +23,19 @@ SEARCHED = np.geomspace(1e-3, 1e3, 25)
 """weight_vars between which a root is looked for."""
 
 
+def resolve_critical(config: schema.Config) -> schema.Config:
+    """Replace init=critical by init=gaussian of the solved weight_var; return any other configuration unchanged.
+
+    Raises:
+        ConfigError: no weight_var is critical, or (NoTheory) none is known.
+    """
+    init = config.init
+    if not isinstance(init, schema.Critical):
+        return config
+    weight_var = critical_weight_var_of(config)
+    return replace(config, init=schema.Gaussian("gaussian", init.gain, weight_var, init.bias_var))
+
+
 def critical_weight_var_of(config: schema.Config) -> float:
     """weight_var of init=critical (init.gain not yet applied) for activation, norm, residual and block together.
 
