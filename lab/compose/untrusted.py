@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.schema import ConfigError
 
-LAUNCHERS = ("basic", "joblib", "submitit_slurm")
+LAUNCHERS = ("basic", "joblib", "replicas", "submitit_slurm")
 """What may be chosen with hydra/launcher; basic, one run after the other, is Hydra's default."""
 
 SETTABLE = (

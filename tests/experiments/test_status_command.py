@@ -24,6 +24,7 @@ from rich.console import Console
 
 from experiments import status
 from lab.machine.locks import is_locked
+from lab.machine import locks
 from lab.record import states
 from lab.sweep import status as sweep_status
 from lab.sweep.status import RunState
@@ -83,7 +84,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
 
 
 def seen(folder: Path) -> dict[str, str]:
-    return {run.name: run.state for run in sweep_status.find(folder)}
+    return {run.name: run.state for run in sweep_status.find_runs(folder)}
 
 
 # --- what state a run is in -----------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def test_every_state_is_told_from_the_folder_alone(sweep: Path):
     expected = {f"{state}=1": state for state in states.STATES} | {"waiting=2": "waiting"}
     assert seen(sweep) == expected
     assert seen(sweep.parent) == {f"sweep/{name}": state for name, state in expected.items()}
-    assert sweep_status.count(sweep_status.find(sweep)) == dict.fromkeys(states.STATES, 1) | {"waiting": 2}
+    assert sweep_status.count_states(sweep_status.find_runs(sweep)) == dict.fromkeys(states.STATES, 1) | {"waiting": 2}
 
 
 def test_a_run_is_running_as_long_as_another_process_holds_its_lock(tmp_path: Path):
@@ -119,8 +120,8 @@ def test_a_folder_of_a_sweep_that_has_no_lock_yet_still_waits_for_a_minute(tmp_p
     plan(tmp_path, "young")
     (tmp_path / "young" / ".hydra").mkdir(parents=True)
     now = (tmp_path / "young").stat().st_mtime
-    assert [run.state for run in sweep_status.find(tmp_path, now + 50)] == ["waiting"]
-    assert [run.state for run in sweep_status.find(tmp_path, now + 70)] == ["killed"]
+    assert [run.state for run in sweep_status.find_runs(tmp_path, now + 50)] == ["waiting"]
+    assert [run.state for run in sweep_status.find_runs(tmp_path, now + 70)] == ["killed"]
 
 
 def test_a_run_of_another_fingerprint_is_one_that_will_be_written_over(tmp_path: Path):
@@ -204,10 +205,10 @@ def test_five_hundred_runs_take_well_under_two_seconds(tmp_path: Path):
             tmp_path / f"seed={number}", "failed" if number % 50 == 0 else "finished", replicas=[{"status": "x"}] * 64
         )
     started = time.perf_counter()
-    found = status.look(tmp_path)
+    found = status.observe(tmp_path)
     Console(file=StringIO(), width=100).print(status.render(found, has_all=True))
     assert time.perf_counter() - started < 2
-    assert sweep_status.count(found.runs)["waiting"] == 50
+    assert sweep_status.count_states(found.runs)["waiting"] == 50
 
 
 # --- how long it still takes ----------------------------------------------------------------------------------------
@@ -250,11 +251,11 @@ def test_a_running_one_needs_what_its_speed_says_less_the_time_since(tmp_path: P
     leave(tmp_path / "run", "running", progress={"step": 25, "steps": 100, "seconds": 10.0, "time": written})
     with held(tmp_path / "run"):
         for now, left in ((written, 30), (written + 12, 18), (written + 99, 0), (written - 50, 30)):
-            [found] = sweep_status.find(tmp_path, now)
+            [found] = sweep_status.find_runs(tmp_path, now)
             assert (found.state, found.step, found.steps) == ("running", 25, 100)
             assert found.left == pytest.approx(left)
         (tmp_path / "run" / "progress.json").write_text('{"step": 0, "steps": 100, "seconds": 0, "time": 1}')
-        assert sweep_status.find(tmp_path)[0].left is None
+        assert sweep_status.find_runs(tmp_path)[0].left is None
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -453,7 +454,7 @@ def test_no_content_of_any_file_is_too_strange(
     for name, content in (("run/summary.json", summary), ("run/progress.json", progress), ("sweep.json", planned)):
         (tmp_path / name).write_text(json.dumps(content))
     with held(*([tmp_path / "run"] if is_running else [])):
-        found = status.look(tmp_path)
+        found = status.observe(tmp_path)
     assert "run" in {run.name for run in found.runs}
     assert {run.state for run in found.runs} <= set(states.STATES)
     written = StringIO()
@@ -466,7 +467,7 @@ def test_no_content_of_any_file_is_too_strange(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 1e300, 10**30, True, "3", None, [3]])
 def test_a_progress_that_makes_no_sense_is_unknown(gradlab: Command, tmp_path: Path, key: str, value: Any):
     with held(leave(tmp_path / "sweep" / "run", "running", progress={key: value})):
-        [found] = sweep_status.find(tmp_path / "sweep")
+        [found] = sweep_status.find_runs(tmp_path / "sweep")
         assert getattr(found, key, None) in (None, 100)  # the summary's config has the steps as well
         assert found.left is None if key in ("step", "seconds") else found.left == pytest.approx(30, abs=2)
         assert gradlab("status", "sweep").status == 0
