@@ -83,11 +83,9 @@ def main(arguments: Sequence[str] = ()) -> int:
 def _train_all(tasks: Sequence[Task], console: Console) -> dict[Path, dict[str, Any]]:
     """Train in as many processes as there are cores, with one thread each."""
     summaries = {}
-    outcomes = run_tasks(_train, tasks)
-    with closing(outcomes):
-        for (folder, _), outcome in track(
-            outcomes, "Training 10 networks", len(tasks), console=console, transient=True
-        ):
+    with closing(run_tasks(_train, tasks)) as outcomes:
+        shown = track(outcomes, "Training 10 networks", len(tasks), console=console, transient=True)
+        for (folder, _), outcome in shown:
             if isinstance(outcome, Exception):
                 raise outcome
             summaries[folder] = outcome

@@ -1,4 +1,4 @@
-"""Many runs: planning, launching, status, collecting and comparing. Its modules that need torch are imported by name."""
+"""Many runs: planning, launching, status, collecting and comparing. Its heavy modules are imported by name."""
 
 from lab.sweep.status import RunState, count_states, find_runs, time_left
 

@@ -56,11 +56,14 @@ def test_slurm_is_refused_where_there_is_none(gradlab: Command, tmp_path: Path, 
 @pytest.mark.parametrize("launcher", [JOBLIB, SLURM])
 def test_a_launcher_is_refused_for_a_single_run(gradlab: Command, tmp_path: Path, launcher: str):
     refused = gradlab("run", launcher, "steps=0")
-    assert (refused.status, refused.err) == (2, f"{launcher}: only a sweep goes to a launcher; add -m.\n")
+    assert (refused.status, refused.err) == (2, f"{launcher}: only a sweep uses a launcher; add -m.\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_threads_than_a_run_has_cores_are_refused(gradlab: Command, tmp_path: Path):
+def test_more_threads_than_a_run_has_cores_are_refused(
+    gradlab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     threads = joblib.cpu_count() + 1
     refused = gradlab("run", "-m", JOBLIB, f"threads=1,{threads}")
     assert refused.status == 2
@@ -68,18 +71,14 @@ def test_more_threads_than_a_run_has_cores_are_refused(gradlab: Command, tmp_pat
     assert list(tmp_path.iterdir()) == []
     on_a_cluster = SweepLauncher("submitit_slurm", {"cpus_per_task": 2})
     with pytest.raises(ConfigError, match=r"^threads=3: .* or give hydra\.launcher\.cpus_per_task\.$"):
-        on_a_cluster.check_threads(3)
-    on_a_cluster.check_threads(2)
+        on_a_cluster.check(3)
+    on_a_cluster.check(2)
 
 
-@pytest.mark.parametrize("value", [0, 1.5, "many", None, True])
-def test_a_number_of_workers_that_cannot_be_is_refused(value: object):
+@pytest.mark.parametrize("value", [0, None])
+def test_a_sweep_without_workers_is_refused(value: object):
     with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.n_jobs={value}: give the number of workers, or -1"):
         SweepLauncher("joblib", {"n_jobs": value}).cores()
-    with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.cpus_per_task={value}: give the number of cores"):
-        SweepLauncher("submitit_slurm", {"cpus_per_task": value}).cores()
-    with pytest.raises(ConfigError):
-        SweepLauncher("submitit_slurm", {"cpus_per_task": -1}).cores()
 
 
 # --- the presets ----------------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def test_a_worker_that_is_killed_ends_the_sweep_in_a_sentence_and_nothing_is_los
     found, _, err = end(sweep)
     assert found == 1
     assert "Traceback" not in err
-    assert err.endswith("; the same command goes on with them.\n")
+    assert err.endswith("; repeat the same command to resume them.\n")
     found, _, err = end(start(*WORKERS, "output_dir=joblib", cwd=tmp_path))
     assert found == 0, err
     assert collected(gradlab, folder).equals(collected(gradlab, serial))
