@@ -1,9 +1,9 @@
-"""What it costs to look at a large sweep: `python -m benchmarks.collecting`.
+"""Time to inspect a large sweep: `python -m benchmarks.collecting`.
 
-One real run is trained and copied until there are 500, each with the configuration and summary that it would have. Then
-`gradlab status`, `gradlab collect` and `gradlab compare` are timed as whole processes, with Python's start, and
-TensorBoard, with the flags of `gradlab board`, from its start until it lists every run and answers with a curve of each
-of ten. The aims: status in 2 s, collect in 10 s, TensorBoard in 15 s.
+One run is trained and copied until there are 500, each with the configuration and summary that it would have. Then
+`gradlab status`, `gradlab collect` and `gradlab compare` are timed as complete processes, with Python's start, and
+TensorBoard, with the flags of `gradlab board`, from its start until it lists every run and returns a curve of each of
+ten. The aims: status in 2 s, collect in 10 s, TensorBoard in 15 s.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PATIENCE = 300.0
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.collecting", description="What a large sweep costs to see.")
+    parser = argparse.ArgumentParser("python -m benchmarks.collecting", description="Time to inspect a large sweep.")
     parser.add_argument("--runs", type=int, default=500, help="runs of the sweep (default: 500)")
     parser.add_argument("--turns", type=int, default=3, help="timed turns (default: 3)")
     options = parser.parse_args(arguments or None)
@@ -54,17 +54,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         sweep = Path(scratch) / "sweep"
         size = leave(sweep, options.runs)
-        seconds: dict[str, list[float]] = {what: [] for what in AIMS}
+        seconds: dict[str, list[float]] = {name: [] for name in AIMS}
         for _ in range(options.turns):
             (sweep / "collected.nc").unlink(missing_ok=True)
             seconds["status"].append(command("status", str(sweep)))
             seconds["collect"].append(command("collect", str(sweep)))
             seconds["compare"].append(command("compare", str(sweep), "--by", "activation", "init"))
             seconds["TensorBoard"].append(tensorboard(sweep, options.runs))
-    table = Table("what", "median s", "slowest s", "aim s", box=MARKDOWN)
-    for what, aim in AIMS.items():
+    table = Table("command", "median s", "slowest s", "aim s", box=MARKDOWN)
+    for name, aim in AIMS.items():
         shown = "" if aim is None else f"{aim:g}"
-        table.add_row(what, f"{statistics.median(seconds[what]):.2f}", f"{max(seconds[what]):.2f}", shown)
+        table.add_row(name, f"{statistics.median(seconds[name]):.2f}", f"{max(seconds[name]):.2f}", shown)
     console = Console(width=120)
     console.print(f"{options.runs} runs of depth 10 with 50 readings of 4 replicas, {size / 2**20:.0f} MiB in all\n")
     console.print(table)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def leave(sweep: Path, count: int) -> int:
-    """Make a sweep's folder with as many runs, and return its bytes."""
+    """Write a sweep's folder with this many runs, and return its size in bytes."""
     from lab import compose, schema
     from lab.run import execution
 
@@ -97,7 +97,7 @@ def leave(sweep: Path, count: int) -> int:
 
 
 def command(*words: str) -> float:
-    """Seconds that a command of the lab takes."""
+    """Time a command of the lab, in seconds."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "lab", *words], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -130,17 +130,17 @@ def tensorboard(sweep: Path, count: int) -> float:
 
 
 def _ask(address: str, process: subprocess.Popen[bytes], start: float) -> Any:
-    """What it answers, None as long as it does not; a tenth of a second later where there is nothing yet."""
+    """The JSON answer; None, after a tenth of a second, while there is none."""
     if process.poll() is not None or time.perf_counter() - start > PATIENCE:
         raise RuntimeError(f"TensorBoard does not show the runs: {address}")
     try:
-        with urlopen(address) as answer:
-            found = json.load(answer)
+        with urlopen(address) as response:
+            answer = json.load(response)
     except (URLError, ConnectionError):
-        found = None
-    if not found:
+        answer = None
+    if not answer:
         time.sleep(0.1)
-    return found
+    return answer
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Runs per minute of a sweep over seeds: batched into one network, against separate processes on all cores.
+"""Runs per minute of a sweep over seeds: as replicas of one network, against separate processes on all cores.
 
-The first table has what batching can win at all: a step of one network, and of many side by side, on one thread, over
-the matrix products alone, which no batching saves. In the second, all sides are the whole command, from its start to
-the last file of the last run; they take turns, and the medians and their ratios to the first are printed.
+The first table shows the most that replicas can gain: a step of one network, and of many side by side, on one thread,
+over the matrix products alone, which replicas do not save. In the second, all sides are the complete command, from its
+start to the last file of the last run; they take turns, and the medians and their ratios to the first are printed.
 
 `python -m benchmarks.sweep` takes about an hour on two cores; `--quick` does one turn instead of three.
 """
@@ -31,11 +31,10 @@ SETTINGS = ((64, 8), (64, 32), (64, 128), (128, 32))
 DEPTH, SEEDS, STEPS = 50, 64, 500
 SIDE_BY_SIDE = 16
 IN_A_ROW = 20
-"""Steps of a side in each turn, so that it finds its own numbers in the cache."""
+"""Steps of a side in each turn, so that its numbers are in the cache."""
 SIDES = {
-    "joblib, one process a core": ("hydra/launcher=joblib",),
-    "batched, one process": ("sweep.batch=true",),
-    "batched, one process a core": ("sweep.batch=true", "hydra/launcher=joblib"),
+    "joblib, one process per core": ("hydra/launcher=joblib",),
+    "replicas, one process": ("hydra/launcher=replicas",),
 }
 
 
@@ -46,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(arguments)
-    print(f"A training step, depth {DEPTH}, on one thread, milliseconds a network\n")
+    print(f"A training step, depth {DEPTH}, on one thread, milliseconds per network\n")
     print(
-        f"| width | batch | alone | {SIDE_BY_SIDE} side by side | their products alone | won | most that can be won |"
+        f"| width | batch | alone | {SIDE_BY_SIDE} side by side | their products alone | gain | largest possible gain |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for width, batch in SETTINGS:
@@ -57,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"| {width} | {batch} | {' | '.join(cells)} | {alone / together:.1f} | {alone / floor:.1f} |", flush=True)
     cores = len(os.sched_getaffinity(0))
     print(f"\n{options.seeds} seeds, depth {DEPTH}, {options.steps} steps, readings at both ends, on {cores} cores\n")
-    print("| width | batch | " + " | ".join(f"{name}, runs a minute" for name in SIDES) + " | ratios to the first |")
+    print("| width | batch | " + " | ".join(f"{name}, runs per minute" for name in SIDES) + " | ratios to the first |")
     print("|---:|---:|" + "---:|" * (len(SIDES) + 1))
     for width, batch in SETTINGS:
         turns = [
-            [runs_a_minute(width, batch, words, options.seeds, options.steps) for words in SIDES.values()]
+            [runs_per_minute(width, batch, words, options.seeds, options.steps) for words in SIDES.values()]
             for _ in range(1 if options.quick else 3)
         ]
         middle = [statistics.median(side) for side in zip(*turns, strict=True)]
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def steps(width: int, batch: int) -> tuple[float, float, float]:
-    """Median seconds of a step of one network, and a network's share of a step of several and of its products."""
+    """Median seconds of a step of one network, and a network's share of a step of several and of their products."""
     torch.set_num_threads(1)
     sides = {"products": products(width, batch)}
     for replicas in (1, SIDE_BY_SIDE):
@@ -87,7 +86,7 @@ def steps(width: int, batch: int) -> tuple[float, float, float]:
 
 
 def products(width: int, batch: int) -> Step:
-    """The matrix products of a step, three a layer; each layer has weights of its own, and a place for its gradient."""
+    """The matrix products of a step, three per layer; each layer has its own weights and gradient."""
     x = torch.randn(SIDE_BY_SIDE, batch, width)
     weights = [torch.randn(SIDE_BY_SIDE, width, width) for _ in range(DEPTH)]
     gradients, out = [torch.empty_like(w) for w in weights], torch.empty_like(x)
@@ -110,8 +109,8 @@ def _in_a_row(step: Step) -> Step:
     return several
 
 
-def runs_a_minute(width: int, batch: int, words: Sequence[str], seeds: int, steps: int) -> float:
-    """One sweep from its start to its end, into a folder that is thrown away."""
+def runs_per_minute(width: int, batch: int, words: Sequence[str], seeds: int, steps: int) -> float:
+    """Time one complete sweep into a temporary folder."""
     network = (f"model.width={width}", f"model.depth={DEPTH}", "replicas=1")
     training = (f"steps={steps}", f"batch_size={batch}", "probe.every=0", "device=cpu")
     with tempfile.TemporaryDirectory() as folder:

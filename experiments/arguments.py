@@ -1,11 +1,17 @@
-"""Command lines whose mistakes are one sentence."""
+"""Command lines whose mistakes are one sentence, and the exits that commands share."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lab.schema import ConfigError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,3 +22,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+@contextmanager
+def reading_runs() -> Iterator[None]:
+    """Raise a ConfigError where the block finds no runs or cannot read them."""
+    from lab.record.netcdf import UnreadableError
+
+    try:
+        yield
+    except (FileNotFoundError, UnreadableError) as error:
+        raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def writing_to(folder: Path, option: str = "") -> Iterator[None]:
+    """Raise a ConfigError where the block cannot write into a folder, which `option` names."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{option}{folder}: cannot be written to ({error}); choose another folder.") from error

@@ -1,20 +1,20 @@
-"""`gradlab board`: TensorBoard with the flags this lab wants."""
+"""`gradlab board`: TensorBoard with the flags this lab needs."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.arguments import Parser
 from lab.schema import ConfigError
 
 SAMPLES_KEPT = "scalars=100000,images=100"
-"""TensorBoard thins curves out to 1,000 points unless told to keep more, and here each reading counts. Not 0, which is
-said to mean all: the data server of TensorBoard 2.21 then keeps none of the points."""
+"""TensorBoard thins curves out to 1,000 points by default, and here each reading counts. Not 0, documented as all: the
+data server of TensorBoard 2.21 then keeps none of the points."""
 START = "?smoothing=0#custom_scalars&_smoothingWeight=0"
-"""The page to begin with: the important charts, without the smoothing that would smear a profile over its layers."""
+"""The first page: the important charts, without the smoothing that would smear a profile over its layers."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: the folder does not exist or holds no run.
     """
-    parser = argparse.ArgumentParser("gradlab board", description="Open TensorBoard on a folder of runs.")
+    parser = Parser("gradlab board", description="Open TensorBoard on a folder of runs.")
     parser.add_argument(
         "folder", nargs="?", default="runs", help="a run's folder, or any folder above runs (default: runs)"
     )

@@ -5,32 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.arguments import Parser
-from lab.schema import ConfigError
+from experiments.arguments import Parser, reading_runs, writing_to
 
 LISTED = 20
-"""Runs that have not come to their end are named up to here; `gradlab status --all` names them all."""
+"""Number of runs that have not completed that are named; `gradlab status --all` names them all."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write collected.nc and summaries.csv into the folder and name the runs that have not come to their end.
+    """Write collected.nc and summaries.csv into the folder and name the runs that have not completed.
 
     Raises:
-        ConfigError: the folder holds no run with readings, or cannot be written in.
+        ConfigError: the folder holds no run with readings, or cannot be written to.
     """
     parser = Parser("gradlab collect", description="Gather all runs below a folder, also while some still run.")
     parser.add_argument("folder", help="the output_dir of a sweep, or any folder above runs")
     folder = Path(parser.parse_args(list(arguments)).folder)
-    from lab.record.netcdf import UnreadableError
     from lab.sweep import results
 
-    try:
+    with reading_runs():
         collected = results.collect(folder)
+    with writing_to(folder):
         table, rows = results.write(collected, folder)
-    except (FileNotFoundError, UnreadableError) as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise ConfigError(f"{folder}: what was collected cannot be written there ({error}).") from error
     dataset = collected.dataset
     print(f"{len(collected.summaries)} runs, {dataset.sizes['run']} with readings:")
     print(f"  {table}  {' x '.join(f'{size} {name}s' for name, size in dataset.sizes.items())}")
@@ -38,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, status in list(collected.failed.items())[:LISTED]:
         print(f"  {status}: {name}")
     if len(collected.failed) > LISTED:
-        print(f"  and {len(collected.failed) - LISTED} more have not come to their end; see gradlab status {folder}")
+        print(f"  and {len(collected.failed) - LISTED} more have not completed; see gradlab status {folder}")
     if collected.waiting:
         print(f"  waiting: {collected.waiting} more runs")
     return 0

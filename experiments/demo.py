@@ -1,17 +1,14 @@
-"""`make demo`: ten networks of 30 layers on handwritten digits, and where each one's gradient goes.
+"""`make demo`: ten networks of 30 layers on handwritten digits, and the gradient of every layer.
 
-Prints a table, draws one picture, and leaves a folder a run for TensorBoard.
+Prints a table, draws one picture, and leaves one folder per run for TensorBoard.
 """
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from experiments.arguments import Parser
+from lab.machine.pool import run_tasks
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "gelu")
 INITS = ("xavier", "he")
@@ -47,27 +47,32 @@ ARMS: Mapping[str, Sequence[str]] = {
         "residual=identity",
     ),
 }
+Task = tuple[Path, Sequence[str]]
+"""An arm's folder and overrides."""
 PICTURE = "demo.png"
 TITLE = "Where gradients vanish and explode: 30 layers at initialization, digits (median and range of 4 replicas)"
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Run every arm, then tell the story."""
-    parser = argparse.ArgumentParser("python -m experiments.demo", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="where to (default: runs/demo)")
+    """Train every arm, print the table and draw the picture."""
+    parser = Parser("python -m experiments.demo", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="output folder (default: runs/demo)")
     parser.add_argument("overrides", nargs="*", help="changes to every arm, for example steps=50 replicas=2")
     options = parser.parse_args(list(arguments))
     console = Console()
     started = time.perf_counter()
-    folders = {name: options.folder / name.replace(", ", "-").replace(" ", "_") for name in ARMS}
-    summaries = _train_all({folders[name]: [*COMMON, *ARMS[name], *options.overrides] for name in ARMS}, console)
-    rows = [(name, folder, summaries[folder]) for name, folder in folders.items()]
+    tasks = [
+        (options.folder / name.replace(", ", "-").replace(" ", "_"), (*COMMON, *ARMS[name], *options.overrides))
+        for name in ARMS
+    ]
+    summaries = _train_all(tasks, console)
+    rows = [(name, folder, summaries[folder]) for name, (folder, _) in zip(ARMS, tasks, strict=True)]
     console.print(_table(rows))
     picture = options.folder / PICTURE
     _draw(rows, picture)
     console.print(f"\n{len(rows)} runs in {time.perf_counter() - started:.0f} s. The picture: [bold]{picture}[/bold]")
     console.print(
-        f"Look closer: [bold]{Path(sys.executable).parent / 'gradlab'} board {options.folder}[/bold]"
+        f"Next: [bold]{Path(sys.executable).parent / 'gradlab'} board {options.folder}[/bold]"
         " opens TensorBoard on http://localhost:6006",
         highlight=False,
         soft_wrap=True,
@@ -75,28 +80,25 @@ def main(arguments: Sequence[str] = ()) -> int:
     return 0
 
 
-def _train_all(jobs: Mapping[Path, Sequence[str]], console: Console) -> dict[Path, dict[str, Any]]:
-    """Train in as many processes as there are cores, one thread each: nobody waits for a thread that is not running."""
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs))
+def _train_all(tasks: Sequence[Task], console: Console) -> dict[Path, dict[str, Any]]:
+    """Train in as many processes as there are cores, with one thread each."""
     summaries = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_train, folder, overrides): folder for folder, overrides in jobs.items()}
-        try:
-            done = track(as_completed(running), "Training 10 networks", len(jobs), console=console, transient=True)
-            for job in done:
-                summaries[running[job]] = job.result()
-                if not console.is_terminal:
-                    console.print(f"{len(summaries)} of {len(jobs)} networks trained")
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with closing(run_tasks(_train, tasks)) as outcomes:
+        shown = track(outcomes, "Training 10 networks", len(tasks), console=console, transient=True)
+        for (folder, _), outcome in shown:
+            if isinstance(outcome, Exception):
+                raise outcome
+            summaries[folder] = outcome
+            if not console.is_terminal:
+                console.print(f"{len(summaries)} of {len(tasks)} networks trained")
     return summaries
 
 
-def _train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _train(task: Task) -> dict[str, Any]:
     from lab import compose
     from lab.run import execution
 
+    folder, overrides = task
     return execution.run(compose.compose([*overrides, "threads=1", "overwrite=true"]), folder, is_quiet=True)
 
 
@@ -104,9 +106,9 @@ def _table(rows: Sequence[tuple[str, Path, Mapping[str, Any]]]) -> Table:
     from lab.sweep import results
 
     steps = rows[0][2]["steps_done"]
-    table = Table(title=f"Gradient at initialization, and what {steps} steps made of it", box=SIMPLE_HEAD)
+    table = Table(title=f"Gradient at initialization, and the outcome of {steps} steps", box=SIMPLE_HEAD)
     table.add_column("arm", no_wrap=True)
-    table.add_column("delta_slope,\ndecades\na layer", justify="right", no_wrap=True)
+    table.add_column("delta_slope,\ndecades\nper layer", justify="right", no_wrap=True)
     for heading in ("gradient,\nfirst\nover last", "dead\nunits", "held-out\naccuracy"):
         table.add_column(heading, justify="right")
     for name, folder, summary in rows:
@@ -141,4 +143,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the runs that are finished lie in their folders.")
+        sys.exit("Interrupted; the finished runs are in their folders.")

@@ -1,4 +1,4 @@
-"""The `gradlab` command: it finds the entry point that a command names, and imports nothing heavy before that."""
+"""The `gradlab` command: runs the entry point of a command, and imports nothing heavy before that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from experiments.arguments import INTERRUPTED as INTERRUPTED
 from lab.machine.terminal import ignore_broken_pipes
+from lab.schema import ConfigError
 
 COMMANDS = {
     "run": "train one configuration, or a sweep of them with -m, and measure every layer's gradient",
@@ -20,15 +22,12 @@ COMMANDS = {
     "reproduce": "examine the claims of a textbook guide, and compare with the verdicts on record",
     "figures": "draw every activation with its derivative, and both forms of GELU against torch's",
 }
-"""Command -> what it does; the entry point is `main(arguments)` of the module of that name in experiments/."""
-
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended, as shells have it: 128 + SIGINT."""
+"""Command -> its help; the entry point is `main(arguments)` of the module of that name in experiments/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 (it failed), 2 (bad input) or 130 (interrupted)."""
-    if arguments is None:  # a command of its own, and not a call within a program
+    if arguments is None:  # a process of its own, not a call within a program
         ignore_broken_pipes()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"gradlab {__version__}")
         return 0
-    if words[0].startswith(("-sc", "--shell-completion")):  # what Hydra's completion script calls
+    if words[0].startswith(("-sc", "--shell-completion")):  # from Hydra's completion script
         if "query" in " ".join(words) and (known := complete(os.environ.get("COMP_LINE", ""))) is not None:
             print("\n".join(known))
             return 0
@@ -47,32 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    from lab.schema import ConfigError
-
     try:
-        entry = importlib.import_module(f"experiments.{words[0]}")
-        return int(entry.main(words[1:]))
+        return int(importlib.import_module(f"experiments.{words[0]}").main(words[1:]))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        more = " The same command goes on." if words[0] == "run" else ""
-        print(f"Interrupted; what was measured until now is kept.{more}", file=sys.stderr)
+        remedy = " Repeat the same command to resume." if words[0] == "run" else ""
+        print(f"Interrupted; everything measured so far is saved.{remedy}", file=sys.stderr)
         return INTERRUPTED
 
 
 def complete(line: str) -> list[str] | None:
-    """What can stand at the end of a command line; None where that is Hydra's to say, after `gradlab run`."""
+    """Completions of a command line; None after `gradlab run`, where Hydra completes."""
     words = line.split() + ([""] if line.endswith(" ") else [])
     if len(words) <= 2:
         return [command for command in COMMANDS if command.startswith("".join(words[1:]))]
-    return None if words[1] == "run" else []  # nothing: the shell goes on with file names
+    return None if words[1] == "run" else []  # without completions the shell offers file names
 
 
 def usage() -> str:
-    """One line a command."""
+    """The help of `gradlab`, one line per command."""
     width = max(map(len, COMMANDS))
-    lines = [f"  gradlab {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    lines = [f"  gradlab {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         ["gradlab: why does a deep network not train?", "", *lines, "", "gradlab COMMAND --help says more."]
     )

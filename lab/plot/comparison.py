@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lab.plot.style import COLOURS, LAYER_AXIS, LEGEND_BELOW, MARKERS, new_figure, tidy
-from lab.sweep.comparison import FIRST, QUANTITIES, in_order
+from lab.readings.quantities import QUANTITIES
+from lab.readings.swept import FIRST, in_order
 
 if TYPE_CHECKING:
     import pandas as pd

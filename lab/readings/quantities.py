@@ -63,6 +63,10 @@ SPECTRA: Mapping[str, Quantity] = {
 """Quantities with dimensions (step, singular_value, replica), with `probe.jacobian=true`."""
 
 
+QUANTITIES: Mapping[str, Quantity] = {**LAYER_QUANTITIES, **SCALAR_QUANTITIES, **SPECTRA}
+"""All quantities."""
+
+
 JACOBIAN_MOMENTS = ("jacobian_mean", "jacobian_relative_variance")
 """The scalar quantities that only `probe.jacobian=true` has."""
 

@@ -1,101 +1,129 @@
-"""Hands the runs of a sweep to Hydra's launchers."""
+"""Runs a planned sweep with the launcher of its choice, and reports the outcome."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
-
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from functools import partial
+from pathlib import Path
 
 from lab import compose
-from lab.machine.files import atomic_write
+from lab.compose import launching
+from lab.machine.locks import is_locked
 from lab.machine.signals import catch_stop_requests
-from lab.record.files import LOCK
-from lab.record.folder import Task
+from lab.record.files import BATCHES, LOCK
+from lab.record.folder import LockedError, Task
 from lab.record.states import DONE
-from lab.sweep import launchers
-from lab.sweep.batches import _forget_batches, _interrupted_batches, _together, _train
-from lab.sweep.plan import MULTIRUN, SUBDIR, PlannedRun, _excuse, _is_hydras, _key, _list, _status, announce
-from lab.sweep.status import is_held
+from lab.schema import Config
+from lab.sweep import replicas
+from lab.sweep.launchers import SweepLauncher, run_in_worker
+from lab.sweep.listing import add_to_list
+from lab.sweep.outcomes import print_status, report_failure, stored_status
+from lab.sweep.plan import PlannedRun
+from lab.sweep.status import find_runs, newest_step
 
 
-def run(jobs: Sequence[PlannedRun], overrides: Sequence[str], job: Callable[[DictConfig], Any]) -> int:
-    """Do what is left of a sweep; 0, or 1 if a run failed, which is named.
+def run_sweep(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: SweepLauncher) -> int:
+    """Do what remains of a sweep; return 0, or 1 if a run failed or did not complete, which is printed.
 
     Args:
-        jobs: what `plan` returned.
+        runs: from `plan`.
         overrides: of the sweep.
-        job: does one run; it must be found by its name in other processes.
+        launcher: the launcher that they choose.
+
+    Raises:
+        KeyboardInterrupt, Terminated: a stop was requested.
     """
-    waiting = [one for one in jobs if one.task is not Task.SKIP]
-    _forget_batches(jobs)
-    interrupted = _interrupted_batches(jobs)
-    kept = {one.name for batch in interrupted for one in batch if one.task is not Task.SKIP}
-    told = [replace(one, task=Task.CONTINUE, reason="") if one.name in kept else one for one in jobs]
-    for one in told:
-        if one.task is Task.SKIP or not is_held(one.folder / LOCK):  # else what is said of it comes at its turn
-            announce(one.folder, one.task, one.reason)
-    if not waiting:
+    sweep, remaining = runs[0].sweep, [run for run in runs if run.task is not Task.SKIP]
+    batches = list(replicas.batches(runs)) if launcher.name == "replicas" else []
+    resumed = {run.name for batch in batches if newest_step(replicas.checkpoint_folder(batch)) for run in batch}
+    for run in runs:
+        if run.task is Task.AGAIN and run.name in resumed:
+            announce(run.folder, Task.CONTINUE, "")
+        elif run.task is Task.SKIP or not is_locked(run.folder / LOCK):
+            announce(run.folder, run.task, run.reason)
+    if not remaining:
         return 0
-    _list(jobs)
-    with catch_stop_requests() if launchers.of_sweep(jobs[0].overrides).name == "basic" else nullcontext():
-        left = [one for one in waiting if one.name not in kept]
-        if launchers.of_sweep(jobs[0].overrides).name == "replicas":
-            _together(interrupted, left)
-        else:
-            for batch in interrupted:
-                _train(batch)
-            if left:
-                _launch(left, overrides, job)
-    _forget_batches(jobs)
-    return _tell(waiting)
+    add_to_list(sweep, map(_entry, runs))
+    with catch_stop_requests() if launcher.name in ("basic", "replicas") else nullcontext():
+        for batch in batches:
+            replicas.train(batch)
+        if not batches:
+            _launch(remaining, overrides, launcher)
+    if all(run.state in DONE for run in find_runs(sweep)):
+        shutil.rmtree(sweep / BATCHES, ignore_errors=True)  # checkpoints of batches that were not repeated
+    return _report(remaining)
 
 
-def _tell(jobs: Sequence[PlannedRun]) -> int:
-    """Name the runs that did not come to an end, but for those that another process works on; 1 if there are any."""
-    left = {one.name: _status(one) for one in jobs if not is_held(one.folder / LOCK)}
-    failed = [name for name, status in left.items() if status == "failed"]
-    stopped = [name for name, status in left.items() if status not in (*DONE, "failed")]
+def announce(folder: Path, task: Task, reason: str) -> None:
+    """Print the task in a folder that has been worked on before."""
+    if task is not Task.BEGIN:
+        print(f"{folder.absolute()}  {task}{f': {reason}' if reason else ''}", flush=True)
+
+
+def train(config: Config, folder: Path) -> None:
+    """Train a configuration into a folder, and print its status.
+
+    Raises:
+        as `lab.run.execution.run`.
+    """
+    from lab.run import execution
+
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        config = replace(config, overwrite=False)  # a requeued job: what it would overwrite is its own
+    execution.run(config, folder)
+    print_status(folder)
+
+
+def train_one_of_many(config: Config, folder: Path) -> None:
+    """Train one run of a sweep. A failure is written to its summary and printed, not raised: other runs continue."""
+    try:
+        train(config, folder)
+    except LockedError as error:
+        print(error, file=sys.stderr)
+    except Exception as error:
+        report_failure(error, {folder: config})
+        print_status(folder)
+
+
+def train_in_worker(config: Config, folder: Path) -> None:
+    """Train one run of a sweep in a worker of joblib."""
+    run_in_worker(partial(train_one_of_many, config, folder))
+
+
+def _launch(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: SweepLauncher) -> None:
+    job = train_in_worker if launcher.name == "joblib" else train_one_of_many
+    with launcher.workers():
+        try:
+            launching.launch([run.overrides for run in runs], compose.swept_keys(overrides), runs[0].sweep, job)
+        except Exception as error:  # a worker or a job of the cluster died; the outcome of each run is in its folder
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            print(f"The launcher gave up: {reason[0]}", file=sys.stderr)
+
+
+def _entry(run: PlannedRun) -> dict[str, object]:
+    return {
+        "folder": run.name,
+        "overrides": [word for word in run.overrides if not launching.is_hydras(word)],
+        "fingerprint": run.fingerprint,
+        "steps": run.config.steps,
+    }
+
+
+def _report(runs: Sequence[PlannedRun]) -> int:
+    """Name the runs that did not complete, except those that another process works on; return 1 if there are any."""
+    statuses = {run.name: stored_status(run.folder) for run in runs if not is_locked(run.folder / LOCK)}
+    failed = [name for name, status in statuses.items() if status == "failed"]
+    unfinished = [name for name, status in statuses.items() if status not in (*DONE, "failed")]
     if failed:
         names = ", ".join(failed)
         print(
-            f"{len(failed)} of {len(jobs)} runs failed: {names}. Each summary.json has its traceback.", file=sys.stderr
+            f"{len(failed)} of {len(runs)} runs failed: {names}. Each summary.json has its traceback.", file=sys.stderr
         )
-    if stopped:
-        names = ", ".join(stopped)
-        print(f"Not finished: {names}; the same command goes on with them.", file=sys.stderr)
-    return 1 if failed or stopped else 0
-
-
-def _launch(jobs: Sequence[PlannedRun], overrides: Sequence[str], job: Callable[[DictConfig], Any]) -> None:
-    """Hand the runs to Hydra's launcher, as its own sweeper would hand it all of them."""
-    launcher = launchers.of_sweep(jobs[0].overrides)
-    swept = set(compose.swept_keys(overrides))
-    common = [word for word in jobs[0].overrides if _key(word) not in swept and not word.startswith(SUBDIR)]
-    with initialize_config_dir(str(compose.conf_dir()), version_base="1.3", job_name="run"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        tree = hydra.compose_config(
-            "config", [*common, "hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN, from_shell=False
-        )
-        from hydra._internal.callbacks import Callbacks  # what a launcher's context is made of has no public name
-
-        with atomic_write(jobs[0].sweep / MULTIRUN) as draft:
-            OmegaConf.save(tree, draft)
-        chosen = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(hydra.config_loader, Callbacks(tree)), task_function=job, config=tree
-        )
-        own = [[word for word in one.overrides if not _is_hydras(word)] for one in jobs]
-        with launcher.ready():
-            try:
-                for returned in chosen.launch(own, initial_job_idx=0):
-                    _ = returned.return_value  # raises what a job raised, which none of ours should
-            except Exception as error:
-                _excuse(error)
+    if unfinished:
+        print(f"Not finished: {', '.join(unfinished)}; repeat the same command to resume them.", file=sys.stderr)
+    return 1 if failed or unfinished else 0

@@ -1,8 +1,8 @@
-"""Hydra's launchers, which spread a sweep's runs: what each of them needs, and the threads that each run may use.
+"""The launchers of a sweep: their requirements, and the cores that each run may use.
 
-Serial is the default. `joblib` starts one worker process a core, `submitit_slurm` one job a run on a cluster; their
-presets are in conf/hydra/launcher. Each core is given away once: more threads than cores can make a step hundreds of
-times slower.
+`basic`, the default, does one run after another and `replicas` trains them as one network (lab/sweep/replicas.py);
+`joblib` starts one worker process per core, `submitit_slurm` one job per run on a cluster. Their presets are in
+conf/hydra/launcher. No core is used twice: more threads than cores can slow a step down by a factor of hundreds.
 """
 
 from __future__ import annotations
@@ -11,171 +11,151 @@ import multiprocessing
 import shutil
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
-from lab import compose
+from lab.compose import launching
 from lab.machine.signals import Terminated, stop_signals
 from lab.machine.terminal import ignore_broken_pipes
 from lab.machine.threads import thread_share
 from lab.schema import ConfigError
 
-Result = TypeVar("Result")
-
 EXTRAS = {"joblib": ("hydra_joblib_launcher", "parallel"), "submitit_slurm": ("hydra_submitit_launcher", "slurm")}
-"""Launcher -> the plugin that it is, and the extra that installs it."""
-
-# Our presets replace the plugins' own of the same name, and Hydra fills in what they leave out, as it should.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
+"""Launcher -> its plugin, and the extra that installs it."""
 
 
 @dataclass(frozen=True)
-class Launcher:
-    """The launcher of a sweep: its name in `hydra/launcher`, and the values of `hydra.launcher`."""
+class SweepLauncher:
+    """The chosen launcher: its name in `hydra/launcher`, and its settings in `hydra.launcher`."""
 
     name: str
     settings: Mapping[str, Any]
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether runs compute on other machines, so that this one's devices say nothing about theirs."""
-        return self.name == "submitit_slurm"
+    def is_local(self) -> bool:
+        """True if runs use this machine's devices and memory."""
+        return self.name != "submitit_slurm"
 
     def cores(self) -> int | None:
-        """The cores that one run of several side by side may use; None where there is only one run at a time.
+        """Cores per run, None without a limit.
 
         Raises:
-            ConfigError: hydra.launcher asks for a number of workers or cores that cannot be.
+            ConfigError: no workers are asked for.
         """
         if self.name == "joblib":
             import joblib
 
-            cores = joblib.cpu_count()
-            workers = self._whole_number("n_jobs", "the number of workers, or -1 for one a core")
+            cores, workers = joblib.cpu_count(), self.settings["n_jobs"]
+            if not workers:
+                raise ConfigError(
+                    f"hydra.launcher.n_jobs={workers}: give the number of workers, or -1 for one per core."
+                )
             return max(1, cores // (workers if workers > 0 else max(1, cores + 1 + workers)))
-        return self._whole_number("cpus_per_task", "the number of cores a run has") if self.is_elsewhere else None
+        return None if self.is_local else self.settings["cpus_per_task"]
 
-    def check(self) -> None:
-        """Refuse a launcher that is not there.
+    def check(self, threads: int) -> None:
+        """Refuse a launcher that is not available here.
+
+        Args:
+            threads: the most threads that a run asks for.
 
         Raises:
-            ConfigError: the plugin is not installed, or Slurm is not.
+            ConfigError: its plugin or Slurm is missing, or a run asks for more threads than it has cores.
         """
         plugin, extra = EXTRAS.get(self.name, ("", ""))
-        if plugin and not _is_installed(plugin):
+        if plugin and (find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{plugin}") is None):
             raise ConfigError(f"hydra/launcher={self.name}: it is not installed; pip install 'gradlab[{extra}]'.")
         missing = [program for program in ("sbatch", "srun") if shutil.which(program) is None]
-        if self.is_elsewhere and missing:
+        if not self.is_local and missing:
             raise ConfigError(
-                f"hydra/launcher={self.name}: there is no {missing[0]} here; start the sweep where Slurm's programs"
-                " are, or choose hydra/launcher=joblib."
+                f"hydra/launcher={self.name}: there is no {missing[0]} here; start the sweep on a machine with Slurm's"
+                " programs, or choose hydra/launcher=joblib."
             )
-
-    def check_threads(self, threads: int) -> None:
-        """Refuse a run that wants more threads than it has cores.
-
-        Raises:
-            ConfigError: that, or as `cores`.
-        """
         cores = self.cores()
         if cores is not None and threads > cores:
-            remedy = "hydra.launcher.cpus_per_task" if self.is_elsewhere else "fewer workers with hydra.launcher.n_jobs"
+            remedy = "fewer workers with hydra.launcher.n_jobs" if self.is_local else "hydra.launcher.cpus_per_task"
             raise ConfigError(
                 f"threads={threads}: the share of each run is {cores} of the cores with hydra/launcher={self.name};"
                 f" leave threads out, or give {remedy}."
             )
 
-    def _whole_number(self, key: str, meaning: str) -> int:
-        value = self.settings.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and (value > 0 or (value < 0 and key == "n_jobs")):
-            return value
-        raise ConfigError(f"hydra.launcher.{key}={value}: give {meaning}.")
-
     @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Within the block a sweep may be launched: workers start with their share of threads, and stop when asked.
+    def workers(self) -> Iterator[None]:
+        """Within the block worker processes start with their share of threads, and stop on request.
 
         Raises:
-            KeyboardInterrupt, Terminated: the sweep was asked to stop, and its workers have.
+            KeyboardInterrupt, Terminated: a stop was requested, and the workers have stopped.
         """
         if self.name != "joblib":
             yield
             return
-        with thread_share(self.cores() or 1), _passing_on():
+        with thread_share(self.cores() or 1), _stop_requests_forwarded():
             yield
 
 
-def of_sweep(overrides: Sequence[str]) -> Launcher:
+def launcher_of(overrides: Sequence[str]) -> SweepLauncher:
     """The launcher that these overrides choose.
 
     Raises:
-        ConfigError: as `lab.compose.composition.compose`.
+        ConfigError: as `lab.compose.compose`.
     """
-    hydra = compose.compose_tree(overrides, with_hydra=True).hydra
-    return Launcher(str(hydra.runtime.choices["hydra/launcher"]), hydra.launcher)
+    return SweepLauncher(*launching.launcher_of(overrides))
 
 
 def refuse_without_sweep(overrides: Sequence[str]) -> None:
-    """Raise a ConfigError if a launcher is chosen for a single run: Hydra would not ask it, and run here."""
+    """Raise a ConfigError if a launcher is chosen for a single run, for which Hydra ignores it."""
     for text in overrides:
         if text.startswith("hydra/launcher=") and text != "hydra/launcher=basic":
-            raise ConfigError(f"{text}: only a sweep goes to a launcher; add -m.")
+            raise ConfigError(f"{text}: only a sweep uses a launcher; add -m.")
 
 
-def work(job: Callable[[], Result]) -> Result | None:
-    """Do one job of a sweep. None if it was done in a worker that is asked to stop meanwhile, or was in an earlier job.
+def run_in_worker(job: Callable[[], None]) -> None:
+    """Do one job in a worker of joblib, unless the worker has been asked to stop.
 
-    A worker neither dies of the request nor raises it: either would make joblib kill the other workers, before they
-    have written their checkpoints. It is the parent that ends with an error, when all workers have stopped.
+    A worker neither dies of the request nor raises it: either would make joblib kill the other workers before they have
+    saved their checkpoints. The parent raises it when all workers have stopped.
     """
-    if multiprocessing.current_process().name == "MainProcess":
-        return job()
+    if multiprocessing.current_process().name == "MainProcess":  # joblib with a single worker
+        job()
+        return
     ignore_broken_pipes()
     for number in stop_signals():
-        signal.signal(number, lambda number, frame: _stopped.set())  # for the time between runs
-    if not _stopped.is_set():
+        signal.signal(number, lambda number, frame: _stop_requested.set())  # between two jobs
+    if not _stop_requested.is_set():
         try:
-            return job()
+            job()
         except (KeyboardInterrupt, Terminated):
-            _stopped.set()
-    return None
+            _stop_requested.set()
 
 
-_stopped = threading.Event()  # of a worker; it begins no other run then
+_stop_requested = threading.Event()  # of a worker process
 
 
 @contextmanager
-def _passing_on() -> Iterator[None]:
-    """Pass requests to stop on to the workers, and let them take their course when the block has come to its end."""
-    asked = 0
+def _stop_requests_forwarded() -> Iterator[None]:
+    """Forward stop requests to the workers, and raise them at the end of the block."""
+    requested = 0
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt  # for the second time: at once
-        asked = asked or number
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested and number == signal.SIGINT:
+            raise KeyboardInterrupt  # Ctrl-C twice stops at once
+        requested = requested or number
         for worker in multiprocessing.active_children():
             worker.terminate()  # SIGTERM
 
-    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
+    handlers = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         yield
     except Exception:
-        if not asked:  # else a worker had no run yet when it was asked, and died of it
+        if not requested:  # else a worker without a job died of the request
             raise
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if asked == signal.SIGINT:
-        raise KeyboardInterrupt
-    if asked:
-        raise Terminated
-
-
-def _is_installed(plugin: str) -> bool:
-    return find_spec("hydra_plugins") is not None and find_spec(f"hydra_plugins.{plugin}") is not None
+    if requested:
+        raise KeyboardInterrupt if requested == signal.SIGINT else Terminated

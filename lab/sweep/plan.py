@@ -1,41 +1,45 @@
-"""The runs of a sweep with their folders."""
+"""Planning a sweep: its runs, their folders, and the task in each folder."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from lab import compose, schema
-from lab.machine.files import atomic_write
-from lab.machine.locks import file_lock
+from lab.compose.launching import MULTIRUN, SUBDIR, key_of, quoted
 from lab.record.files import CHECKPOINTS, COLLECTED, SUMMARIES, SWEEP
-from lab.record.folder import Task, summary_of, task
+from lab.record.folder import Task, task
 from lab.schema import PER_REPLICA, Config, ConfigError
+from lab.sweep.listing import listed_runs
 
 LONGEST_NAME = 200
-"""Bytes of a run folder's name; most file systems stop at 255."""
-
-
-MULTIRUN = "multirun.yaml"
-TAKEN = (CHECKPOINTS, SWEEP, MULTIRUN, COLLECTED, SUMMARIES)
-"""Names that something else in a sweep's folder has."""
+"""Bytes of a run folder's name; most file systems allow 255."""
+RESERVED = (CHECKPOINTS, SWEEP, MULTIRUN, COLLECTED, SUMMARIES)
+"""Names in a sweep's folder that no run may have."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep: `name` is its folder below `sweep`, `overrides` are all that Hydra needs to compose it."""
+    """One run of a sweep.
+
+    Attributes:
+        overrides: all overrides that Hydra needs to compose it.
+        name: its folder's name in the sweep's folder.
+        sweep: the sweep's folder.
+        config: its configuration.
+        fingerprint: of the configuration.
+        task: what remains to be done in its folder.
+        reason: for the task, in a few words.
+        number: its place in the sweep.
+    """
 
     overrides: tuple[str, ...]
     name: str
     sweep: Path
     config: Config
+    fingerprint: str
     task: Task = Task.BEGIN
     reason: str = ""
     number: int = 0
@@ -46,172 +50,101 @@ class PlannedRun:
 
 
 def plan(overrides: Sequence[str]) -> list[PlannedRun]:
-    """The runs of a sweep with what is to be done for each; nothing is written.
+    """The runs of a sweep, each with its task; nothing is written.
 
     Raises:
         ConfigError: a configuration or a folder that cannot be used, or two runs that would share a folder.
     """
-    if "output_dir" in compose.swept_keys(overrides):
-        raise ConfigError("output_dir: a sweep has one folder, with a folder a run below it; give one value.")
-    _refuse_repeated(overrides)
+    from lab import theory
+
+    _refuse_mistakes(overrides)
     combinations = compose.jobs_of_sweep(overrides)
-    names = _names(overrides, combinations)
-    found = _composed(overrides, combinations, names)
-    sweep = found[0][1].parent
-    for _, folder in found:
-        has_slash = any(text.startswith(SUBDIR) and "/" in text for text in overrides)
-        if has_slash or folder.parent != sweep or not _is_good(folder.name):
+    composed = _compose_all(overrides, combinations)
+    sweep = composed[0][1].parent
+    former = _former_names(sweep, {folder.name for _, folder in composed})
+    runs: dict[str, PlannedRun] = {}
+    for number, (words, (config, folder)) in enumerate(zip(combinations, composed, strict=True)):
+        theory.resolve_critical(config)  # refuses init=critical where nothing is critical
+        fingerprint = schema.fingerprint(config)
+        name = former.pop(fingerprint, folder.name)
+        if name in runs:
             raise ConfigError(
-                f"hydra.sweep.subdir: {folder} is no folder of its own right below one for all; give a name without a"
-                " slash, such as 'run ${seed}', or leave it out."
+                f"output_dir={sweep / name}: two runs of this sweep would share this folder; list each value once."
             )
-    if (sweep / SWEEP).is_dir():
-        raise ConfigError(f"output_dir={sweep}: {SWEEP} in it is a folder; choose another output_dir.")
-    known = _known(sweep, {folder.name for _, folder in found})
-    jobs = []
-    for number, (words, (config, folder)) in enumerate(zip(combinations, found, strict=True)):
-        name = known.pop(schema.fingerprint(config), folder.name)
-        given = (*words, *_fixed(overrides, folder.parent), _subdir(name))
-        jobs.append(PlannedRun(given, name, folder.parent, config, number=number))
-    _refuse_sharing(jobs)
-    return [_with_task(job) for job in jobs]
+        what, reason = task(sweep / name, fingerprint, config.overwrite)
+        all_words = (*words, *_output_dir(overrides, sweep), _subdir(name))
+        runs[name] = PlannedRun(all_words, name, sweep, config, fingerprint, what, reason, number)
+    return list(runs.values())
 
 
-def _refuse_repeated(overrides: Sequence[str]) -> None:
-    """A key that is swept twice would be swept over itself."""
-    given = [_key(text) for text in overrides]
-    for key in compose.swept_keys(overrides):
-        if given.count(key) > 1:
-            raise ConfigError(f"{key}: it is given {given.count(key)} times; give all its values in one list.")
+def _refuse_mistakes(overrides: Sequence[str]) -> None:
+    keys, swept = [key_of(text) for text in overrides], compose.swept_keys(overrides)
+    if "output_dir" in swept:
+        raise ConfigError("output_dir: a sweep has one folder, with a folder per run below it; give one value.")
+    for key in swept:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{key}: it is given {keys.count(key)} times; give all its values in one list.")
+    if any(text.startswith(SUBDIR) and "/" in text for text in overrides):
+        raise ConfigError("hydra.sweep.subdir: give a name without a slash, such as 'run ${seed}', or leave it out.")
 
 
-def _composed(
-    overrides: Sequence[str], combinations: Sequence[Sequence[str]], names: Sequence[str]
-) -> list[tuple[Config, Path]]:
-    """Each run's configuration and folder.
+def _compose_all(overrides: Sequence[str], combinations: Sequence[Sequence[str]]) -> list[tuple[Config, Path]]:
+    """The configuration and folder of every run.
 
-    Composing takes Hydra its time. Runs that differ in plain numbers alone are composed once, unless something else may
-    follow such a number or write over it: an interpolation, a dictionary, a file of the user's.
+    Composing is slow. Runs that differ in plain numbers alone are composed once, unless something else may depend on
+    such a number or replace it: an interpolation, a dictionary, a file of the user's.
     """
-    keys = set(compose.swept_keys(overrides)) & PER_REPLICA
-    is_followed = any("{" in text or text.startswith("hydra.searchpath") for text in overrides)
-    found: list[tuple[Config, Path]] = []
-    begun: dict[tuple[str, ...], Config] = {}
-    for number, (words, name) in enumerate(zip(combinations, names, strict=True)):
-        own = [text for text in words if _key(text) in keys]
-        shared = tuple(text for text in words if _key(text) not in keys)
-        first = begun.get(shared)
-        config = compose.with_numbers(first, own) if first and name and not is_followed else None
-        if config is not None:
-            found.append((config, found[0][1].parent / name))
-            continue
-        here = _fixed(overrides, found[0][1].parent if found else None)
-        found.append(compose.compose_job([*words, *here, *([_subdir(name)] if name else [])], number))
-        begun[shared] = found[-1][0]
-    return found
-
-
-def announce(folder: Path, what: Task, reason: str) -> None:
-    """Say what will be done in a folder where something has been done before."""
-    if what is not Task.BEGIN:
-        print(f"{folder.absolute()}  {what}{f': {reason}' if reason else ''}", flush=True)
-
-
-SUBDIR = "hydra.sweep.subdir="
-
-
-def _names(overrides: Sequence[str], combinations: Sequence[Sequence[str]]) -> list[str]:
-    """Each run's folder after its swept values, or a hash of them where they make no good name."""
-    if any(text.startswith(SUBDIR) for text in overrides):
-        return [""] * len(combinations)
     swept = compose.swept_keys(overrides)
-    names = [",".join(text for text in words if _key(text) in swept) for words in combinations]
-    return [name if _is_good(name) else _hashed(name) for name in names]
+    numbers = set(swept) & PER_REPLICA
+    is_named = any(text.startswith(SUBDIR) for text in overrides)
+    is_plain = not is_named and not any("{" in text or text.startswith("hydra.searchpath") for text in overrides)
+    composed: list[tuple[Config, Path]] = []
+    templates: dict[tuple[str, ...], Config] = {}
+    for number, words in enumerate(combinations):
+        name = "" if is_named else _name([text for text in words if key_of(text) in swept])
+        own = [text for text in words if key_of(text) in numbers]
+        shared = tuple(text for text in words if key_of(text) not in numbers)
+        sweep = composed[0][1].parent if composed else None
+        config = compose.with_numbers(templates[shared], own) if is_plain and shared in templates else None
+        if config is not None and sweep is not None:
+            composed.append((config, sweep / name))
+            continue
+        folder = [_subdir(name)] if name else []
+        composed.append(compose.compose_job([*words, *_output_dir(overrides, sweep), *folder], number))
+        templates[shared] = composed[-1][0]
+    return composed
 
 
-def _is_good(name: str) -> bool:
-    is_short = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
-    is_plain = name.isprintable() and not any(letter in name for letter in "/\\$'\"")
-    return is_short and is_plain and not name.startswith(".") and name not in TAKEN
-
-
-def _hashed(name: str) -> str:
+def _name(swept: Sequence[str]) -> str:
+    """A folder name of the swept values, or of their hash where they are no usable name."""
+    name = ",".join(swept)
+    if _is_usable(name):
+        return name
     return f"run-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:12]}" if name else "run"
 
 
+def _is_usable(name: str) -> bool:
+    is_short = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
+    is_plain = name.isprintable() and not any(letter in name for letter in "/\\$'\"")
+    return is_short and is_plain and not name.startswith(".") and name not in RESERVED
+
+
 def _subdir(name: str) -> str:
-    return SUBDIR + QuotedString(name, Quote.single).with_quotes()
+    return SUBDIR + quoted(name)
 
 
-def _fixed(overrides: Sequence[str], sweep: Path | None) -> list[str]:
-    """The sweep's folder, once it is known: a folder that is named after the time must not depend on who looks."""
-    if any(text.startswith(("output_dir=", "hydra.sweep.dir=", "++output_dir=")) for text in overrides):
-        return []
-    return [f"output_dir={QuotedString(str(sweep), Quote.single).with_quotes()}"] if sweep else []
+def _output_dir(overrides: Sequence[str], sweep: Path | None) -> list[str]:
+    """An override of the sweep's folder once it is known: a default named after the time must not change later."""
+    is_given = any(key_of(text) == "output_dir" for text in overrides)
+    return [f"output_dir={quoted(str(sweep))}"] if sweep and not is_given else []
 
 
-def _with_task(job: PlannedRun) -> PlannedRun:
-    what, reason = task(job.folder, schema.fingerprint(job.config), job.config.overwrite)
-    return replace(job, task=what, reason=reason)
-
-
-def _refuse_sharing(jobs: Sequence[PlannedRun]) -> None:
-    taken: set[Path] = set()
-    for one in jobs:
-        if one.folder in taken:
-            raise ConfigError(
-                f"output_dir={one.folder}: two runs of this sweep would share this folder; list each value once."
-            )
-        taken.add(one.folder)
-
-
-def _known(sweep: Path, names: Set[str]) -> dict[str, str]:
-    """Fingerprint -> folder name, of the runs that the sweep has had so far under names that it does not give now."""
-    entries = _listed(sweep).items()
-    listed = {name: str(entry.get("fingerprint")) for name, entry in entries}
-    again = {listed[name] for name in names & listed.keys()}
-    return {printed: name for name, printed in listed.items() if name not in names and printed not in again}
-
-
-def _listed(sweep: Path) -> dict[str, dict[str, Any]]:
-    try:
-        entries = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["runs"]
-        found = {str(entry["folder"]): dict(entry) for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return {}
-    return {name: entry for name, entry in found.items() if _is_good(name)}
-
-
-def _list(jobs: Sequence[PlannedRun]) -> None:
-    """Write which runs the sweep has, those of earlier calls included."""
-    sweep = jobs[0].sweep
-    sweep.mkdir(parents=True, exist_ok=True)
-    with file_lock(sweep / f".{SWEEP}.lock"):  # another call may be adding its own
-        entries = _listed(sweep)
-        for one in jobs:
-            entries[one.name] = {
-                "folder": one.name,
-                "overrides": [word for word in one.overrides if not _key(word).startswith("hydra")],
-                "fingerprint": schema.fingerprint(one.config),
-                "steps": one.config.steps,
-            }
-        with atomic_write(sweep / SWEEP) as draft:
-            draft.write_text(json.dumps({"runs": list(entries.values())}, indent=1) + "\n", encoding="utf-8")
-
-
-def _status(job: PlannedRun) -> str:
-    return str((summary_of(job.folder) or {}).get("status", "not begun"))
-
-
-def _is_hydras(word: str) -> bool:
-    return _key(word).startswith("hydra") and not word.startswith(SUBDIR)
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _excuse(error: Exception) -> None:
-    """A launcher raises where a worker or a job of the cluster died; what became of the runs is in their folders."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    print(f"The launcher gave up: {reason[0]}", file=sys.stderr)
+def _former_names(sweep: Path, names: Set[str]) -> dict[str, str]:
+    """Fingerprint -> folder name, of runs that are listed under names other than those they would get now."""
+    listed = {name: run.fingerprint for name, run in listed_runs(sweep).items() if _is_usable(name)}
+    again = {fingerprint for name, fingerprint in listed.items() if name in names}
+    return {
+        fingerprint: name
+        for name, fingerprint in listed.items()
+        if fingerprint and name not in names and fingerprint not in again
+    }

@@ -23,6 +23,7 @@ from lab.compose import compose
 from lab.plot import comparison as comparison_figure
 from lab.plot.style import COLOURS, MARKERS
 from lab.readings import Record, to_dataset
+from lab.readings.swept import in_order
 from lab.schema import as_dict
 from lab.sweep import comparison, results
 from tests.conftest import Command
@@ -163,8 +164,8 @@ def test_values_stand_in_their_order_and_as_they_are_written(tmp_path: Path):
         )
         leave(tmp_path / str(lr), [reading(0)], f"optimizer.lr={lr}", *words)
     dataset = results.read(tmp_path)
-    assert comparison.in_order(dataset["optimizer.lr"].values.tolist()) == [0.01, 0.1, 2]
-    assert comparison.in_order(dataset["activation.negative_slope"].values.tolist()) == [0.25, 0.5, "-"]
+    assert in_order(dataset["optimizer.lr"].values.tolist()) == [0.01, 0.1, 2]
+    assert in_order(dataset["activation.negative_slope"].values.tolist()) == [0.25, 0.5, "-"]
     table = comparison.table(dataset, ["optimizer.lr", "activation.negative_slope"], "loss")
     assert table[["optimizer.lr", "activation.negative_slope"]].values.tolist() == [[0.01, 0.5], [0.1, "-"], [2, 0.25]]
 
@@ -322,7 +323,7 @@ def test_left_alone_it_takes_the_first_keys_but_the_seed_and_writes_beside_the_r
     assert done.out.startswith(
         "sweep/compare.png  delta_rms by norm; bands over replicas and runs that differ in seed\n"
     )
-    assert "  4 of 4 runs have not come to their end; they show what there is\n" in done.out
+    assert "  4 of 4 runs have not completed; their readings so far are shown\n" in done.out
     assert (
         gradlab("compare", "sweep", "--quantity", "loss", "--by", "seed").status == 0
     )  # written over, as collect does
@@ -340,9 +341,12 @@ def test_left_alone_it_takes_the_first_keys_but_the_seed_and_writes_beside_the_r
             ["--by", "activatoin"],
             "--by activatoin: these runs do not differ in it; did you mean activation? choose from",
         ),
-        (["--by", "init", "init"], "--by init: it is there twice; give each key once."),
-        (["--by", "init,seed", "activation", "model.depth"], "--by: 4 keys; give one to three, "),
-        (["--by", ","], "--by: 0 keys; give one to three, "),
+        (["--by", "init", "init"], "--by init init: give one to three different keys: "),
+        (
+            ["--by", "init,seed", "activation", "model.depth"],
+            "--by init seed activation model.depth: give one to three different keys: ",
+        ),
+        (["--by", ","], "--by : give one to three different keys: "),
         (
             ["--quantity", "delta"],
             "--quantity delta: these runs have no such quantity; did you mean delta_rms? choose from",
@@ -356,7 +360,7 @@ def test_left_alone_it_takes_the_first_keys_but_the_seed_and_writes_beside_the_r
             ["--at", "first", "--quantity", "loss"],
             "--at: loss is drawn against the step, at every reading; leave --at out.",
         ),
-        (["--folder", "file"], "--folder=file: file is no folder that can be written in; choose another."),
+        (["--folder", "file"], "--folder=file: cannot be written to ("),
         (["--band", "all"], "Argument --band: invalid choice: 'all' "),
     ],
 )
@@ -392,7 +396,7 @@ def test_more_panels_or_lines_than_one_can_see_are_refused(gradlab: Command, tmp
         (tmp_path / "sweep" / str(seed) / "summary.json").write_text(json.dumps(summary))
     for by, sentence in (
         (["seed", "init"], "65 panels are more than the 64 "),
-        (["init", "seed"], "65 lines a panel, "),
+        (["init", "seed"], "65 lines per panel, "),
     ):
         refused = gradlab("compare", "sweep", "--by", *by)
         assert refused.err.startswith(f"--by {' '.join(by)}: {sentence}")

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from experiments import status
+from lab.machine.locks import is_locked
 from lab.record import states
 from lab.sweep import status as sweep_status
 from lab.sweep.status import RunState
@@ -82,7 +83,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
 
 
 def seen(folder: Path) -> dict[str, str]:
-    return {run.name: run.state for run in sweep_status.find(folder)}
+    return {run.name: run.state for run in sweep_status.find_runs(folder)}
 
 
 # --- what state a run is in -----------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def test_every_state_is_told_from_the_folder_alone(sweep: Path):
     expected = {f"{state}=1": state for state in states.STATES} | {"waiting=2": "waiting"}
     assert seen(sweep) == expected
     assert seen(sweep.parent) == {f"sweep/{name}": state for name, state in expected.items()}
-    assert sweep_status.count(sweep_status.find(sweep)) == dict.fromkeys(states.STATES, 1) | {"waiting": 2}
+    assert sweep_status.count_states(sweep_status.find_runs(sweep)) == dict.fromkeys(states.STATES, 1) | {"waiting": 2}
 
 
 def test_a_run_is_running_as_long_as_another_process_holds_its_lock(tmp_path: Path):
@@ -118,8 +119,8 @@ def test_a_folder_of_a_sweep_that_has_no_lock_yet_still_waits_for_a_minute(tmp_p
     plan(tmp_path, "young")
     (tmp_path / "young" / ".hydra").mkdir(parents=True)
     now = (tmp_path / "young").stat().st_mtime
-    assert [run.state for run in sweep_status.find(tmp_path, now + 50)] == ["waiting"]
-    assert [run.state for run in sweep_status.find(tmp_path, now + 70)] == ["killed"]
+    assert [run.state for run in sweep_status.find_runs(tmp_path, now + 50)] == ["waiting"]
+    assert [run.state for run in sweep_status.find_runs(tmp_path, now + 70)] == ["killed"]
 
 
 def test_a_run_of_another_fingerprint_is_one_that_will_be_written_over(tmp_path: Path):
@@ -170,7 +171,7 @@ def test_a_run_that_tries_twice_always_gets_its_lock_while_others_look(tmp_path:
 
     def look() -> None:
         while not is_over.is_set():
-            sweep_status.is_held(tmp_path / "run" / ".lock")
+            is_locked(tmp_path / "run" / ".lock")
 
     watchers = [threading.Thread(target=look) for _ in range(2)]
     for watcher in watchers:
@@ -178,7 +179,7 @@ def test_a_run_that_tries_twice_always_gets_its_lock_while_others_look(tmp_path:
     try:
         for _ in range(200):
             with FileLock(tmp_path / "run" / ".lock", timeout=5, poll_interval=0.001):
-                assert sweep_status.is_held(tmp_path / "run" / ".lock")
+                assert is_locked(tmp_path / "run" / ".lock")
     finally:
         is_over.set()
         for watcher in watchers:
@@ -203,10 +204,10 @@ def test_five_hundred_runs_take_well_under_two_seconds(tmp_path: Path):
             tmp_path / f"seed={number}", "failed" if number % 50 == 0 else "finished", replicas=[{"status": "x"}] * 64
         )
     started = time.perf_counter()
-    found = status.look(tmp_path)
+    found = status.observe(tmp_path)
     Console(file=StringIO(), width=100).print(status.render(found, has_all=True))
     assert time.perf_counter() - started < 2
-    assert sweep_status.count(found.runs)["waiting"] == 50
+    assert sweep_status.count_states(found.runs)["waiting"] == 50
 
 
 # --- how long it still takes ----------------------------------------------------------------------------------------
@@ -249,11 +250,11 @@ def test_a_running_one_needs_what_its_speed_says_less_the_time_since(tmp_path: P
     leave(tmp_path / "run", "running", progress={"step": 25, "steps": 100, "seconds": 10.0, "time": written})
     with held(tmp_path / "run"):
         for now, left in ((written, 30), (written + 12, 18), (written + 99, 0), (written - 50, 30)):
-            [found] = sweep_status.find(tmp_path, now)
+            [found] = sweep_status.find_runs(tmp_path, now)
             assert (found.state, found.step, found.steps) == ("running", 25, 100)
             assert found.left == pytest.approx(left)
         (tmp_path / "run" / "progress.json").write_text('{"step": 0, "steps": 100, "seconds": 0, "time": 1}')
-        assert sweep_status.find(tmp_path)[0].left is None
+        assert sweep_status.find_runs(tmp_path)[0].left is None
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -291,7 +292,7 @@ def test_the_exit_status_says_whether_a_run_needs_attention(gradlab: Command, tm
     for state in ("running", "failed", "interrupted"):  # the first of them has just been killed
         leave(tmp_path / "sweep" / "running", state)
         assert gradlab("status", "sweep").status == 1
-    assert "Nothing runs at the moment. The sweep's command, repeated," in gradlab("status", "sweep").out
+    assert "Nothing is running. Repeat the sweep's command" in gradlab("status", "sweep").out
 
 
 def test_many_runs_stay_readable_and_all_of_them_can_be_seen(gradlab: Command, tmp_path: Path):
@@ -315,29 +316,13 @@ def test_json_has_everything(gradlab: Command, sweep: Path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (60, "1 min"),
-        (61, "1 min 1 s"),
-        (3600, "1 h"),
-        (5399, "1 h 29 min"),
-        (1e5, "1 d 3 h"),
-    ],
-)
-def test_time_is_said_in_two_units_at_most(seconds: float, words: str):
-    assert status.duration(seconds) == words
-
-
-@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["nowhere"], "nowhere: no run lies at or below this folder; give the output_dir of a run or a sweep."),
         (["."], ".: no run lies at or below this folder; give the output_dir of a run or a sweep."),
         ([], "The following arguments are required: folder; see gradlab status --help."),
         ([".", "--wat"], "Unrecognized arguments: --wat; see gradlab status --help."),
-        ([".", "--every", "2"], "--every: only --watch looks more than once; add --watch."),
+        ([".", "--every", "2"], "--every: only --watch observes more than once; add --watch."),
         ([".", "--watch", "--every", "0"], "--every=0: give a number of seconds from 0.1 to 86400."),
         ([".", "--watch", "--every", "nan"], "--every=nan: give a number of seconds from 0.1 to 86400."),
     ],
@@ -452,7 +437,7 @@ def test_no_content_of_any_file_is_too_strange(
     for name, content in (("run/summary.json", summary), ("run/progress.json", progress), ("sweep.json", planned)):
         (tmp_path / name).write_text(json.dumps(content))
     with held(*([tmp_path / "run"] if is_running else [])):
-        found = status.look(tmp_path)
+        found = status.observe(tmp_path)
     assert "run" in {run.name for run in found.runs}
     assert {run.state for run in found.runs} <= set(states.STATES)
     written = StringIO()
@@ -465,7 +450,7 @@ def test_no_content_of_any_file_is_too_strange(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 1e300, 10**30, True, "3", None, [3]])
 def test_a_progress_that_makes_no_sense_is_unknown(gradlab: Command, tmp_path: Path, key: str, value: Any):
     with held(leave(tmp_path / "sweep" / "run", "running", progress={key: value})):
-        [found] = sweep_status.find(tmp_path / "sweep")
+        [found] = sweep_status.find_runs(tmp_path / "sweep")
         assert getattr(found, key, None) in (None, 100)  # the summary's config has the steps as well
         assert found.left is None if key in ("step", "seconds") else found.left == pytest.approx(30, abs=2)
         assert gradlab("status", "sweep").status == 0

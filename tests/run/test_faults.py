@@ -184,9 +184,9 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path: Path):
     assert json.loads((tmp_path / "mine" / "summary.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("together", ["false", "true"])
-def test_a_sweep_goes_on_when_nobody_reads_what_it_prints_any_more(tmp_path: Path, together: str):
-    words = ("seed=1,2", *SMALL, "steps=200", "probe.every=1", "output_dir=sweep", f"sweep.batch={together}")
+@pytest.mark.parametrize("launcher", ["basic", "replicas"])
+def test_a_sweep_goes_on_when_nobody_reads_what_it_prints_any_more(tmp_path: Path, launcher: str):
+    words = ("seed=1,2", *SMALL, "steps=200", "probe.every=1", "output_dir=sweep", f"hydra/launcher={launcher}")
     process = python("-m", "lab", "run", "-m", *words, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -326,7 +326,7 @@ def test_checkpoints_that_cannot_be_used_are_reported_and_thrown_away(
     tmp_path: Path, gradlab: Command, monkeypatch: pytest.MonkeyPatch, is_batch: bool
 ):
     """Both cut short; and then one that is whole, but of a lab that kept something else: neither stops a run twice."""
-    swept, batch = ("seed=1,2", "sweep.batch=true") if is_batch else ("seed=1", "sweep.batch=false")
+    swept, batch = ("seed=1,2", "hydra/launcher=replicas") if is_batch else ("seed=1", "hydra/launcher=basic")
     often = ("steps=9", "probe.every=1", "checkpoint.every=2")
     words = ("run", "-m", swept, batch, *SMALL, *often, "output_dir=mine")
     monkeypatch.setattr(execution, "train", failing_after(7, KeyboardInterrupt()))

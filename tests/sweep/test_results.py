@@ -23,11 +23,11 @@ from lab.compose import compose
 from lab.readings import Record, to_dataset
 from lab.record import checkpoint, netcdf
 from lab.record.checkpoint import Checkpoint
-from lab.record.netcdf import UnreadableError, Variable
+from lab.record.netcdf import UnreadableError
 from lab.run import execution
-from lab.schema import as_dict
+from lab.schema import as_dict, flatten
 from lab.sweep import results
-from lab.sweep.results import swept_keys
+from lab.sweep.results import differing_keys
 from tests.conftest import Command
 from tests.record.test_tensorboard import reading
 
@@ -212,15 +212,15 @@ def test_runs_with_other_quantities_replicas_and_steps_fit_into_one_dataset(tmp_
 
 def test_swept_keys_are_those_with_more_than_one_value():
     def configs(*overrides: tuple[str, ...]) -> list[dict[str, Any]]:
-        return [as_dict(compose(words)) for words in overrides]
+        return [flatten(as_dict(compose(words))) for words in overrides]
 
-    assert swept_keys(configs(("steps=3",), ("steps=3", "output_dir=elsewhere"))) == []
-    assert swept_keys(configs(("seed=1", "steps=3"), ("seed=2", "steps=4"))) == ["steps", "seed"]
+    assert differing_keys(configs(("steps=3",), ("steps=3", "output_dir=elsewhere"))) == []
+    assert differing_keys(configs(("seed=1", "steps=3"), ("seed=2", "steps=4"))) == ["steps", "seed"]
     # An option that only one of the groups' choices has is not a second value of anything.
-    assert swept_keys(configs(("activation=relu",), ("activation=leaky_relu",))) == ["activation"]
+    assert differing_keys(configs(("activation=relu",), ("activation=leaky_relu",))) == ["activation"]
     slopes = [("activation=relu",), *((f"activation={a}",) for a in ("leaky_relu", "prelu"))]
-    assert swept_keys(configs(*slopes)) == ["activation", "activation.negative_slope"]
-    assert swept_keys(configs((), ("model.bias=false",), ("model.block=ffn", "model.expansion=2"))) == [
+    assert differing_keys(configs(*slopes)) == ["activation", "activation.negative_slope"]
+    assert differing_keys(configs((), ("model.bias=false",), ("model.block=ffn", "model.expansion=2"))) == [
         *("model.block", "model.bias", "model.expansion")
     ]
 
@@ -257,13 +257,6 @@ def test_a_damaged_readings_file_is_listed_and_the_others_are_collected(tmp_path
 # --- joining tables -------------------------------------------------------------------------------------------------
 
 
-def as_table(dataset: xr.Dataset) -> dict[str, Variable]:
-    return {
-        str(name): Variable(tuple(map(str, values.dims)), values.to_numpy(), values.attrs)
-        for name, values in dataset.variables.items()
-    }
-
-
 def random_table(
     steps: Sequence[int], depth: int, replicas: int, first_replica: int, without: Sequence[str] = ()
 ) -> xr.Dataset:
@@ -289,7 +282,7 @@ def random_table(
 )
 def test_tables_are_joined_as_xarray_joins_them(shapes: Sequence[Any]):
     tables = [random_table(*shape) for shape in shapes]
-    ours = results.concatenate([as_table(table) for table in tables])
+    ours = results.concatenate(tables)
     last = [int(table["step"][-1]) for table in tables]
     theirs = xr.concat(
         [table.drop_attrs(deep=False).expand_dims("run") for table in tables],
@@ -320,11 +313,9 @@ def test_a_file_is_read_as_xarray_reads_it(tmp_path: Path):
 
 
 def test_readings_that_would_not_fit_into_memory_together_are_refused_before_they_are_joined():
-    def long(dim: str) -> dict[str, Variable]:
+    def long(dim: str) -> xr.Dataset:
         lines = {other: np.arange(300_000 if other == dim else 1) for other in ("step", "layer", "replica")}
-        values = np.zeros([len(line) for line in lines.values()])
-        table = {"delta_rms": Variable(tuple(lines), values, {})}
-        return table | {other: Variable((other,), line, {}) for other, line in lines.items()}
+        return xr.Dataset({"delta_rms": (tuple(lines), np.zeros([len(line) for line in lines.values()]))}, lines)
 
     with pytest.raises(UnreadableError, match=r"^3 runs would take [\d,]+ GiB in one dataset .*; collect .*\.$"):
         results.concatenate([long(dim) for dim in ("step", "layer", "replica")])
@@ -391,7 +382,7 @@ def test_collect_says_what_runs_and_what_waits(gradlab: Command, tmp_path: Path)
     assert lines[0] == "31 runs, 31 with readings:"
     assert lines[3] == "  failed: run 00"
     assert len(lines) == 3 + 20 + 2
-    assert lines[-2] == "  and 10 more have not come to their end; see gradlab status sweep"
+    assert lines[-2] == "  and 10 more have not completed; see gradlab status sweep"
     assert lines[-1] == "  waiting: 1 more runs"
 
 

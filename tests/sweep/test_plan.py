@@ -1,8 +1,6 @@
 """What a sweep is going to do: composed once where runs differ in numbers alone, and as if composed one by one."""
 
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,32 +83,18 @@ def test_any_numbers_are_taken_or_refused_as_if_composed_one_by_one(data: st.Dat
         choices = ["init=he_normal"]
     overrides = [*choices, f"{key}={','.join(values)}", "output_dir=/tmp"]
     found: list[list[Config] | str] = []
-    for plan in (plan_module._composed, one_by_one):
+    for compose_all in (plan_module._compose_all, one_by_one):
         try:
-            combinations = compose.jobs_of_sweep(overrides)
-            found.append(
-                [config for config, _ in plan(overrides, combinations, plan_module._names(overrides, combinations))]
-            )
+            found.append([config for config, _ in compose_all(overrides, compose.jobs_of_sweep(overrides))])
         except ConfigError as error:
             found.append(sentence(str(error)))
     assert found[0] == found[1]
 
 
-def one_by_one(
-    overrides: Sequence[str], combinations: Sequence[Sequence[str]], names: Sequence[str]
-) -> list[tuple[Config, Path]]:
+def one_by_one(overrides: Sequence[str], combinations: Sequence[Sequence[str]]) -> list[tuple[Config, Path]]:
     return [compose.compose_job(words, number) for number, words in enumerate(combinations)]
 
 
-def test_sweeps_that_start_at_once_in_one_folder_are_all_listed(tmp_path: Path):
-    plans = [
-        plan_module.plan([f"seed={seed}", f"activation={name}", f"output_dir={tmp_path}/sweep"])
-        for seed in ("1,2", "3,4", "5,6", "7,8")
-        for name in ("relu", "relu,tanh")
-    ]
-    with ThreadPoolExecutor(len(plans)) as pool:
-        for _ in range(5):
-            list(pool.map(plan_module._list, plans))
-            listed = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
-            assert {entry["folder"] for entry in listed} == {job.name for jobs in plans for job in jobs}
-            (tmp_path / "sweep" / "sweep.json").unlink()
+def test_critical_init_without_a_critical_point_is_refused_before_anything_is_trained(tmp_path: Path):
+    with pytest.raises(ConfigError, match="critical"):
+        plan_module.plan(["init=critical", "activation=tanh,softplus", f"output_dir={tmp_path}/sweep"])
