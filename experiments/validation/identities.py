@@ -17,7 +17,7 @@ from lab.typing import Array
 if TYPE_CHECKING:
     import torch
 
-    from lab.network.network import Network
+    from lab.network import Network
 
 DEPTH, WIDTH = 10, 32
 ROUNDING = DEPTH * WIDTH * 2.2e-16
@@ -167,9 +167,9 @@ def clipped(run: NetworkCase) -> tuple[Array, Array]:
     """Norms of the layers' whole gradients before and after clipping, (sections, R) each, by torch's own norm."""
     import torch
 
-    from lab.network.parameters import Parameters
     from lab.train import clipping
     from lab.train.losses import cross_entropy
+    from lab.train.parameters import Parameters
 
     net = networks.build(run)
     parameters = Parameters(net.sections())
@@ -179,10 +179,10 @@ def clipped(run: NetworkCase) -> tuple[Array, Array]:
     parameters.take(torch.autograd.grad(cross_entropy(net(x), y).sum(), parameters.tensors))
 
     def norms() -> Array:
-        return torch.cat([held.gradients.norm(dim=-1) for held in parameters.runs]).numpy()
+        return torch.cat([held.gradients.norm(dim=-1) for held in parameters.stacks]).numpy()
 
     before = norms()
-    clipping.clip(run.config().clip, parameters)
+    clipping.clip(run.config().clip, parameters.stacks)
     return before, norms()
 
 

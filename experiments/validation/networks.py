@@ -17,7 +17,7 @@ from lab.typing import Array
 if TYPE_CHECKING:
     import torch
 
-    from lab.network.network import Block, Network
+    from lab.network import Block, Network
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def build(run: NetworkCase, first_replica: int = 0, replicas: int | None = None)
     """The lab's network of a run, some of its replicas; in training mode."""
     import torch
 
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.network.seeding import streams
 
     config = run.config()
@@ -173,7 +173,7 @@ def groups(run: NetworkCase) -> list[tuple[int, int]]:
 
 def blocks(net: Network) -> list[Block]:
     """The hidden layers, for what torch has no narrower word than module."""
-    from lab.network.network import Block
+    from lab.network import Block
 
     return [block for block in net.blocks if isinstance(block, Block)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from lab.schema.options import (
     ACTIVATIONS,
     CLIPS,
     DATA,
+    GATED,
     INITS,
     NORMS,
     OPTIMIZERS,
@@ -36,6 +38,17 @@ class Model:
     block: str = choice("linear", "ffn")
     bias: bool = True
     expansion: float | None = number(None, above=0, at_most=1000)
+
+
+GATED_SHARE = 2 / 3
+"""Hidden units of a gated ffn block over a plain one's: three matrices of 2/3 the size (Shazeer 2020, section 3)."""
+
+
+def hidden_units(model: Model, activation: Activation) -> int:
+    """Units between the two maps of an ffn block; a gated one has 2/3 of them, for as many parameters."""
+    share = GATED_SHARE if activation.name in GATED else 1.0
+    expansion = 4.0 if model.expansion is None else model.expansion
+    return max(1, math.floor(expansion * share * model.width + 0.5))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,16 @@ class Swish(Activation):
     learnable: bool = False
 
 
-GATED = ("glu", "bilinear", "reglu", "geglu", "swiglu")
+GATES: Mapping[str, str] = {
+    "glu": "sigmoid",
+    "bilinear": "identity",
+    "reglu": "relu",
+    "geglu": "gelu",
+    "swiglu": "silu",
+}
+"""Gated activation -> the function of its gate (Shazeer 2020, section 2)."""
+
+GATED = tuple(GATES)
 
 
 ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
