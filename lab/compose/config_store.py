@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -63,6 +64,10 @@ def _hydra() -> Iterator[None]:
 def register() -> None:
     """Make the schema classes known to Hydra under schema/; calling it again changes nothing."""
     store = ConfigStore.instance()
+    for group, options in schema.CHOICES.items():
+        for name, node in options.items():
+            if not (conf_dir() / group / f"{name}.yaml").exists():  # registered from Python
+                store.store(group=group, name=name, node=_writable(node(name=name)))
     if "schema" in store.repo:
         return
     root = _writable(Config)
@@ -73,7 +78,7 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=_writable(node))
 
 
-def _writable(node: type) -> DictConfig:
+def _writable(node: Any) -> DictConfig:
     """OmegaConf makes a frozen dataclass read-only, but overrides must still be able to write before `to_object`."""
     tree = OmegaConf.structured(node)
 

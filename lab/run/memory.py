@@ -147,7 +147,7 @@ class _Size:
         count = self.replicas * sum(each.values())
         hidden = self.replicas * each["model.width"]
         optimizer = config.optimizer
-        states = STATES[optimizer.name] + (getattr(optimizer, "momentum", 0) > 0)
+        states = STATES.get(optimizer.name, 2) + (getattr(optimizer, "momentum", 0) > 0)
         kept = 1 if self.is_full and config.steps > 0 else 0
         has_sum = optimizer.weight_decay > 0 and optimizer.name != "adamw"
         scratch = int(optimizer.name != "sgd") + int(has_sum or getattr(optimizer, "nesterov", False))

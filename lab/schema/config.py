@@ -1,12 +1,14 @@
-"""Config: the frozen dataclass of one run, with the groups that it chooses from."""
+"""Config: the frozen dataclass of one run, and the tables of the options that it chooses from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from types import MappingProxyType
+from typing import Any, get_type_hints
 
+from lab.schema.errors import did_you_mean
 from lab.schema.fields import choice, number, path
 from lab.schema.options import (
     ACTIVATIONS,
@@ -27,6 +29,10 @@ from lab.schema.options import (
     Residual,
 )
 
+GATED_SHARE = 2 / 3
+"""Hidden units of a gated ffn block relative to an ungated one: three maps then have as many parameters as two."""
+DEFAULT_EXPANSION = 4.0
+
 
 @dataclass(frozen=True)
 class Model:
@@ -38,17 +44,6 @@ class Model:
     block: str = choice("linear", "ffn")
     bias: bool = True
     expansion: float | None = number(None, above=0, at_most=1000)
-
-
-GATED_SHARE = 2 / 3
-"""Hidden units of a gated ffn block over a plain one's: three matrices of 2/3 the size (Shazeer 2020, section 3)."""
-
-
-def hidden_units(model: Model, activation: Activation) -> int:
-    """Units between the two maps of an ffn block; a gated one has 2/3 of them, for as many parameters."""
-    share = GATED_SHARE if activation.name in GATED else 1.0
-    expansion = 4.0 if model.expansion is None else model.expansion
-    return max(1, math.floor(expansion * share * model.width + 0.5))
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ class Config:
     overwrite: bool = False
 
 
-CHOICES: Mapping[str, Mapping[str, type]] = MappingProxyType(
+CHOICES: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         "activation": ACTIVATIONS,
         "init": INITS,
@@ -130,3 +125,35 @@ CHOICES: Mapping[str, Mapping[str, type]] = MappingProxyType(
         "data": DATA,
     }
 )
+"""Group -> option -> its dataclass."""
+
+
+def register_option(group: str, name: str, options: type) -> None:
+    """Add an option to a group, so that `group=name` can be chosen; registering the same class again does nothing.
+
+    Args:
+        group: a key of `CHOICES`.
+        name: of the option, a Python identifier.
+        options: frozen dataclass that extends the group's own (`Activation` for "activation").
+
+    Raises:
+        ValueError: an unknown group, a name that is taken or no identifier.
+        TypeError: `options` is no frozen dataclass of this group.
+    """
+    if group not in CHOICES:
+        raise ValueError(f"{group}: there is no such group of options; {did_you_mean(group, list(CHOICES))}.")
+    base = get_type_hints(Config)[group]
+    if not (issubclass(options, base) and is_dataclass(options)):
+        raise TypeError(
+            f"{options.__name__}: options of {group} must be a frozen dataclass that extends {base.__name__}."
+        )
+    if not name.isidentifier() or CHOICES[group].get(name, options) is not options:
+        raise ValueError(f"{group}={name}: the name is taken or no identifier; choose another one.")
+    CHOICES[group][name] = options
+
+
+def hidden_units(model: Model, activation: Activation) -> int:
+    """Return the number of units between the two maps of an ffn block, at least 1."""
+    share = GATED_SHARE if activation.name in GATED else 1.0
+    expansion = DEFAULT_EXPANSION if model.expansion is None else model.expansion
+    return max(1, math.floor(expansion * share * model.width + 0.5))

@@ -49,38 +49,22 @@ class Swish(Activation):
     learnable: bool = False
 
 
-GATES: Mapping[str, str] = {
-    "glu": "sigmoid",
-    "bilinear": "identity",
-    "reglu": "relu",
-    "geglu": "gelu",
-    "swiglu": "silu",
-}
-"""Gated activation -> the function of its gate (Shazeer 2020, section 2)."""
-
+GATES: Mapping[str, str] = MappingProxyType(
+    {"glu": "sigmoid", "bilinear": "identity", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
+)
+"""Gated activation -> function of its gate. Shazeer 2020, "GLU Variants Improve Transformer", section 2."""
 GATED = tuple(GATES)
 
-
-ACTIVATIONS: Mapping[str, type[Activation]] = MappingProxyType(
-    {
-        "sigmoid": Activation,
-        "tanh": Activation,
-        "relu": Activation,
-        "leaky_relu": LeakyReLU,
-        "prelu": PReLU,
-        "rrelu": RReLU,
-        "elu": ELU,
-        "selu": Activation,
-        "gelu": Activation,
-        "gelu_tanh": Activation,
-        "swish": Swish,
-        "silu": Activation,
-        "softplus": Activation,
-        "erf": Activation,
-        "identity": Activation,
-        **dict.fromkeys(GATED, Activation),
-    }
-)
+ACTIVATIONS: dict[str, type[Activation]] = {
+    **dict.fromkeys(("sigmoid", "tanh", "relu"), Activation),
+    "leaky_relu": LeakyReLU,
+    "prelu": PReLU,
+    "rrelu": RReLU,
+    "elu": ELU,
+    **dict.fromkeys(("selu", "gelu", "gelu_tanh"), Activation),
+    "swish": Swish,
+    **dict.fromkeys(("silu", "softplus", "erf", "identity", *GATED), Activation),
+}
 
 
 @dataclass(frozen=True)
@@ -106,19 +90,12 @@ class Critical(Init):
     bias_var: float = number(0.0, at_least=0)
 
 
-INITS: Mapping[str, type[Init]] = MappingProxyType(
-    {
-        "xavier_uniform": Init,
-        "xavier_normal": Init,
-        "he_uniform": Init,
-        "he_normal": Init,
-        "lecun_normal": Init,
-        "orthogonal": Init,
-        "torch_default": Init,
-        "gaussian": Gaussian,
-        "critical": Critical,
-    }
-)
+INITS: dict[str, type[Init]] = {
+    **dict.fromkeys(("xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal"), Init),
+    **dict.fromkeys(("orthogonal", "torch_default"), Init),
+    "gaussian": Gaussian,
+    "critical": Critical,
+}
 
 
 @dataclass(frozen=True)
@@ -140,9 +117,7 @@ class BatchNorm(LayerNorm):
     momentum: float = number(0.1, at_least=0, at_most=1)
 
 
-NORMS: Mapping[str, type[Norm]] = MappingProxyType(
-    {"none": Norm, "batch": BatchNorm, "layer": LayerNorm, "rms": LayerNorm}
-)
+NORMS: dict[str, type[Norm]] = {"none": Norm, "batch": BatchNorm, "layer": LayerNorm, "rms": LayerNorm}
 
 
 @dataclass(frozen=True)
@@ -164,9 +139,11 @@ class ReZero(Residual):
     alpha: float = number(0.0)
 
 
-RESIDUALS: Mapping[str, type[Residual]] = MappingProxyType(
-    {"none": Residual, "identity": Residual, "scaled": ScaledResidual, "rezero": ReZero}
-)
+RESIDUALS: dict[str, type[Residual]] = {
+    **dict.fromkeys(("none", "identity"), Residual),
+    "scaled": ScaledResidual,
+    "rezero": ReZero,
+}
 
 
 @dataclass(frozen=True)
@@ -196,9 +173,7 @@ class ClipAdaptive(Clip):
     eps: float = number(1e-3, above=0)
 
 
-CLIPS: Mapping[str, type[Clip]] = MappingProxyType(
-    {"none": Clip, "norm": ClipNorm, "value": ClipValue, "adaptive": ClipAdaptive}
-)
+CLIPS: dict[str, type[Clip]] = {"none": Clip, "norm": ClipNorm, "value": ClipValue, "adaptive": ClipAdaptive}
 
 
 @dataclass(frozen=True)
@@ -237,9 +212,7 @@ class RMSprop(Optimizer):
     momentum: float = number(0.0, at_least=0, below=1)
 
 
-OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
-    {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-)
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
 
 
 @dataclass(frozen=True)
@@ -296,14 +269,12 @@ class Npz(Data):
     standardize: bool = True
 
 
-DATA: Mapping[str, type[Data]] = MappingProxyType(
-    {
-        "digits": Data,
-        "mnist": OpenML,
-        "fashion_mnist": OpenML,
-        "spirals": Spirals,
-        "circles": Circles,
-        "gaussian": GaussianData,
-        "npz": Npz,
-    }
-)
+DATA: dict[str, type[Data]] = {
+    "digits": Data,
+    "mnist": OpenML,
+    "fashion_mnist": OpenML,
+    "spirals": Spirals,
+    "circles": Circles,
+    "gaussian": GaussianData,
+    "npz": Npz,
+}

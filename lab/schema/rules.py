@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -47,7 +48,8 @@ def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str
             yield f"{prefix}{part.name}", value, part.metadata
 
 
-_WORDS = {"at least": "of at least", "at most": "of at most"}
+_INSIDE = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
+_WORDS = {"above": "above", "at_least": "of at least", "below": "below", "at_most": "of at most"}
 
 
 def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -57,19 +59,13 @@ def _check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         _check_text(key, value, is_path="path" in metadata)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
-    if not math.isfinite(value):
+    if value != value or abs(value) == math.inf:  # not math.isfinite, which fails for huge integers
         raise ConfigError(f"{key}={value}: give a finite number.")
     if abs(value) > LARGEST:
         raise ConfigError(f"{key}={value}: give a number of at most {LARGEST:g} in size, which float32 can hold.")
     bounds = metadata.get("bounds", {})
-    inside = {
-        "above": lambda bound: value > bound,
-        "at least": lambda bound: value >= bound,
-        "below": lambda bound: value < bound,
-        "at most": lambda bound: value <= bound,
-    }
-    if not all(inside[word](bound) for word, bound in bounds.items()):
-        wanted = " and ".join(f"{_WORDS.get(word, word)} {bound:g}" for word, bound in bounds.items())
+    if not all(_INSIDE[word](value, bound) for word, bound in bounds.items()):
+        wanted = " and ".join(f"{_WORDS[word]} {bound:g}" for word, bound in bounds.items())
         raise ConfigError(f"{key}={value}: give a number {wanted}.")
 
 

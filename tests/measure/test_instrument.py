@@ -192,7 +192,7 @@ class PlainRun:
     @torch.no_grad()
     def dead(self):
         depth = self.config.model.depth
-        if self.config.activation.name not in ("relu", "reglu"):
+        if self.config.activation.name not in ("relu", "reglu", "relu6"):
             return [math.nan] * depth
         norms = [module for module in self.network.modules() if isinstance(module, torch.nn.BatchNorm1d)]
         momentum = self.config.norm.momentum if norms else None

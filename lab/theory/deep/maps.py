@@ -74,7 +74,9 @@ def map_variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[flo
     elif isinstance(init, schema.Gaussian):
         weight_var, bias_var = init.weight_var, init.bias_var
     elif init.name != "lecun_normal":
-        raise TypeError(f"init={init.name} has no variances of its own.")
+        from lab.theory.deep.propagation import NoTheory
+
+        raise NoTheory(f"init={init.name}: theory does not know the variances that it gives to weights and biases.")
     return weight_var * init.gain**2, bias_var if config.model.bias else 0.0
 
 

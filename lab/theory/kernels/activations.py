@@ -101,7 +101,7 @@ def _gelu_tanh_inner(x: Array) -> Array:
     return np.asarray(GELU_SCALE * near * (1 + GELU_CUBIC * near * near))
 
 
-ELEMENTWISE: Mapping[str, Elementwise] = {
+ELEMENTWISE: dict[str, Elementwise] = {
     "sigmoid": Elementwise(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x)),
     "tanh": Elementwise(np.tanh, _tanh_slope),
     "relu": leaky(0.0),
