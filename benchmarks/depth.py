@@ -60,7 +60,7 @@ def measure(depth: int, turns: int, threads: int) -> tuple[float, float, float, 
 
     from benchmarks.timing import interleave
     from lab import compose, data
-    from lab.train.trainer import Trainer
+    from lab.train.trainer import Due, Trainer
 
     torch.set_num_threads(threads)
     config = compose.compose([f"model.depth={depth}", "model.width=64", "replicas=4", "optimizer.lr=0.0001"])
@@ -68,7 +68,7 @@ def measure(depth: int, turns: int, threads: int) -> tuple[float, float, float, 
     dataset = data.load(config.data, torch.float32, device)
     base = _peak()
     trainer = Trainer(config, dataset, device)
-    sides = {"step": lambda: trainer.step(False), "full": lambda: trainer.step(True)}
+    sides = {"step": lambda: trainer.step(), "full": lambda: trainer.step(Due(reading=True))}
     times = interleave(sides, turns, warm_up=2)
     return times["step"], times["full"], base, _peak()
 

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Step, interleave, machine
 from lab import compose, data
-from lab.train.loop import is_due
-from lab.train.trainer import Trainer
+from lab.train.loop import due
+from lab.train.trainer import Due, Trainer
 
 DEPTH, BATCH = 50, 128
 
@@ -75,18 +75,16 @@ def measure(width: int, replicas: int, turns: int, device: torch.device, folder:
         config = compose.compose([*common, f"probe.set={probe_set}", "optimizer.lr=0.001"])
         trainer = Trainer(config, data.load(config.data, torch.float32, device), device)
         is_reading, is_evaluated = name != "no probes", name == "evaluated"
-        sides[name] = lambda t=trainer, r=is_reading, e=is_evaluated: t.step(r, e)  # type: ignore[misc]
+        sides[name] = lambda t=trainer, r=is_reading, e=is_evaluated: t.step(Due(reading=r, evaluation=e))  # type: ignore[misc]
     sides["plain"] = _plain(width, device)
     sides["by hand"] = _by_hand(width, device, folder)
     sides["products"] = _products(width, replicas, device)
     times = interleave(sides, turns)
-    probe = compose.compose(common).probe
-    period = max(probe.every, probe.eval_every)  # both cadences repeat after this many steps
-    readings = [is_due(step, probe.every, -1) for step in range(1, period + 1)]
-    evaluated = [read and is_due(step, probe.eval_every, -1) for step, read in enumerate(readings, 1)]
+    config = compose.compose([*common, "steps=1000000"])
+    period = max(config.probe.every, config.probe.eval_every)  # both cadences repeat after this many steps
     total = sum(
-        times["evaluated"] if seen else times["full"] if read else times["no probes"]
-        for read, seen in zip(readings, evaluated, strict=True)
+        times["evaluated" if parts.evaluation else "full" if parts.reading else "no probes"]
+        for parts in (due(config, step) for step in range(1, period + 1))
     )
     return {**times, "default": total / period}
 

@@ -79,7 +79,7 @@ def steps(width: int, batch: int) -> tuple[float, float, float]:
         config = compose.compose(sizes)
         device = torch.device("cpu")
         trainer = Trainer(config, data.load(config.data, torch.float32, device), device)
-        sides[str(replicas)] = lambda t=trainer: t.step(is_reading=False)  # type: ignore[misc]
+        sides[str(replicas)] = lambda t=trainer: t.step()  # type: ignore[misc]
     times = interleave({name: _in_a_row(step) for name, step in sides.items()}, turns=25)
     each = {name: seconds / IN_A_ROW for name, seconds in times.items()}
     return each["1"], each[str(SIDE_BY_SIDE)] / SIDE_BY_SIDE, each["products"] / SIDE_BY_SIDE

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lab.run.registration import register_activation, register_init, register_optimizer, register_quantity
     from lab.run.simulation import simulate
     from lab.sweep.results import load
 
-__all__ = ["load", "simulate"]
+_MODULES = {
+    "load": "lab.sweep.results",
+    "register_activation": "lab.run.registration",
+    "register_init": "lab.run.registration",
+    "register_optimizer": "lab.run.registration",
+    "register_quantity": "lab.run.registration",
+    "simulate": "lab.run.simulation",
+}
+"""Public name -> its module, imported at first use, so that importing the package costs nothing."""
+
+__all__ = ["load", "register_activation", "register_init", "register_optimizer", "register_quantity", "simulate"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Fetch `simulate` and `load` when they are asked for, so that importing the package costs nothing."""
-    if name == "simulate":
-        from lab.run.simulation import simulate
-
-        return simulate
-    if name == "load":
-        from lab.sweep.results import load
-
-        return load
-    raise AttributeError(f"module 'lab' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lab' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

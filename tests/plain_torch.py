@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab import schema
-from lab.network.network import Network
+from lab.network import Network
 from lab.network.seeding import streams
 
 CPU = torch.device("cpu")

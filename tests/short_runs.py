@@ -75,7 +75,7 @@ def train(config, before_step=lambda trainer: None):
 
 def state(trainer, replicas=slice(None)):
     """Parameters and running statistics of some replicas, as integers: bit for bit."""
-    parameters = [run.values[:, replicas] for run in trainer.parameters.runs]
+    parameters = [run.values[:, replicas] for run in trainer.parameters.stacks]
     tensors = [*parameters, *(buffer[replicas] for buffer in trainer.network.buffers())]
     integers = {torch.float32: torch.int32, torch.float64: torch.int64}
     return [tensor.contiguous().view(integers[tensor.dtype]).clone() for tensor in tensors]

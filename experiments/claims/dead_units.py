@@ -20,7 +20,7 @@ from lab.typing import Array
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.train.trainer import Trainer
 
 Flags = NDArray[np.bool_]
@@ -69,7 +69,7 @@ def follow(
     sizes = sizes or (probe_set.shape[1],)
     looks = [awake(trainer.network, probe_set, sizes)]
     for step in range(1, steps + 1):
-        trainer.step(is_reading=False)
+        trainer.step()
         if after is not None:
             with torch.no_grad():
                 after(trainer.network)
@@ -88,7 +88,7 @@ def pre_activations(network: Network, x: Tensor) -> list[Tensor]:
     """What enters each layer's activation, (R, B, N) each, for inputs (R, B, features)."""
     import torch
 
-    from lab.network.network import Block
+    from lab.network import Block
 
     seen: list[Tensor] = []
     handles = [
@@ -97,7 +97,7 @@ def pre_activations(network: Network, x: Tensor) -> list[Tensor]:
         if isinstance(block, Block)
     ]
     try:
-        with torch.no_grad(), network.untouched():
+        with torch.no_grad(), network.evaluating(batch_statistics=True):
             network.trunk(x)
     finally:
         for handle in handles:
@@ -117,7 +117,7 @@ def hand_over(source: Network, target: Network, first: int = 0) -> None:
 
 def maps(network: Network) -> list[nn.Module]:
     """The linear maps of a plain stack, from input to output; each has a `weight` and, as a rule, a `bias`."""
-    from lab.network.network import Block
+    from lab.network import Block
 
     return [*(block.up for block in network.blocks if isinstance(block, Block)), network.readout]
 
@@ -172,17 +172,19 @@ def sleepers(overrides: Sequence[str], replicas: int, steps: int, every: int, de
     """
     import torch
 
+    from lab.train.trainer import Due
+
     trainer = start((*SLEEPERS, *overrides), replicas)
     first = maps(trainer.network)[0]
     half = trainer.config.model.width // 2
     with torch.no_grad():
         largest = torch.bmm(trainer.instrument.probe_set, first.get_parameter("weight")).amax(1)  # (R, N)
         first.get_parameter("bias")[:, 0, :half] = -largest[:, :half] - depth_of_sleep
-    trainer.step(is_reading=False, has_update=False)
+    trainer.step(Due(update=False))
     gradient = first.get_parameter("weight").grad
     assert gradient is not None
     moved = (gradient[:, :, :half] != 0).any(1).sum(1).numpy()  # (R,)
     looks = follow(trainer, steps, every)[:, 0, :1, :, :half]  # (looks, 1, R, N / 2)
     slept, woke = asleep_and_woken(looks)
-    alive = trainer.watch.alive.numpy()
+    alive = trainer.divergence.alive.numpy()
     return Sleepers(*(np.where(alive, count, np.nan) for count in (slept[0], moved, woke[0])))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from experiments.claims.dead_units import Flags
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.train.trainer import Trainer
 
 WIDTHS = (2, 3, 4)
@@ -117,13 +117,13 @@ def _born_dead(width: int, replicas: int) -> Array:
 
 def _shares(awake: Flags, trainer: Trainer) -> Array:
     """(..., layers, R, N) -> share of sleeping units (..., layers, R), NaN for a replica that diverged."""
-    return np.where(trainer.watch.alive.numpy(), (~awake).mean(-1), np.nan)
+    return np.where(trainer.divergence.alive.numpy(), (~awake).mean(-1), np.nan)
 
 
 def _counts(name: str, looks: Flags, trainer: Trainer) -> dict[str, Array]:
     from experiments.claims.dead_units import asleep_and_woken
 
-    alive = trainer.watch.alive.numpy()
+    alive = trainer.divergence.alive.numpy()
     slept, woke = (np.where(alive, count, np.nan) for count in asleep_and_woken(looks))
     return {f"slept_{name}": slept, f"woke_{name}": woke}
 
@@ -144,7 +144,7 @@ def _with_momentum(replicas: int, steps: int) -> tuple[Flags, Trainer]:
     trainer = dead_units.start(ARMS["after, momentum"], replicas)
     looks = dead_units.follow(burst, BURST, 1)[:, 0]
     dead_units.hand_over(burst.network, trainer.network)
-    velocities = (each.optimizer.state_tensors()["momentum_buffer"] for each in (trainer, burst))
+    velocities = (each.optimizer.state["momentum_buffer"] for each in (trainer, burst))
     for ours, theirs in zip(*velocities, strict=True):
         ours.copy_(theirs)
     return np.concatenate([looks, dead_units.follow(trainer, steps, EVERY)[1:, 0]]), trainer

@@ -61,9 +61,9 @@ def measure_centred(scale: Scale) -> Samples:
             for time in TIMES:
                 if time == "trained":
                     for _ in range(scale.steps(STEPS)):
-                        trainer.step(is_reading=False)
+                        trainer.step()
                 for kind, values in _shifts(trainer).items():
-                    samples[f"{kind} {name}, {time}"] = np.where(trainer.watch.alive.numpy(), values, np.nan)
+                    samples[f"{kind} {name}, {time}"] = np.where(trainer.divergence.alive.numpy(), values, np.nan)
             samples[f"accuracy {name}"] = evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy()
     return samples
 

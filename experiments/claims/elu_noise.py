@@ -49,7 +49,7 @@ def measure(scale: Scale) -> Samples:
         with thread_budget(1):
             trainer = dead_units.start((*overrides, "probe.set=norms"), scale.replicas, tuple(rate))
             for _ in range(steps):
-                trainer.step(is_reading=False)
+                trainer.step()
             samples |= {f"accuracy {name}": accuracies(trainer), f"rate {name}": rate}
     return samples
 
@@ -66,7 +66,7 @@ def accuracies(trainer: Trainer) -> Array:
             x = (dataset.test_x + SIZES[row] * draw).expand(trainer.config.replicas, -1, -1)
             hits = trainer.network(x).argmax(-1) == dataset.test_y  # (R, examples)
             found[row] += hits.double().mean(1).numpy() / DRAWS
-    return np.where(trainer.watch.alive.numpy(), found, np.nan)
+    return np.where(trainer.divergence.alive.numpy(), found, np.nan)
 
 
 def judge(samples: Samples) -> Judgement:

@@ -67,7 +67,7 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
             layers = [statistics(seen) for seen in look(trainer.network, x)]
             found |= {f"{time} {name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
             for _ in range(settings.steps if time == "before" else 0):
-                trainer.step(is_reading=False)
+                trainer.step()
     return found
 
 
@@ -75,15 +75,15 @@ def look(network: object, x: Tensor) -> list[dict[str, Tensor]]:
     """One forward pass: for each layer what is at each of PLACES, (R, B, N)."""
     import torch
 
-    from lab.network.network import Block, Network
-    from lab.network.normalization import LayerNorm
+    from lab.network import Block, Network
+    from lab.network.normalization import LayerNormLayer
 
     assert isinstance(network, Network)
     found = []
     with torch.no_grad():
         for block in network.blocks:
             assert isinstance(block, Block)
-            assert isinstance(block.inner_norm, LayerNorm)
+            assert isinstance(block.inner_norm, LayerNormLayer)
             affine = block.inner_norm.affine
             assert affine is not None
             seen: dict[str, Tensor] = {}

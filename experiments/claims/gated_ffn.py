@@ -89,7 +89,7 @@ def count(overrides: Sequence[str]) -> int:
     import torch
 
     from lab import compose, data
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.network.seeding import streams
 
     configuration = compose.compose([*overrides, "replicas=1"])

@@ -37,7 +37,7 @@ def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) 
 
     from lab import compose
     from lab.machine import torch_threads
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.network.seeding import streams
 
     configuration = compose.compose([*overrides, f"replicas={replicas}"])

@@ -86,12 +86,12 @@ def _silent(kind: str, replicas: int) -> Array:
 
     trainer = dead_units.start((f"activation={kind}", *HURT), replicas, RATES)
     for _ in range(BURST):
-        trainer.step(is_reading=False)
-    activation = trainer.instrument.activation
+        trainer.step()
+    activation = trainer.network.layers()[0].activation
     pre = dead_units.pre_activations(trainer.network, trainer.instrument.probe_set)
     steepest = torch.stack([activation.slope(z).abs().amax(1) for z in pre])  # (layers, R, N)
     share = (steepest < SILENT * activation.largest_slope()).double().mean((0, 2)).numpy()
-    return np.where(trainer.watch.alive.numpy(), share, np.nan).reshape(len(RATES), replicas)
+    return np.where(trainer.divergence.alive.numpy(), share, np.nan).reshape(len(RATES), replicas)
 
 
 def judge(samples: Samples) -> Judgement:

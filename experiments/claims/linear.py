@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from lab.network.network import Network
+    from lab.network import Network
 
 DEPTH, WIDTH = 20, 128
 STACK = ("activation=identity", f"model.depth={DEPTH}", f"model.width={WIDTH}", "data=gaussian", "dtype=float64")
@@ -74,7 +74,7 @@ def _collapse(replicas: int) -> Array:
     import torch
 
     from lab import compose
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.network.seeding import streams
 
     config = compose.compose([*STACK, "init=torch_default", f"replicas={replicas}"])  # which has biases
@@ -91,7 +91,7 @@ def single_map(network: Network) -> tuple[Tensor, Tensor]:
     """The product of all maps of a plain network: weight (R, features, classes) and bias (R, 1, classes)."""
     import torch
 
-    from lab.network.network import Block
+    from lab.network import Block
 
     maps = [*(block.up for block in network.blocks if isinstance(block, Block)), network.readout]
     weight: Tensor = maps[0].weight

@@ -53,11 +53,11 @@ def largest_differences() -> Array:
     """The largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
     import torch
 
-    from lab.network.activations import LeakyReLU
+    from lab.network.activations import LeakyReLULayer
 
     z = np.linspace(-5, 5, 10_001)
     return np.array(
-        [np.abs(np.maximum(a * z, z) - LeakyReLU(a)(torch.from_numpy(z)).numpy()).max() for a in MAXIMUM_SLOPES]
+        [np.abs(np.maximum(a * z, z) - LeakyReLULayer(a)(torch.from_numpy(z)).numpy()).max() for a in MAXIMUM_SLOPES]
     )
 
 
@@ -198,8 +198,8 @@ def measure_learns(scale: Scale) -> Samples:
                     slopes = [block.get_parameter("activation.negative_slope") for block in trainer.network.blocks]
                     looks.append([slope.detach().double().flatten().numpy().copy() for slope in slopes])
                 if step < steps:
-                    trainer.step(is_reading=False)
-            samples[f"slopes {name}"] = np.where(trainer.watch.alive.numpy(), np.array(looks), np.nan)  # (S, L, R)
+                    trainer.step()
+            samples[f"slopes {name}"] = np.where(trainer.divergence.alive.numpy(), np.array(looks), np.nan)  # (S, L, R)
             samples[f"accuracy {name}"] = evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy()
     return samples
 

@@ -41,9 +41,9 @@ def measure(scale: Scale) -> Samples:
             for time in TIMES:
                 if time == "trained":
                     for _ in range(scale.steps(STEPS)):
-                        trainer.step(is_reading=False)
+                        trainer.step()
                 on = [z > 0 for z in dead_units.pre_activations(trainer.network, trainer.instrument.probe_set)]
-                alive = trainer.watch.alive.numpy()
+                alive = trainer.divergence.alive.numpy()
                 zeros = np.stack([1 - each.double().mean((1, 2)).numpy() for each in on])  # (L, R)
                 never = np.stack([1 - each.any(1).double().mean(1).numpy() for each in on])
                 samples[f"zeros {name}, {time}"] = np.where(alive, zeros, np.nan)

@@ -22,9 +22,9 @@ from lab import schema
 from lab.data import Batches, Dataset
 from lab.measure import probes
 from lab.network import activations
-from lab.network.parameters import Parameters
 from lab.network.seeding import Streams, streams
 from lab.train import clipping, optimizers
+from lab.train.parameters import Parameters
 from lab.typing import Array
 
 FEATURES = 2
@@ -133,7 +133,8 @@ def train(
     own = [streams(SEED, int(number)) for number in replicas]
     network = Network(config, own)
     parameters = Parameters(network.sections())
-    optimizer = optimizers.build(schema.SGD("sgd"), [run.values for run in parameters.runs], torch.from_numpy(rates))
+    values = [stack.values for stack in parameters.stacks]
+    optimizer = optimizers.build(schema.SGD("sgd"), values, torch.from_numpy(rates))
     limit, clip = torch.from_numpy(max_norms), schema.ClipNorm("norm")
     dataset = _dataset(config.steps)
     batches = Batches(dataset, batch, [stream.batches for stream in own])
@@ -148,11 +149,11 @@ def train(
         x, y = batches.next()
         loss = (network(_sequences(x)) - y).square().mean(1)  # (R,)
         parameters.take(torch.autograd.grad(loss.sum(), parameters.tensors))
-        norm = clipping.total_norm(parameters)
+        norm = clipping.total_norm(parameters.stacks)
         alive = alive & loss.isfinite() & norm.isfinite()
         norms.append(torch.where(alive, norm, torch.inf))
-        clipping.clip(clip, parameters, limit)
-        optimizer.step([run.gradients for run in parameters.runs], alive)
+        clipping.clip(clip, parameters.stacks, limit)
+        optimizer.step([stack.gradients for stack in parameters.stacks], alive)
     growth = torch.stack(norms).amax(0) / norms[0]
     return {"loss": torch.stack(curve).numpy(), "steps": np.array(taken), "growth": growth.numpy()}
 

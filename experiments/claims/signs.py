@@ -50,7 +50,7 @@ def measure(scale: Scale) -> Samples:
             for time in TIMES:
                 if time == "trained":
                     for _ in range(scale.steps(STEPS)):
-                        trainer.step(is_reading=False)
+                        trainer.step()
                 found = [_signs(trainer, batch, max(2, round(DRAWS * scale.share) // batch)) for batch in BATCHES]
                 for quantity in found[0]:
                     samples[f"{quantity} {name} {time}"] = np.stack([of[quantity] for of in found])  # (K, R)
@@ -82,7 +82,7 @@ def weight_gradients(trainer: Trainer, x: Tensor, y: Tensor) -> list[Tensor]:
     """dL/dW (R, fan_in, fan_out) of the hidden layers whose inputs are activations, for inputs (R, B, features)."""
     import torch
 
-    from lab.network.network import Block
+    from lab.network import Block
     from lab.train.losses import cross_entropy
 
     weights = [block.up.weight for block in trainer.network.blocks if isinstance(block, Block)][1:]

@@ -48,7 +48,7 @@ def measure(scale: Scale) -> Samples:
     import mpmath
     import torch
 
-    from lab.network.activations import Swish
+    from lab.network.activations import SwishLayer
 
     near = [np.linspace(-5, 5, 501) / beta for beta in BETAS if beta > 0]  # where the dip of each is
     points = np.concatenate([exact.hard_points(reach=40, points=641), *near])
@@ -59,7 +59,7 @@ def measure(scale: Scale) -> Samples:
         samples[f"exact {beta:g}"] = exact.exact(swish, z)
         samples[f"slope {beta:g}"] = exact.exact_slope(swish, z)
         for name in FORMATS:
-            layer = Swish(1, beta, is_learnable=False).to(getattr(torch, name))
+            layer = SwishLayer(1, beta, is_learnable=False).to(getattr(torch, name))
             samples[f"lab {beta:g} {name}"] = exact.in_format(layer, z[None, None], name)[0, 0]
             samples[f"lab slope {beta:g} {name}"] = exact.in_format(layer.slope, z[None, None], name)[0, 0]
     with mpmath.workdps(exact.DIGITS):
@@ -79,21 +79,21 @@ def _learnt(scale: Scale) -> Array:
 
     from lab import compose, data
     from lab.machine.torch_threads import thread_budget
-    from lab.network.activations import Swish
+    from lab.network.activations import SwishLayer
     from lab.train.trainer import Trainer
 
     config = compose.compose([*ARMS["learnt beta"], f"replicas={scale.replicas}", "probe.set=norms", *ALONE])
     cpu = torch.device("cpu")
 
     def betas() -> Array:
-        layers = [part for part in trainer.network.modules() if isinstance(part, Swish)]
+        layers = [part for part in trainer.network.modules() if isinstance(part, SwishLayer)]
         return np.stack([layer.beta.detach().double().flatten().numpy() for layer in layers])
 
     with thread_budget(1):
         trainer = Trainer(config, data.load(config.data, torch.float32, cpu), cpu)
         before = betas()
         for _ in range(scale.steps(STEPS)):
-            trainer.step(is_reading=False)
+            trainer.step()
         return np.stack([before, betas()])
 
 

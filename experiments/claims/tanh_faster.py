@@ -23,7 +23,7 @@ from lab.typing import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lab.network.network import Network
+    from lab.network import Network
 
 DEPTHS = (3, 8)
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -66,7 +66,7 @@ def make_twin(network: Network) -> None:
     """
     import torch
 
-    from lab.network.network import Block
+    from lab.network import Block
 
     maps = [block.up for block in network.blocks if isinstance(block, Block)]
     with torch.no_grad():
@@ -89,7 +89,7 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     from lab.machine.torch_threads import thread_budget
     from lab.readings import to_dataset
     from lab.train.loop import is_due
-    from lab.train.trainer import Trainer
+    from lab.train.trainer import Due, Trainer
 
     base = compose.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
     numbers = [*range(replicas), *range(networks.SELECTED_ON, networks.SELECTED_ON + replicas)]
@@ -105,8 +105,8 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
         if TWIN in name:
             make_twin(trainer.network)
         for step in range(steps + 1):
-            is_reading = is_due(step, every, steps)
-            record = trainer.step(is_reading, is_reading, has_update=step < steps)
+            is_reading = step == steps or is_due(step, every)
+            record = trainer.step(Due(reading=is_reading, evaluation=is_reading, update=step < steps))
             records += [] if record is None else [record]
     table = to_dataset(records)
     at = table["step"].to_numpy().astype(np.float64)

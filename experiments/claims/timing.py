@@ -132,7 +132,7 @@ def _function(name: str) -> Callable[[Tensor], Tensor]:
     if name == "copy":
         return torch.clone
     layer = activations.build(schema.ACTIVATIONS[name](name), 1, ())
-    assert isinstance(layer, activations.Elementwise)
+    assert isinstance(layer, activations.ElementwiseLayer)
     return layer.function.function
 
 
@@ -148,4 +148,4 @@ def _both(function: Callable[[Tensor], Tensor], z: Tensor, upstream: Tensor) -> 
 
 
 def _step(trainer: Trainer) -> Call:
-    return lambda: trainer.step(is_reading=False)
+    return lambda: trainer.step()

@@ -20,7 +20,7 @@ from lab.typing import Array
 if TYPE_CHECKING:
     import torch
 
-    from lab.network.network import Network
+    from lab.network import Network
 
 DEPTH, WIDTH = 10, 32
 ROUNDING = DEPTH * WIDTH * 2.2e-16
@@ -117,18 +117,18 @@ def clipped(case: NetworkCase) -> tuple[Array, Array]:
     """Return the norms of the layers' gradients before and after clipping, (sections, R) each, by torch's own norm."""
     import torch
 
-    from lab.network.parameters import Parameters
     from lab.train.clipping import clip
+    from lab.train.parameters import Parameters
 
     net, loss = network_and_loss(case)
     parameters = Parameters(net.sections())
     parameters.take(torch.autograd.grad(loss, parameters.tensors))
 
     def norms() -> Array:
-        return torch.cat([packed.gradients.norm(dim=-1) for packed in parameters.runs]).numpy()
+        return torch.cat([packed.gradients.norm(dim=-1) for packed in parameters.stacks]).numpy()
 
     before = norms()
-    clip(case.config().clip, parameters)
+    clip(case.config().clip, parameters.stacks)
     return before, norms()
 
 

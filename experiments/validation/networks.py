@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from experiments.validation.reference import Statistic
-    from lab.network.network import Block, Network
+    from lab.network import Block, Network
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def build(case: NetworkCase, first_replica: int = 0, replicas: int = 0) -> Netwo
     """Build some replicas of a case's network, in training mode."""
     import torch
 
-    from lab.network.network import Network
+    from lab.network import Network
     from lab.network.seeding import streams
 
     config = case.config()
@@ -173,7 +173,7 @@ def _groups(case: NetworkCase) -> list[tuple[int, int]]:
 
 def blocks(net: Network) -> list[Block]:
     """Return the hidden layers, with the type that a torch.nn.ModuleList hides."""
-    from lab.network.network import Block
+    from lab.network import Block
 
     return [block for block in net.blocks if isinstance(block, Block)]
 

@@ -22,7 +22,7 @@ from lab.typing import Array
 if TYPE_CHECKING:
     import torch
 
-    from lab.network.network import Network
+    from lab.network import Network
 
 GAIN = 2**-0.25
 """He's weights times this have s = sqrt(2) in either map, and s^2 V(q) = q."""

@@ -1,5 +1,7 @@
 """Examples: data sets as tensors on the device, and each replica's batches from them."""
 
-from lab.data.batches import *  # noqa: F403
-from lab.data.dataset import *  # noqa: F403
-from lab.data.sources import *  # noqa: F403
+from lab.data.batches import BLOCK_INDICES, Batches
+from lab.data.dataset import Dataset, load
+from lab.data.sources import SOURCES
+
+__all__ = ["BLOCK_INDICES", "SOURCES", "Batches", "Dataset", "load"]

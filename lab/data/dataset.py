@@ -27,10 +27,10 @@ class Dataset:
 
 
 def load(config: schema.Data, dtype: torch.dtype, device: torch.device) -> Dataset:
-    """The data set that `config` names.
+    """Load the data set that `config` names.
 
     Raises:
-        ConfigError: it cannot be fetched, or the user's file is not what it should be.
+        ConfigError: it cannot be fetched, or the user's file cannot be used.
     """
     split, classes = SOURCES[config.name](config)
     train_x, test_x = (torch.from_numpy(x).to(dtype).to(device) for x in (split.train_x, split.test_x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,11 @@ from lab import schema
 from lab.data import npz
 from lab.machine import memory
 from lab.schema import ConfigError
+
+DIGITS_HELD_OUT = 359
+HOLD_OUT_EVERY = 5
+MNIST_TRAIN = 60_000
+OPENML_IDS = {"mnist": 554, "fashion_mnist": 40996}
 
 
 class Split(NamedTuple):
@@ -40,8 +45,8 @@ def _digits(config: schema.Data) -> tuple[Split, int]:
 def _openml(config: schema.OpenML) -> tuple[Split, int]:
     """MNIST (LeCun et al. 1998) or Fashion-MNIST (Xiao et al. 2017): 60,000 and 10,000 images of 28x28 pixels.
 
-    Standardized with one mean and deviation for all pixels, which takes their scale of 0 to 255 out too: some at the
-    rim are hardly ever set, and a deviation of their own would make those few values a hundred times the others.
+    Standardized with one mean and deviation for all pixels: some at the rim are hardly ever set, and a deviation of
+    their own would make those few values a hundred times the others.
     """
     from sklearn.datasets import fetch_openml
 
@@ -52,19 +57,18 @@ def _openml(config: schema.OpenML) -> tuple[Split, int]:
         raise ConfigError(f"data.cache={config.cache}: {error.strerror}; give a folder that can be written.") from error
     try:
         with warnings.catch_warnings():
-            # It announces each new attempt with a warning; whether one succeeded is all that matters.
             warnings.filterwarnings("ignore", message="A network error occurred")
-            found = fetch_openml(data_id=OPENML_IDS[config.name], data_home=str(cache), as_frame=False)
-    except (OSError, HTTPException, EOFError, ValueError) as error:  # no connection, broken off, refused by OpenML
+            images = fetch_openml(data_id=OPENML_IDS[config.name], data_home=str(cache), as_frame=False)
+    except (OSError, HTTPException, EOFError, ValueError) as error:  # no connection, connection lost, refused
         raise ConfigError(
             f"data={config.name}: it could not be fetched from OpenML ({' '.join(str(error).split())}) and is not in"
             f" {cache}; connect once, after which it stays there, or use a file of your own with data=npz"
             " data.path=FILE.npz."
         ) from error
-    x, y = found.data.astype(np.float64), found.target.astype(np.int64)
+    x, y = images.data.astype(np.float64), images.target.astype(np.int64)
     split = Split(x[:MNIST_TRAIN], y[:MNIST_TRAIN], x[MNIST_TRAIN:], y[MNIST_TRAIN:])
     mean, deviation = split.train_x.mean(), split.train_x.std()
-    x -= mean  # in place, and seen through both parts: the images are large
+    x -= mean  # in place, so both parts change: the images are large
     x /= deviation
     return split, 10
 
@@ -83,14 +87,14 @@ def _spirals(config: schema.Spirals) -> tuple[Split, int]:
 def _circles(config: schema.Circles) -> tuple[Split, int]:
     from sklearn.datasets import make_circles
 
-    # A RandomState made this way takes a seed of any size; as a plain number it would have to be below 2**32.
+    # RandomState(seed) itself accepts seeds below 2**32 only.
     random_state = np.random.RandomState(np.random.MT19937(config.seed))
     x, y = make_circles(config.examples, noise=config.noise, factor=config.factor, random_state=random_state)
     return _standardize(_hold_out(x, y.astype(np.int64))), 2
 
 
 def _gaussian(config: schema.GaussianData) -> tuple[Split, int]:
-    """Not standardized: the variance is what was asked for."""
+    """Not standardized: the inputs have the configured variance."""
     generator = np.random.default_rng(config.seed)
     x = np.sqrt(config.variance) * generator.standard_normal((config.examples, config.features))
     return _hold_out(x, generator.integers(config.classes, size=config.examples)), config.classes
@@ -103,15 +107,11 @@ def _npz(config: schema.Npz) -> tuple[Split, int]:
     if {"x_test", "y_test"} & arrays.keys():
         split = Split(x, y, *npz.examples(path, arrays, "test"))
         if split.test_x.shape[1] != x.shape[1]:
-            raise npz.fault(
-                path, f"x_test has {split.test_x.shape[1]} features and x_train {x.shape[1]}", "give both the same"
-            )
+            what = f"x_test has {split.test_x.shape[1]} features and x_train {x.shape[1]}"
+            raise npz.fault(path, what, "give both the same")
     elif len(x) < HOLD_OUT_EVERY:
-        raise npz.fault(
-            path,
-            f"x_train has {len(x)} examples, too few to hold every {HOLD_OUT_EVERY}th out",
-            f"give x_test and y_test, or at least {HOLD_OUT_EVERY} examples",
-        )
+        what = f"x_train has {len(x)} examples, too few to hold every {HOLD_OUT_EVERY}th out"
+        raise npz.fault(path, what, f"give x_test and y_test, or at least {HOLD_OUT_EVERY} examples")
     else:
         split = _hold_out(x, y)
     classes = npz.count_classes(path, split.train_y, split.test_y)
@@ -130,34 +130,20 @@ def _hold_out(x: NDArray[np.float64], y: NDArray[np.int64]) -> Split:
 
 
 def _standardize(split: Split) -> Split:
-    """Each feature by its mean and deviation over the training examples; one that is constant there becomes 0."""
+    """Subtract each feature's training mean and divide by its deviation; a constant feature becomes 0."""
     x = split.train_x
     is_constant = x.min(0) == x.max(0)  # its computed deviation may differ from 0 by rounding
-    # By a power of two, which changes no digit: the squares of 1e-200 would be 0.
+    # Scaled by a power of two, which changes no digit: the squares of 1e-200 would be 0.
     exponent = np.where(is_constant, 0, np.frexp(np.abs(x).max(0))[1])
     x = np.ldexp(x, -exponent)
     mean, deviation = x.mean(0), np.where(is_constant, 1.0, x.std(0))
-    with np.errstate(
-        over="ignore"
-    ):  # a held-out example may be further off than any number; `npz.refuse_large` refuses it
+    with np.errstate(over="ignore"):  # a held-out example that overflows is refused by `npz.refuse_large`
         test_x = np.ldexp(split.test_x, -exponent)
         train_x, test_x = (np.where(is_constant, 0.0, (x - mean) / deviation) for x in (x, test_x))
     return split._replace(train_x=train_x, test_x=test_x)
 
 
-DIGITS_HELD_OUT = 359
-
-
-HOLD_OUT_EVERY = 5
-
-
-MNIST_TRAIN = 60_000
-
-
-OPENML_IDS = {"mnist": 554, "fashion_mnist": 40996}
-
-
-SOURCES: Mapping[str, Callable[[Any], tuple[Split, int]]] = {
+SOURCES: dict[str, Callable[[Any], tuple[Split, int]]] = {
     "digits": _digits,
     "mnist": _openml,
     "fashion_mnist": _openml,
@@ -166,3 +152,4 @@ SOURCES: Mapping[str, Callable[[Any], tuple[Split, int]]] = {
     "gaussian": _gaussian,
     "npz": _npz,
 }
+"""Option -> (training and held-out examples, number of classes)."""

@@ -1,14 +1,15 @@
-"""Activations: the function, its slope, what saturates and what dies.
+"""Activation layers: the function, its slope, and which of its values are saturated or dead.
 
 An activation layer maps pre-activations z (R, B, N) to activations a (R, B, N); a gated one takes z (R, B, 2N), the
-value in the first half and the gate in the second. Probes ask it for `slope` and `saturated`.
+value in the first half and the gate in the second.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,57 +22,48 @@ SATURATED_BELOW = 0.01
 
 
 def build(config: schema.Activation, replicas: int, generators: Sequence[torch.Generator]) -> ActivationLayer:
-    """The activation layer of a configuration. `generators`, one a replica, are drawn from by rrelu alone."""
-    if config.name in GATES:
-        return Gated(FUNCTIONS[GATES[config.name]])
-    if isinstance(config, schema.LeakyReLU):
-        return LeakyReLU(config.negative_slope)
-    if isinstance(config, schema.PReLU):
-        return PReLU(replicas, config.negative_slope)
-    if isinstance(config, schema.RReLU):
-        return RReLU(config.lower, config.upper, generators)
-    if isinstance(config, schema.ELU):
-        return Elementwise(_elu(config.alpha))
-    if isinstance(config, schema.Swish):
-        return Swish(replicas, config.beta, config.learnable)
-    return Elementwise(FUNCTIONS[config.name])
+    """Build the activation layer of a configuration; rrelu draws from `generators`, one per replica."""
+    if config.name in LAYERS:
+        return LAYERS[config.name](config, replicas, generators)
+    if config.name in schema.GATES:
+        return GatedLayer(FUNCTIONS[schema.GATES[config.name]])
+    return ElementwiseLayer(FUNCTIONS[config.name])
 
 
 class ActivationLayer(nn.Module):
-    """What every activation layer offers.
+    """Base of all activation layers: a module that states its slope.
 
     Attributes:
         zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
-        zero_is_saturated: an activation is exactly 0 where its slope is 0, and nowhere else is it saturated.
-        is_alike: the function is the same in every layer and pass, so that layers can be looked at together.
+        zero_is_saturated: a pre-activation is saturated exactly where the activation is 0.
+        is_shared: the function is the same in every layer and pass, so layers can be measured together.
     """
 
     zero_stops_gradient = False
     zero_is_saturated = False
-    is_alike = True
+    is_shared = True
 
     def slope(self, z: Tensor) -> Tensor:
-        """The derivative at each pre-activation; of a gated layer, the gate function's at each gate."""
-        raise TypeError(f"{type(self).__name__} states no slope.")
+        """Compute the derivative at each pre-activation; of a gated layer, that of the gate function at each gate."""
+        raise NotImplementedError
 
     def largest_slope(self) -> float | Tensor:
-        """The supremum of |slope| over all z."""
-        raise TypeError(f"{type(self).__name__} states no largest slope.")
+        """Return the supremum of |slope| over all z, a number or (R, 1, 1)."""
+        raise NotImplementedError
 
     def saturated(self, z: Tensor) -> Tensor:
-        """1 where |slope| is below 1% of the largest, else 0, in the dtype of z: (R, B, N)."""
-        slope = self.slope(z).abs_()
-        return indicator(torch.lt, slope, SATURATED_BELOW * self.largest_slope())
+        """Return 1 where |slope| is below 1% of the largest, else 0, in the dtype of z: (R, B, N)."""
+        return indicator(torch.lt, self.slope(z).abs_(), SATURATED_BELOW * self.largest_slope())
 
 
 def indicator(compare: Callable[..., Tensor], x: Tensor, threshold: float | Tensor) -> Tensor:
-    """1 where the comparison holds, else 0, in the dtype of x: on a CPU many times faster to write than a bool."""
+    """Return 1 where the comparison holds, else 0, in the dtype of x: many times faster than a bool on a CPU."""
     return compare(x, threshold, out=torch.empty_like(x))
 
 
 @dataclass(frozen=True)
-class Function:
-    """An elementwise function with its derivative, the supremum of |derivative|, and what an exact 0 means."""
+class ActivationFunction:
+    """An elementwise function with its derivative, the supremum of |derivative|, and the meaning of an exact 0."""
 
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
@@ -79,10 +71,10 @@ class Function:
     zero_stops_gradient: bool = False
 
 
-class Elementwise(ActivationLayer):
+class ElementwiseLayer(ActivationLayer):
     """An activation without parameters."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: ActivationFunction) -> None:
         super().__init__()
         self.function = function
         self.zero_stops_gradient = function.zero_stops_gradient
@@ -98,17 +90,15 @@ class Elementwise(ActivationLayer):
         return self.function.largest_slope
 
     def saturated(self, z: Tensor) -> Tensor:
-        if self.zero_is_saturated:  # one comparison says it all
-            return indicator(torch.le, z, 0.0)
-        return super().saturated(z)
+        return indicator(torch.le, z, 0.0) if self.zero_is_saturated else super().saturated(z)
 
 
-class Gated(ActivationLayer):
+class GatedLayer(ActivationLayer):
     """value * gate_function(gate). Dauphin et al. 2017, eq. 1; Shazeer 2020, section 2."""
 
-    def __init__(self, gate: Function) -> None:
+    def __init__(self, gate: ActivationFunction) -> None:
         super().__init__()
-        self.gate = Elementwise(gate)
+        self.gate = ElementwiseLayer(gate)
         self.zero_stops_gradient = gate.zero_stops_gradient
 
     def forward(self, z: Tensor) -> Tensor:
@@ -125,7 +115,7 @@ class Gated(ActivationLayer):
         return self.gate.saturated(z.chunk(2, dim=-1)[1].contiguous())
 
 
-class LeakyReLU(ActivationLayer):
+class LeakyReLULayer(ActivationLayer):
     """z above 0, negative_slope * z below. Maas et al. 2013, section 2."""
 
     def __init__(self, negative_slope: float) -> None:
@@ -143,10 +133,10 @@ class LeakyReLU(ActivationLayer):
         return max(1.0, self.negative_slope)
 
 
-class PReLU(ActivationLayer):
-    """Leaky ReLU with a learnt slope, one a layer and replica. He et al. 2015, section 2.1."""
+class PReLULayer(ActivationLayer):
+    """Leaky ReLU with a learnable slope per layer and replica. He et al. 2015, section 2.1."""
 
-    is_alike = False
+    is_shared = False
 
     def __init__(self, replicas: int, negative_slope: float) -> None:
         super().__init__()
@@ -162,10 +152,10 @@ class PReLU(ActivationLayer):
         return self.negative_slope.detach().abs().clamp(min=1.0)  # (R, 1, 1)
 
 
-class RReLU(ActivationLayer):
+class RReLULayer(ActivationLayer):
     """A slope drawn for each negative z in training, the mean slope in evaluation. Xu et al. 2015, section 2.4."""
 
-    is_alike = False
+    is_shared = False
 
     def __init__(self, lower: float, upper: float, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
@@ -189,10 +179,10 @@ class RReLU(ActivationLayer):
         return max(1.0, self.upper)
 
 
-class Swish(ActivationLayer):
-    """z * sigmoid(beta * z), beta fixed or learnt, one a layer and replica. Ramachandran et al. 2017, section 4."""
+class SwishLayer(ActivationLayer):
+    """z * sigmoid(beta * z), beta fixed or learnable per layer and replica. Ramachandran et al. 2017, section 4."""
 
-    is_alike = False
+    is_shared = False
 
     def __init__(self, replicas: int, beta: float, is_learnable: bool) -> None:
         super().__init__()
@@ -206,8 +196,7 @@ class Swish(ActivationLayer):
         return z * torch.sigmoid(self.beta * z)
 
     def slope(self, z: Tensor) -> Tensor:
-        beta = self.beta.detach()
-        return _silu_derivative(beta * z)
+        return _silu_derivative(self.beta.detach() * z)
 
     def largest_slope(self) -> Tensor:
         # The slope depends on beta * z alone, so its supremum is SiLU's for every beta but 0, where it is 1/2.
@@ -227,16 +216,13 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 """Klambauer et al. 2017, section 2."""
 
 
-def _normal_density(z: Tensor) -> Tensor:
-    return torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-
-
-def _normal_distribution(z: Tensor) -> Tensor:
-    return 0.5 * torch.erfc(-z / math.sqrt(2))
-
-
 def _silu_derivative(z: Tensor) -> Tensor:
     return torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))  # 1 - sigmoid(z) would cancel for large z
+
+
+def _gelu_derivative(z: Tensor) -> Tensor:
+    distribution = 0.5 * torch.erfc(-z / math.sqrt(2))
+    return distribution + z * (torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
 
 
 def _gelu_tanh_derivative(z: Tensor) -> Tensor:
@@ -245,36 +231,39 @@ def _gelu_tanh_derivative(z: Tensor) -> Tensor:
     return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * scale * (1 + 3 * cubic * z**2)
 
 
-def _elu(alpha: float) -> Function:
-    return Function(
+def _elu(alpha: float) -> ActivationFunction:
+    return ActivationFunction(
         lambda z: F.elu(z, alpha),
         lambda z: torch.where(z > 0, 1.0, alpha * torch.exp(z.clamp(max=0))),
         largest_slope=max(1.0, alpha),
     )
 
 
-FUNCTIONS: Mapping[str, Function] = {
-    "sigmoid": Function(torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z), largest_slope=0.25),
-    "tanh": Function(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, largest_slope=1.0),
-    "relu": Function(torch.relu, lambda z: indicator(torch.gt, z, 0.0), largest_slope=1.0, zero_stops_gradient=True),
-    "selu": Function(
+FUNCTIONS: dict[str, ActivationFunction] = {
+    "sigmoid": ActivationFunction(torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z), 0.25),
+    "tanh": ActivationFunction(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, 1.0),
+    "relu": ActivationFunction(torch.relu, lambda z: indicator(torch.gt, z, 0.0), 1.0, zero_stops_gradient=True),
+    "selu": ActivationFunction(
         F.selu,
         lambda z: SELU_SCALE * torch.where(z > 0, 1.0, SELU_ALPHA * torch.exp(z.clamp(max=0))),
-        largest_slope=SELU_SCALE * SELU_ALPHA,
+        SELU_SCALE * SELU_ALPHA,
     ),
-    "gelu": Function(F.gelu, lambda z: _normal_distribution(z) + z * _normal_density(z), GELU_LARGEST_SLOPE),
-    "gelu_tanh": Function(lambda z: F.gelu(z, approximate="tanh"), _gelu_tanh_derivative, GELU_TANH_LARGEST_SLOPE),
-    "silu": Function(F.silu, _silu_derivative, SILU_LARGEST_SLOPE),
-    "softplus": Function(F.softplus, torch.sigmoid, largest_slope=1.0),
-    "erf": Function(torch.erf, lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z), 2 / math.sqrt(math.pi)),
-    "identity": Function(lambda z: z, torch.ones_like, largest_slope=1.0),
+    "gelu": ActivationFunction(F.gelu, _gelu_derivative, GELU_LARGEST_SLOPE),
+    "gelu_tanh": ActivationFunction(
+        lambda z: F.gelu(z, approximate="tanh"), _gelu_tanh_derivative, GELU_TANH_LARGEST_SLOPE
+    ),
+    "silu": ActivationFunction(F.silu, _silu_derivative, SILU_LARGEST_SLOPE),
+    "softplus": ActivationFunction(F.softplus, torch.sigmoid, 1.0),
+    "erf": ActivationFunction(torch.erf, lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z), 2 / math.sqrt(math.pi)),
+    "identity": ActivationFunction(lambda z: z, torch.ones_like, 1.0),
 }
+"""Activations without parameters; `lab.register_activation` adds to it."""
 
-GATES: Mapping[str, str] = {
-    "glu": "sigmoid",
-    "bilinear": "identity",
-    "reglu": "relu",
-    "geglu": "gelu",
-    "swiglu": "silu",
+LAYERS: dict[str, Callable[[Any, int, Sequence[torch.Generator]], ActivationLayer]] = {
+    "leaky_relu": lambda config, replicas, generators: LeakyReLULayer(config.negative_slope),
+    "prelu": lambda config, replicas, generators: PReLULayer(replicas, config.negative_slope),
+    "rrelu": lambda config, replicas, generators: RReLULayer(config.lower, config.upper, generators),
+    "elu": lambda config, replicas, generators: ElementwiseLayer(_elu(config.alpha)),
+    "swish": lambda config, replicas, generators: SwishLayer(replicas, config.beta, config.learnable),
 }
-"""Gated activation -> the function its gate goes through (Shazeer 2020, section 2)."""
+"""Activations with options: (options, replicas, generators) -> layer."""

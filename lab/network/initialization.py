@@ -1,64 +1,77 @@
-"""Drawing weights and biases: (fan_in, fan_out) matrices in float64, from one replica's generator."""
+"""Random weights and biases: (fan_in, fan_out) matrices in float64, drawn from one replica's generator."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from lab import schema
-from lab.theory import critical_weight_var_of
 from lab.typing import Array
 
+Drawn = tuple[Array, Array]
+"""Weights (fan_in, fan_out) and biases (fan_out,)."""
 
-def draw(config: schema.Config, fan_in: int, fan_out: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """One map's weights (fan_in, fan_out) and biases (fan_out,).
+Draw = Callable[[Any, int, int, np.random.Generator], Drawn]
+"""(the init's options, fan_in, fan_out, rng) -> weights, multiplied by `gain`, and biases."""
 
-    Biases are 0 except for torch_default, gaussian and critical, and where `model.bias` is false nobody uses them.
+
+def draw(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
+    """Draw the weights (fan_in, fan_out) and biases (fan_out,) of one map.
 
     Raises:
-        ConfigError: init=critical where theory knows no critical point.
+        TypeError: the init has no drawing function, as init=critical, which theory.resolve_critical replaces.
     """
-    init = config.init
-    shape, gain = (fan_in, fan_out), init.gain
-    biases = np.zeros(fan_out)
-    match init.name:
-        case "xavier_uniform":  # Glorot and Bengio 2010, eq. 16
-            weights = _uniform(rng, shape, gain * math.sqrt(6 / (fan_in + fan_out)))
-        case "xavier_normal":  # the same variance, eq. 12
-            weights = rng.normal(0, gain * math.sqrt(2 / (fan_in + fan_out)), shape)
-        case "he_uniform":  # He et al. 2015, eq. 10
-            weights = _uniform(rng, shape, gain * math.sqrt(6 / fan_in))
-        case "he_normal":
-            weights = rng.normal(0, gain * math.sqrt(2 / fan_in), shape)
-        case "lecun_normal":  # LeCun et al. 1998, section 4.6
-            weights = rng.normal(0, gain * math.sqrt(1 / fan_in), shape)
-        case "orthogonal":
-            weights = gain * _orthogonal(rng, shape)
-        case "torch_default":  # torch.nn.Linear.reset_parameters
-            weights = _uniform(rng, shape, gain / math.sqrt(fan_in))
-            biases = _uniform(rng, (fan_out,), 1 / math.sqrt(fan_in))
-        case _:
-            weight_var, bias_var = _gaussian_variances(config)
-            weights = rng.normal(0, gain * math.sqrt(weight_var / fan_in), shape)
-            biases = rng.normal(0, math.sqrt(bias_var), fan_out)
-    return weights, biases
+    if init.name not in INITS:
+        raise TypeError(f"init={init.name} draws no weights; replace init=critical by theory.resolve_critical first.")
+    return INITS[init.name](init, fan_in, fan_out, rng)
 
 
-def _gaussian_variances(config: schema.Config) -> tuple[float, float]:
-    if isinstance(config.init, schema.Gaussian):
-        return config.init.weight_var, config.init.bias_var
-    assert isinstance(config.init, schema.Critical)
-    return critical_weight_var_of(config), config.init.bias_var
+def _uniform(bound_of: Callable[[int, int], float]) -> Draw:
+    def draw(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
+        bound = init.gain * bound_of(fan_in, fan_out)
+        return rng.uniform(-bound, bound, (fan_in, fan_out)), np.zeros(fan_out)
+
+    return draw
 
 
-def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Array:
-    return rng.uniform(-bound, bound, shape)
+def _normal(deviation_of: Callable[[int, int], float]) -> Draw:
+    def draw(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
+        return rng.normal(0, init.gain * deviation_of(fan_in, fan_out), (fan_in, fan_out)), np.zeros(fan_out)
+
+    return draw
 
 
-def _orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
+def _orthogonal(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
     """Orthonormal columns, or rows if those are fewer, uniform over all such matrices (Mezzadri 2007, section 5)."""
-    rows, columns = max(shape), min(shape)
-    q, r = np.linalg.qr(rng.normal(size=(rows, columns)))
+    q, r = np.linalg.qr(rng.normal(size=(max(fan_in, fan_out), min(fan_in, fan_out))))
     q = q * np.sign(np.diag(r))
-    return q if shape == (rows, columns) else q.T
+    return init.gain * (q if fan_in >= fan_out else q.T), np.zeros(fan_out)
+
+
+def _torch_default(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
+    """torch.nn.Linear.reset_parameters; `gain` scales the weights alone."""
+    bound = 1 / math.sqrt(fan_in)
+    weight_bound = init.gain / math.sqrt(fan_in)
+    weights = rng.uniform(-weight_bound, weight_bound, (fan_in, fan_out))
+    return weights, rng.uniform(-bound, bound, fan_out)
+
+
+def _gaussian(init: schema.Gaussian, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
+    weights = rng.normal(0, init.gain * math.sqrt(init.weight_var / fan_in), (fan_in, fan_out))
+    return weights, rng.normal(0, math.sqrt(init.bias_var), fan_out)
+
+
+INITS: dict[str, Draw] = {
+    "xavier_uniform": _uniform(lambda i, o: math.sqrt(6 / (i + o))),  # Glorot and Bengio 2010, eq. 16
+    "xavier_normal": _normal(lambda i, o: math.sqrt(2 / (i + o))),  # the same variance, eq. 12
+    "he_uniform": _uniform(lambda i, _: math.sqrt(6 / i)),  # He et al. 2015, eq. 10
+    "he_normal": _normal(lambda i, _: math.sqrt(2 / i)),
+    "lecun_normal": _normal(lambda i, _: math.sqrt(1 / i)),  # LeCun et al. 1998, section 4.6
+    "orthogonal": _orthogonal,
+    "torch_default": _torch_default,
+    "gaussian": _gaussian,
+}
+"""Init -> its drawing function; `lab.register_init` adds to it."""

@@ -1,4 +1,4 @@
-"""Batch, layer and RMS norm with a replica axis: inputs (R, B, N), gain and shift (R, 1, N) of each replica's own."""
+"""Batch, layer and RMS norm with a replica axis: inputs (R, B, N), gain and shift (R, 1, N) per replica."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lab import schema
 
 
 def build(config: schema.Norm, replicas: int, units: int) -> nn.Module:
-    """The norm layer of a configuration other than norm=none."""
+    """Build the norm layer of a configuration other than norm=none."""
     assert isinstance(config, schema.LayerNorm)
     if isinstance(config, schema.BatchNorm):
-        return BatchNorm(replicas, units, config.eps, config.affine, config.momentum)
-    return LayerNorm(replicas, units, config.eps, config.affine, is_centred=config.name == "layer")
+        return BatchNormLayer(replicas, units, config.eps, config.affine, config.momentum)
+    return LayerNormLayer(replicas, units, config.eps, config.affine, is_centred=config.name == "layer")
 
 
 class Affine(nn.Module):
-    """gain * x + shift per replica and unit; gain starts at 1, shift at 0, and without `has_shift` there is none."""
+    """gain * x + shift per replica and unit; gain starts at 1, shift (if `has_shift`) at 0."""
 
     def __init__(self, replicas: int, units: int, has_shift: bool) -> None:
         super().__init__()
@@ -29,8 +29,11 @@ class Affine(nn.Module):
         return x * self.gain if self.shift is None else torch.addcmul(self.shift, x, self.gain)
 
 
-class LayerNorm(nn.Module):
-    """Over the units of an example (Ba et al. 2016, eq. 4); not centred, RMS norm (Zhang, Sennrich 2019, eq. 4)."""
+class LayerNormLayer(nn.Module):
+    """Layer norm over the units of an example (Ba et al. 2016, eq. 4) or, not centred, RMS norm.
+
+    RMS norm: Zhang and Sennrich 2019, eq. 4.
+    """
 
     def __init__(self, replicas: int, units: int, eps: float, is_affine: bool, is_centred: bool) -> None:
         super().__init__()
@@ -43,10 +46,10 @@ class LayerNorm(nn.Module):
         return normalized if self.affine is None else self.affine(normalized)
 
 
-class BatchNorm(nn.Module):
-    """Over the batch, each unit of each replica (Ioffe, Szegedy 2015, algorithm 1); running statistics in evaluation.
+class BatchNormLayer(nn.Module):
+    """Batch norm per unit and replica (Ioffe and Szegedy 2015, algorithm 1); running statistics in evaluation.
 
-    With `is_tracking` off, a training pass leaves the running statistics alone.
+    With `is_tracking` off, a training pass does not update the running statistics.
     """
 
     running_mean: Tensor
@@ -74,4 +77,4 @@ class BatchNorm(nn.Module):
 
     def _track(self, mean: Tensor, var: Tensor, batch: int) -> None:
         self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * (batch / (batch - 1)), self.momentum)  # unbiased, as torch.nn.BatchNorm1d keeps it
+        self.running_var.lerp_(var * (batch / (batch - 1)), self.momentum)  # unbiased, as in torch.nn.BatchNorm1d

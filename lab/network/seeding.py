@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 
 class Streams(NamedTuple):
@@ -17,7 +18,12 @@ class Streams(NamedTuple):
 
 
 def streams(seed: int, replica: int) -> Streams:
-    """The streams of one replica, seeded from the pair (seed, replica)."""
+    """Seed the streams of one replica from the pair (seed, replica)."""
     # As a spawn key the replica cannot run into the seed: SeedSequence([2**32, 0]) would equal SeedSequence([0, 1]).
     children = np.random.SeedSequence(seed, spawn_key=(replica,)).spawn(4)
     return Streams(*(np.random.default_rng(child) for child in children))
+
+
+def torch_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    """Create a torch generator on `device`, seeded from a NumPy generator."""
+    return torch.Generator(device).manual_seed(int(rng.integers(2**63)))

@@ -17,7 +17,7 @@ class Quantity(NamedTuple):
     is_scale: bool = False
 
 
-LAYER_QUANTITIES: Mapping[str, Quantity] = {
+LAYER_QUANTITIES: dict[str, Quantity] = {
     "pre_rms": Quantity("root mean square of the pre-activations over batch and units", "1", True),
     "pre_mean": Quantity("mean of the pre-activations over batch and units", "1"),
     "act_rms": Quantity("root mean square of the activations over batch and units", "1", True),
@@ -35,7 +35,7 @@ LAYER_QUANTITIES: Mapping[str, Quantity] = {
     "update_ratio": Quantity("norm of the step's parameter change over the norm of the parameters", "1", True),
     "nonfinite": Quantity("count of NaN or Inf among the layer's gradients", "entries"),
 }
-"""Quantities with dimensions (step, layer, replica)."""
+"""Quantities with dimensions (step, layer, replica); `lab.register_quantity` adds to them."""
 
 
 SCALAR_QUANTITIES: Mapping[str, Quantity] = {

@@ -130,15 +130,13 @@ class _Size:
     """The numbers that shapes are made of."""
 
     def __init__(self, config: Config, is_on_gpu: bool) -> None:
-        from lab.network.network import hidden_units
-
         self.config, self.is_on_host = config, not is_on_gpu
         self.item = ITEM[config.dtype]
         self.train, self.test, self.features, self.classes = _extent(config.data)
         self.replicas, self.batch = config.replicas, config.batch_size
         self.depth, self.width = config.model.depth, config.model.width
         self.is_ffn = config.model.block == "ffn"
-        self.hidden = hidden_units(config) if self.is_ffn else self.width
+        self.hidden = schema.hidden_units(config.model, config.activation) if self.is_ffn else self.width
         self.maps = 2 if config.activation.name in schema.GATED else 1
         self.has_embedding = self.is_ffn or config.residual.name != "none"
         self.place = getattr(config.norm, "place", "") if config.norm.name != "none" else ""
@@ -150,7 +148,7 @@ class _Size:
         count = self.replicas * sum(each.values())
         hidden = self.replicas * each["model.width"]
         optimizer = config.optimizer
-        states = STATES[optimizer.name] + (getattr(optimizer, "momentum", 0) > 0)
+        states = STATES.get(optimizer.name, 2) + (getattr(optimizer, "momentum", 0) > 0)
         kept = 1 if self.is_full and config.steps > 0 else 0
         has_sum = optimizer.weight_decay > 0 and optimizer.name != "adamw"
         scratch = int(optimizer.name != "sgd") + int(has_sum or getattr(optimizer, "nesterov", False))

@@ -1,36 +1,37 @@
-"""Detects replicas that diverged, without synchronizing with the device."""
+"""Detection of diverged replicas, without synchronizing with the device."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lab.measure.instrument import Instrument
-from lab.network.parameters import Parameters
+from lab.measure import ParameterStack
 
-WATCHED = ("alive", "survived", "is_finite")
-"""What a watch remembers from step to step."""
+STATE = ("alive", "survived", "is_finite")
+"""The monitor's state."""
 
 
 class DivergenceMonitor:
-    """Notices which replicas have diverged, on the device, without asking it.
+    """Tracks, on the device, which replicas have diverged: whose loss or gradient was not finite at some step.
 
     Attributes:
-        alive: (R,) bool; a replica whose loss or gradient became non-finite never comes back.
+        alive: (R,) bool; a replica that has diverged stays so.
         survived: (R,) steps taken alive, so for a diverged replica the step at which it diverged.
         is_finite: (sections, R) bool; a diverged replica's column stays as it was at that step.
     """
 
-    def __init__(self, parameters: Parameters, instrument: Instrument, replicas: int, device: torch.device) -> None:
-        self.parameters = parameters
-        self.blocks = instrument.layers
+    def __init__(self, stacks: Sequence[ParameterStack], layers: slice) -> None:
+        self._stacks, self._layers = stacks, layers
+        replicas, device = stacks[0].values.shape[1], stacks[0].values.device
         self.alive = torch.ones(replicas, dtype=torch.bool, device=device)
         self.survived = torch.zeros(replicas, dtype=torch.int64, device=device)
-        sections = sum(len(run.values) for run in parameters.runs)
+        sections = sum(len(stack.values) for stack in stacks)
         self.is_finite = torch.ones(sections, replicas, dtype=torch.bool, device=device)
 
-    def look(self, loss: Tensor) -> Tensor | None:
-        """Judge this step's losses (R,) and the gradients in the runs; the mask for the optimizer, None if all live."""
+    def update(self, loss: Tensor) -> Tensor | None:
+        """Check this step's losses (R,) and the gradients in the stacks; return `alive`, or None if all are."""
         is_finite = self._finite_sections()
         self.is_finite = torch.where(self.alive, is_finite, self.is_finite)
         self.alive = self.alive & loss.isfinite() & is_finite.all(0)
@@ -40,20 +41,20 @@ class DivergenceMonitor:
         return self.alive
 
     def _finite_sections(self) -> Tensor:
-        """Whether every gradient entry is finite, (sections, R)."""
+        """Check that every gradient entry is finite, (sections, R)."""
         if self.alive.device.type == "cpu":
             # NaN and Inf survive a sum, which is many times faster there; finite entries that overflow one are rare.
-            sums = torch.cat([run.gradients.sum(-1) for run in self.parameters.runs])
+            sums = torch.cat([stack.gradients.sum(-1) for stack in self._stacks])
             if bool(sums.isfinite().all()):
                 return torch.ones_like(self.is_finite)
-        return torch.cat([run.gradients.isfinite().all(-1) for run in self.parameters.runs])
+        return torch.cat([stack.gradients.isfinite().all(-1) for stack in self._stacks])
 
-    def state(self) -> dict[str, Tensor]:
-        """What a record says of it: (R,) each; the layer nearest the loss whose gradient was not finite, or -1."""
-        blocks = self.is_finite[self.blocks]  # (layers, R)
-        layer = torch.arange(len(blocks), device=blocks.device)[:, None]
-        nearest = torch.where(blocks, -1, layer).amax(0)
+    def report(self) -> dict[str, Tensor]:
+        """Return `diverged_at` and `diverged_layer`, (R,) each, as in a record."""
+        is_finite = self.is_finite[self._layers]  # (layers, R)
+        layer = torch.arange(len(is_finite), device=is_finite.device)[:, None]
+        nearest_the_loss = torch.where(is_finite, -1, layer).amax(0)
         return {
             "diverged_at": torch.where(self.alive, -1, self.survived),
-            "diverged_layer": torch.where(self.alive, -1, nearest),
+            "diverged_layer": torch.where(self.alive, -1, nearest_the_loss),
         }

@@ -10,7 +10,7 @@ import torch
 from lab import schema
 from lab.data import Dataset
 from lab.readings import Record
-from lab.train.trainer import Trainer
+from lab.train.trainer import Due, Trainer
 
 
 def train(
@@ -28,10 +28,10 @@ def train(
     Args:
         config: the run.
         dataset: tensors on `device`.
-        device: where to compute.
+        device: the device to train on.
         variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
-        start: the `Trainer.state` to go on from.
-        between: called before every step; what it raises ends the run there.
+        start: the `Trainer.state` to resume from.
+        between: called before every step; an exception that it raises ends the run.
     """
     trainer = Trainer(config, dataset, device, variants)
     if start is not None:
@@ -39,16 +39,25 @@ def train(
     for step in range(trainer.steps, config.steps + 1):
         if between is not None:
             between(trainer)
-        is_reading = is_due(step, config.probe.every, config.steps)
-        is_evaluated = is_reading and is_due(step, config.probe.eval_every, config.steps)
-        has_jacobian = is_reading and config.probe.jacobian and is_due(step, config.probe.jacobian_every)
-        record = trainer.step(is_reading, is_evaluated, has_update=step < config.steps, has_jacobian=has_jacobian)
+        record = trainer.step(due(config, step))
         if record is not None:
             yield record
             if (record.diverged_at >= 0).all():
                 return
 
 
-def is_due(step: int, every: int, last: int = 0) -> bool:
-    """Whether something at a cadence happens at this step: the first, the last, and every multiple."""
-    return step in (0, last) or (every > 0 and step % every == 0)
+def due(config: schema.Config, step: int) -> Due:
+    """Decide from the run's cadences what a step measures and that all steps but the last update."""
+    probe, is_last = config.probe, step == config.steps
+    is_reading = is_last or is_due(step, probe.every)
+    return Due(
+        reading=is_reading,
+        evaluation=is_reading and (is_last or is_due(step, probe.eval_every)),
+        jacobian=is_reading and probe.jacobian and is_due(step, probe.jacobian_every),
+        update=not is_last,
+    )
+
+
+def is_due(step: int, every: int) -> bool:
+    """Return True at step 0 and at every multiple of a cadence, which 0 switches off."""
+    return step == 0 or (every > 0 and step % every == 0)

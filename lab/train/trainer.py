@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,36 @@ from torch import Tensor
 
 from lab import schema
 from lab.data import Batches, Dataset
-from lab.measure import jacobian
-from lab.measure.instrument import Instrument
-from lab.network.network import Network, torch_generator
-from lab.network.parameters import Parameters
-from lab.network.seeding import streams
+from lab.measure import Instrument
+from lab.network import Network, streams, torch_generator
 from lab.readings import JACOBIAN_MOMENTS, NORMS, SPECTRA, Record, delta_slope
-from lab.train import clipping, optimizers
-from lab.train.divergence import WATCHED, DivergenceMonitor
+from lab.train import anatomy, clipping, divergence, jacobian, optimizers
 from lab.train.losses import cross_entropy, evaluate
+from lab.train.parameters import Parameters
 
-OF_THE_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
-"""With `probe.cotangent=random` these, and all that hooks see, are of the injected gradient; the rest is the loss's."""
+FROM_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
+"""With `probe.cotangent=random` these, and all that hooks measure, are of the injected gradient."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What a training step does besides its forward and backward pass.
+
+    Attributes:
+        reading: measure the layers.
+        evaluation: a reading also evaluates the held-out data.
+        jacobian: a reading also measures the Jacobian's singular values.
+        update: clip the gradients and update the parameters.
+    """
+
+    reading: bool = False
+    evaluation: bool = False
+    jacobian: bool = False
+    update: bool = True
+
+
+UPDATE = Due()
+"""A step without a reading."""
 
 
 class Trainer:
@@ -43,122 +61,119 @@ class Trainer:
         self.config, self.dataset = config, dataset
         self.network = Network(config, dataset.features, dataset.classes, replicas, device, variants)
         self.parameters = Parameters(self.network.sections())
-        lr = _if_they_differ([variant.optimizer.lr for variant in variants], device)
-        self.optimizer = optimizers.build(config.optimizer, [run.values for run in self.parameters.runs], lr)
-        self.max_norm = _if_they_differ([getattr(variant.clip, "max_norm", 0.0) for variant in variants], device)
+        self.anatomy = anatomy.of_network(self.network, self.parameters)
+        lr = _per_replica([variant.optimizer.lr for variant in variants], device)
+        self.optimizer = optimizers.build(config.optimizer, [stack.values for stack in self.parameters.stacks], lr)
+        self.max_norm = _per_replica([getattr(variant.clip, "max_norm", 0.0) for variant in variants], device)
         self.batches = Batches(dataset, config.batch_size, [stream.batches for stream in replicas])
         probe_set = dataset.train_x[: config.probe.examples].expand(config.replicas, -1, -1)  # (R, P, features)
-        self.instrument = Instrument(self.network, self.parameters, probe_set, is_full=config.probe.set == "full")
-        self.watch = DivergenceMonitor(self.parameters, self.instrument, config.replicas, device)
-        self.cotangents: list[torch.Generator] = []
-        if config.probe.cotangent == "random":
-            self.cotangents = [torch_generator(stream.cotangents, device) for stream in replicas]
+        self.instrument = Instrument(self.anatomy, probe_set, is_full=config.probe.set == "full")
+        self.divergence = divergence.DivergenceMonitor(self.parameters.stacks, self.anatomy.layers)
+        has_cotangents = config.probe.cotangent == "random"
+        self.cotangents = [torch_generator(stream.cotangents, device) for stream in replicas if has_cotangents]
         self.steps = 0
         self.started = time.perf_counter()
 
-    def step(
-        self, is_reading: bool, is_evaluated: bool = False, has_update: bool = True, has_jacobian: bool = False
-    ) -> Record | None:
-        """One batch: forward, backward, and with `has_update` clip and update; a record if `is_reading`."""
-        config, instrument, parameters = self.config, self.instrument, self.parameters
+    def step(self, due: Due = UPDATE) -> Record | None:
+        """Take one step on the next batch; return a record if a reading is due."""
+        config, instrument, stacks = self.config, self.instrument, self.parameters.stacks
         x, y = self.batches.next()  # (R, B, features), (R, B)
-        if is_reading and instrument.is_full:
-            x.requires_grad_()  # layer 0's gain needs the gradient of its input
-        loss, measured = self._backward(x, y, is_reading)
+        loss, measured = self._backward(x, y, due)
         with torch.no_grad():
-            alive = self.watch.look(loss)
-            if is_reading:
-                measured = instrument.gradients() | measured  # what a random gradient showed stays
+            alive = self.divergence.update(loss)
+            if due.reading:
+                measured = instrument.gradients() | measured  # with a random cotangent its norms stay
                 if instrument.is_full:
                     measured |= instrument.weights()
                 measured["dead_fraction"] = instrument.dead_fraction()
-                if has_jacobian:
-                    measured |= jacobian.spectrum(config, self.network, instrument.probe_set)
-                if is_evaluated:
+                if due.jacobian:
+                    measured |= jacobian.spectrum(self.network, instrument.probe_set)
+                if due.evaluation:
                     measured |= evaluate(self.network, self.dataset)
-            clipping.clip(config.clip, parameters, self.max_norm)
-            if is_reading:
+            clipping.clip(config.clip, stacks, self.max_norm)
+            if due.reading:
                 has_clip = config.clip.name != "none"
-                measured["clipped_grad_norm"] = clipping.total_norm(parameters) if has_clip else measured["grad_norm"]
-            if has_update:
-                is_compared = is_reading and instrument.is_full
-                if is_compared:
-                    instrument.remember()
-                self.optimizer.step([run.gradients for run in parameters.runs], alive)
-                if is_compared:
-                    measured["update_ratio"] = instrument.change() / measured["parameter_norm"]
-        self.steps += has_update
-        if not is_reading:
+                measured["clipped_grad_norm"] = clipping.total_norm(stacks) if has_clip else measured["grad_norm"]
+            has_ratio = due.reading and due.update and instrument.is_full
+            if has_ratio:
+                instrument.remember()
+            if due.update:
+                self.optimizer.step([stack.gradients for stack in stacks], alive)
+            if has_ratio:
+                measured["update_ratio"] = instrument.change() / measured["parameter_norm"]
+        step = self.steps
+        self.steps += due.update
+        if not due.reading:
             return None
-        step = self.steps - has_update
-        return fetch(step, loss, measured, self.watch, time.perf_counter() - self.started, config)
+        return fetch(step, loss, measured, self.divergence, time.perf_counter() - self.started, config)
 
     def state(self) -> dict[str, Any]:
-        """All that decides the steps to come, on the host: tensors, numbers, texts, lists and dictionaries.
+        """Return everything that decides later steps, on the host: tensors, numbers, strings, lists and dictionaries.
 
-        The configuration, the data and the device are not in it; `restore` wants a trainer made of the same.
+        Configuration, data and device are not included; `restore` expects a trainer made of the same.
         """
-        optimizer, watch = self.optimizer, self.watch
         return {
             "steps": self.steps,
             "seconds": time.perf_counter() - self.started,
-            "values": [_on_host(run.values) for run in self.parameters.runs],
+            "values": [_on_host(stack.values) for stack in self.parameters.stacks],
             "buffers": {name: _on_host(value) for name, value in self.network.named_buffers()},
-            "optimizer": {name: list(map(_on_host, tensors)) for name, tensors in optimizer.state_tensors().items()},
-            "updates": optimizer.steps,
+            "optimizer": {name: [_on_host(x) for x in tensors] for name, tensors in self.optimizer.state.items()},
+            "updates": self.optimizer.steps,
             "batches": self.batches.state(),
             "noise": [generator.get_state() for generator in self.network.noise],
             "cotangents": [generator.get_state() for generator in self.cotangents],
-            "watch": {name: _on_host(getattr(watch, name)) for name in WATCHED},
+            "watch": {name: _on_host(getattr(self.divergence, name)) for name in divergence.STATE},
         }
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become the trainer that `state` was taken of; afterwards every step is the same, bit for bit on the CPU.
+        """Continue from a `state`; every later step is the same, bit for bit on the CPU.
 
         Raises:
             ValueError, KeyError: the state is that of another configuration.
         """
-        for run, values in zip(self.parameters.runs, state["values"], strict=True):
-            run.values.copy_(values)
+        for stack, values in zip(self.parameters.stacks, state["values"], strict=True):
+            stack.values.copy_(values)
         for name, buffer in self.network.named_buffers():
             buffer.copy_(state["buffers"][name])
-        for name, tensors in self.optimizer.state_tensors().items():
-            for mine, theirs in zip(tensors, state["optimizer"][name], strict=True):
-                mine.copy_(theirs)
+        for name, tensors in self.optimizer.state.items():
+            for tensor, saved in zip(tensors, state["optimizer"][name], strict=True):
+                tensor.copy_(saved)
         self.optimizer.steps = state["updates"]
         self.batches.restore(state["batches"])
         generators = [*self.network.noise, *self.cotangents]
-        for generator, found in zip(generators, [*state["noise"], *state["cotangents"]], strict=True):
-            generator.set_state(found)
-        for name in WATCHED:
-            getattr(self.watch, name).copy_(state["watch"][name])
+        for generator, saved in zip(generators, [*state["noise"], *state["cotangents"]], strict=True):
+            generator.set_state(saved)
+        for name in divergence.STATE:
+            getattr(self.divergence, name).copy_(state["watch"][name])
         self.steps = state["steps"]
         self.started = time.perf_counter() - state["seconds"]
 
-    def _backward(self, x: Tensor, y: Tensor, is_reading: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Put the loss's gradients into the runs; return each replica's loss (R,) and what the instrument saw."""
+    def _backward(self, x: Tensor, y: Tensor, due: Due) -> tuple[Tensor, dict[str, Tensor]]:
+        """Put the loss's gradients into the stacks; return each replica's loss (R,) and what was measured."""
         instrument, parameters = self.instrument, self.parameters
-        watching: AbstractContextManager[dict[str, Tensor]] = (
-            instrument.watching(self.config.batch_size) if is_reading else nullcontext({})
-        )
-        has_cotangent = is_reading and bool(self.cotangents)
+        watching: AbstractContextManager[dict[str, Tensor]] = nullcontext({})
+        inputs: list[Tensor] = list(parameters.tensors)
+        if due.reading:
+            watching = instrument.watching(self.config.batch_size)
+            if instrument.is_full:
+                inputs.append(x.requires_grad_())  # the gain of layer 0 needs the gradient of its input
+        has_cotangent = due.reading and bool(self.cotangents)
         with watching as measured:
             top = self.network.trunk(x)  # (R, B, N)
             loss = cross_entropy(self.network.head(top), y)  # (R,)
-            wanted = [*parameters.tensors, *([x] if x.requires_grad else [])]
             if has_cotangent:
-                self._take(torch.autograd.grad(top, wanted, self._cotangent(top), True, materialize_grads=True))
+                self._take(torch.autograd.grad(top, inputs, self._cotangent(top), True, materialize_grads=True))
             else:
-                self._take(torch.autograd.grad(loss.sum(), wanted))
+                self._take(torch.autograd.grad(loss.sum(), inputs))
         if has_cotangent:
-            seen = instrument.gradients()
-            measured |= {name: seen[name] for name in OF_THE_COTANGENT if name in seen}
+            injected = instrument.gradients()
+            measured |= {name: injected[name] for name in FROM_COTANGENT if name in injected}
             self._take(torch.autograd.grad(loss.sum(), parameters.tensors))
         return loss.detach(), measured
 
     def _cotangent(self, like: Tensor) -> Tensor:
-        """A random dL/dx for x (R, B, N): 1 in rms for each example, before the 1/B of a mean loss."""
+        """Draw a random dL/dx for x (R, B, N): 1 in rms for each example, before the 1/B of a mean loss."""
         batch, units = like.shape[1:]
         drawn = [
             torch.randn(batch, units, generator=generator, dtype=like.dtype, device=like.device)
@@ -172,17 +187,17 @@ class Trainer:
 
 
 def alone(config: schema.Config) -> list[schema.Config]:
-    """Each replica of a configuration as a configuration of its own."""
+    """Split a configuration into one configuration per replica."""
     return [replace(config, replicas=1, first_replica=config.first_replica + r) for r in range(config.replicas)]
 
 
 def _on_host(values: Tensor) -> Tensor:
-    """A copy that no later step changes."""
+    """Copy a tensor, so that no later step changes it."""
     return values.detach().clone().cpu()
 
 
-def _if_they_differ(values: Sequence[float], device: torch.device) -> Tensor | None:
-    """One number a replica, (R,) float64; None if they are all the same."""
+def _per_replica(values: Sequence[float], device: torch.device) -> Tensor | None:
+    """Return one number per replica, (R,) float64; None if they are all the same."""
     return torch.tensor(values, dtype=torch.float64, device=device) if len(set(values)) > 1 else None
 
 
@@ -190,29 +205,26 @@ def fetch(
     step: int,
     loss: Tensor,
     measured: dict[str, Tensor],
-    watch: DivergenceMonitor,
+    monitor: divergence.DivergenceMonitor,
     seconds: float,
     config: schema.Config,
 ) -> Record:
-    """Bring everything measured to the host, in one transfer, as a record."""
-    everything = {**measured, "loss": loss, **watch.state()}
-    packed = torch.cat([value.double().flatten() for value in everything.values()]).cpu().numpy()
-    ends = np.cumsum([value.numel() for value in everything.values()])[:-1]
-    values = {
-        name: part.reshape(value.shape)
-        for (name, value), part in zip(everything.items(), np.split(packed, ends), strict=True)
-    }
+    """Copy everything measured to the host, in one transfer, as a record."""
+    tensors = {**measured, "loss": loss, **monitor.report()}
+    packed = torch.cat([tensor.double().flatten() for tensor in tensors.values()]).cpu().numpy()
+    ends = np.cumsum([tensor.numel() for tensor in tensors.values()])[:-1]
+    parts = zip(tensors.items(), np.split(packed, ends), strict=True)
+    values = {name: part.reshape(tensor.shape) for (name, tensor), part in parts}
     diverged_at = values.pop("diverged_at").astype(np.int64)
     diverged_layer = values.pop("diverged_layer").astype(np.int64)
-    depth, replicas = config.model.depth, config.replicas
     spectra = {name: values.pop(name) for name in SPECTRA if name in values}
     layers = {name: value for name, value in values.items() if value.ndim == 2 and name != "parameter_norm"}
+    scalars = {name: value for name, value in values.items() if value.ndim == 1}
     if config.probe.set == "norms":
         layers = {name: layers[name] for name in NORMS}
     else:
-        layers.setdefault("update_ratio", np.full((depth, replicas), np.nan))
-    scalars = {name: value for name, value in values.items() if value.ndim == 1}
+        layers.setdefault("update_ratio", np.full((config.model.depth, config.replicas), np.nan))
     for name in ("eval_loss", "eval_accuracy", *(JACOBIAN_MOMENTS if config.probe.jacobian else ())):
-        scalars.setdefault(name, np.full(replicas, np.nan))
+        scalars.setdefault(name, np.full(config.replicas, np.nan))
     scalars["delta_slope"] = delta_slope(layers["delta_rms"])
     return Record(step, layers, scalars, diverged_at, diverged_layer, seconds, spectra)

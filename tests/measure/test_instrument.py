@@ -192,7 +192,7 @@ class PlainRun:
     @torch.no_grad()
     def dead(self):
         depth = self.config.model.depth
-        if self.config.activation.name not in ("relu", "reglu"):
+        if self.config.activation.name not in ("relu", "reglu", "relu6"):
             return [math.nan] * depth
         norms = [module for module in self.network.modules() if isinstance(module, torch.nn.BatchNorm1d)]
         momentum = self.config.norm.momentum if norms else None
@@ -239,7 +239,7 @@ def test_every_quantity_is_that_of_plain_autograd(choices, stepping):
 def test_random_slopes_are_measured_as_they_were_drawn():
     config = make(activation={"name": "rrelu", "lower": 0.001, "upper": 0.02}, model={"depth": 3, "width": 30})
     trainer = trainer_module.Trainer(config, load(config), CPU)
-    record = trainer.step(is_reading=True, has_update=False)
+    record = trainer.step(trainer_module.Due(reading=True, update=False))
     assert record is not None
     for replica in range(REPLICAS):
         plain = PlainRun(config, replica)
@@ -295,7 +295,7 @@ def read_with_readout_times(factor, dtype="float32", **choices):
     trainer = trainer_module.Trainer(config, load(config), CPU)
     with torch.no_grad():
         trainer.network.readout.weight.mul_(factor)
-    record = trainer.step(is_reading=True)
+    record = trainer.step(trainer_module.Due(reading=True))
     assert record is not None
     return record
 
@@ -351,7 +351,7 @@ def test_every_entry_that_is_not_finite_is_counted_where_it_is(poison):
 
     blocks(trainer.network)[1].up.weight.register_hook(spoil)
     blocks(trainer.network)[2].up.bias.register_hook(lambda gradient: gradient * poison)
-    record = trainer.step(is_reading=True)
+    record = trainer.step(trainer_module.Due(reading=True))
     assert record is not None
     expected = np.zeros((3, REPLICAS))
     expected[1, 1], expected[2] = 2, 6
@@ -387,8 +387,8 @@ def test_no_hook_is_left_after_a_step(name):
     blocks(trainer.network)[0].up.register_forward_hook(
         lambda *_: seen.append(len(blocks(trainer.network)[0].activation._forward_hooks))
     )
-    trainer.step(is_reading=True, is_evaluated=True)
-    trainer.step(is_reading=False)
+    trainer.step(trainer_module.Due(reading=True, evaluation=True))
+    trainer.step()
     assert max(seen) > 0  # there were some while it was watched
     blocks(trainer.network)[0].up._forward_hooks.clear()
     assert hooks_left(trainer) == []
@@ -404,7 +404,7 @@ def test_no_hook_is_left_after_an_error(monkeypatch):
 
     monkeypatch.setattr(trainer_module, "cross_entropy", fail)
     with pytest.raises(RuntimeError, match="within the step"):
-        trainer.step(is_reading=True)
+        trainer.step(trainer_module.Due(reading=True))
     assert hooks_left(trainer) == []
 
 
@@ -414,5 +414,5 @@ def test_a_users_own_hooks_stay():
     seen: list[None] = []
     blocks(trainer.network)[1].activation.register_forward_hook(lambda *_: seen.append(None))
     for _ in range(3):
-        trainer.step(is_reading=True)
+        trainer.step(trainer_module.Due(reading=True))
     assert len(seen) >= 3

@@ -13,7 +13,6 @@ from scipy import stats
 from torch import nn
 
 from lab.network import initialization
-from lab.schema import ConfigError
 from tests.plain_torch import blocks, build, configure
 
 FAN_IN, FAN_OUT, DRAWS = 40, 9, 400
@@ -39,11 +38,9 @@ CLAIMED = {
     "lecun_normal": stats.norm(0, math.sqrt(1 / 40)),
     "torch_default": stats.uniform(-1 / math.sqrt(40), 2 / math.sqrt(40)),
     "gaussian": stats.norm(0, math.sqrt(1.7 / 40)),
-    "critical": stats.norm(0, math.sqrt(1.7610 / 40)),  # tanh at bias_var 0.05
 }
 OPTIONS = {
     "gaussian": {"weight_var": 1.7, "bias_var": BIAS_VAR},
-    "critical": {"bias_var": 0.05},
 }
 
 
@@ -54,7 +51,7 @@ def choose(name, gain=1.0, **options):
 def draw(config, shape=(FAN_IN, FAN_OUT), draws=DRAWS):
     """Weights (draws, fan_in, fan_out) and biases (draws, fan_out)."""
     rng, (fan_in, fan_out) = np.random.default_rng(0), shape
-    weights, biases = zip(*(initialization.draw(config, fan_in, fan_out, rng) for _ in range(draws)), strict=True)
+    weights, biases = zip(*(initialization.draw(config.init, fan_in, fan_out, rng) for _ in range(draws)), strict=True)
     return np.stack(weights), np.stack(biases)
 
 
@@ -119,7 +116,7 @@ def test_orthogonal_weights_are_uniform_over_all_such_matrices(shape):
         assert stats.binomtest(int((entries > 0).sum()), len(entries)).pvalue > UNLIKELY
 
 
-@pytest.mark.parametrize("init", [*TORCH, "gaussian", "critical"])
+@pytest.mark.parametrize("init", [*TORCH, "gaussian"])
 def test_biases_are_0_unless_the_init_says_otherwise(init):
     biases = draw(choose(init), draws=400)[1]
     match init:
@@ -132,23 +129,8 @@ def test_biases_are_0_unless_the_init_says_otherwise(init):
             assert stats.kstest(biases.ravel(), stats.uniform(-bound, 2 * bound).cdf).pvalue > UNLIKELY
         case "gaussian":
             assert stats.kstest(biases.ravel(), stats.norm(0, math.sqrt(BIAS_VAR)).cdf).pvalue > UNLIKELY
-        case "critical":
-            assert stats.kstest(biases.ravel(), stats.norm(0, math.sqrt(0.05)).cdf).pvalue > UNLIKELY
         case _:
             assert not biases.any()
-
-
-@pytest.mark.parametrize(("activation", "weight_var"), [("relu", 2.0), ("identity", 1.0), ("tanh", 1.0)])
-def test_the_critical_variance_is_that_of_theory(activation, weight_var):
-    config = configure(activation=activation, init="critical")
-    weights = draw(config)[0].ravel()
-    expected = weight_var / FAN_IN
-    assert abs(np.mean(weights**2) / expected - 1) < SIGMAS * math.sqrt(2 / weights.size)
-
-
-def test_an_activation_without_a_critical_point_is_refused():
-    with pytest.raises(ConfigError, match="softplus"):
-        draw(configure(activation="softplus", init="critical"))
 
 
 def test_the_halves_of_a_gated_map_are_drawn_one_by_one_with_their_own_fan_out():

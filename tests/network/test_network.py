@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lab import schema
-from lab.network.network import hidden_units
 from lab.network.seeding import streams
 from tests.plain_torch import TorchNetwork, blocks, build, configure, pairs, randomize
 
@@ -217,13 +216,18 @@ def test_a_gated_feed_forward_block_has_as_many_weights_as_a_plain_one():
     assert count[0] == count[1]
 
 
+def test_an_unresolved_critical_init_is_refused():
+    with pytest.raises(TypeError, match="resolve_critical"):
+        build(configure(init="critical"), FEATURES, CLASSES)
+
+
 @pytest.mark.parametrize(
     ("activation", "expansion", "width", "expected"),
     [("relu", None, 10, 40), ("reglu", None, 10, 27), ("relu", 0.5, 5, 3), ("relu", 1e-6, 5, 1), ("glu", 3.0, 9, 18)],
 )
 def test_hidden_units_of_a_feed_forward_block(activation, expansion, width, expected):
     config = configure(activation=activation, model={"width": width, "block": "ffn", "expansion": expansion})
-    assert hidden_units(config) == expected
+    assert schema.hidden_units(config.model, config.activation) == expected
 
 
 def test_inputs_of_one_replica_move_no_bit_of_another():
@@ -263,11 +267,11 @@ def test_a_norm_without_parameters_is_no_section():
     assert network.final_norm not in network.sections()
 
 
-def test_an_untouched_look_leaves_running_statistics_and_random_slopes_as_they_were():
+def test_evaluating_leaves_running_statistics_and_random_slopes_as_they_were():
     config = configure(activation="rrelu", norm="batch", replicas=2, model={"depth": 2, "width": 5})
     network, unseen = (build(config, FEATURES, CLASSES) for _ in range(2))
     x = draw(2)[0].float()
-    with network.untouched():
+    with network.evaluating(batch_statistics=True):
         network(x)
     for (name, buffer), other in zip(network.named_buffers(), unseen.buffers(), strict=True):
         assert torch.equal(buffer, other), name
@@ -275,20 +279,20 @@ def test_an_untouched_look_leaves_running_statistics_and_random_slopes_as_they_w
     assert all(module.training for module in network.modules())
 
 
-def test_an_untouched_look_normalizes_by_the_batch_it_sees():
+def test_evaluating_can_normalize_by_the_batch():
     config = configure(norm={"name": "batch", "affine": False}, replicas=1, model={"depth": 1, "width": 5})
     network = build(config, FEATURES, CLASSES)
     seen = []
     blocks(network)[0].inner_norm.register_forward_hook(lambda module, args, output: seen.append(output))
-    with network.untouched():
+    with network.evaluating(batch_statistics=True):
         network(3 + draw(1)[0].float())
     torch.testing.assert_close(seen[0].mean(1), torch.zeros(1, 5), rtol=0, atol=1e-6)
 
 
 def test_evaluation_ends_with_the_block_even_after_an_error():
     network = build(configure(activation="rrelu", norm="batch", model={"depth": 1, "width": 5}), FEATURES, CLASSES)
-    for mode in (network.evaluating, network.untouched):
-        with pytest.raises(RuntimeError, match="within"), mode():
+    for batch_statistics in (False, True):
+        with pytest.raises(RuntimeError, match="within"), network.evaluating(batch_statistics):
             raise RuntimeError("within")
         assert blocks(network)[0].activation.training
         assert blocks(network)[0].inner_norm.training

@@ -99,8 +99,8 @@ def test_rms_norm_has_no_shift_and_the_others_start_as_the_bare_norm():
 def test_one_replicas_batch_does_not_move_anothers_statistics():
     layer = normalization.build(schema.BatchNorm("batch"), REPLICAS, UNITS).double()
     alone = normalization.build(schema.BatchNorm("batch"), 1, UNITS).double()
-    assert isinstance(layer, normalization.BatchNorm)
-    assert isinstance(alone, normalization.BatchNorm)
+    assert isinstance(layer, normalization.BatchNormLayer)
+    assert isinstance(alone, normalization.BatchNormLayer)
     x = draw()
     alone(x[1:2])
     x[[0, 2]] = torch.inf

@@ -15,6 +15,7 @@ from lab.machine import memory as machine_memory
 from lab.measure import jacobian
 from lab.run import memory
 from lab.schema import OPTIMIZERS, ConfigError, Npz
+from lab.train import jacobian as train_jacobian
 from lab.train import losses, optimizers
 from tests.conftest import Command
 
@@ -136,13 +137,13 @@ def test_the_states_of_every_optimizer_are_counted():
     assert set(memory.STATES) == set(OPTIMIZERS)
     for name, momentum in (("sgd", 0.0), ("sgd", 0.9), ("adam", 0), ("adamw", 0), ("rmsprop", 0.0), ("rmsprop", 0.9)):
         config = compose([f"optimizer={name}", *([f"optimizer.momentum={momentum}"] if momentum else [])]).optimizer
-        states = optimizers.build(config, [torch.zeros(1, 1, 1)]).state_tensors()
+        states = optimizers.build(config, [torch.zeros(1, 1, 1)]).state
         assert len(states) == memory.STATES[name] + (momentum > 0)
 
 
 def test_the_constants_are_those_of_the_modules_that_they_stand_for():
     assert memory.EVAL_ROWS == losses.EVAL_ROWS
-    assert (memory.JACOBIAN_ROWS, memory.LARGEST_EXACT) == (jacobian.ROWS, jacobian.LARGEST_EXACT)
+    assert (memory.JACOBIAN_ROWS, memory.LARGEST_EXACT) == (train_jacobian.ROWS, jacobian.LARGEST_EXACT)
     assert memory.BLOCK_INDICES == data.BLOCK_INDICES
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lab import schema
-from lab.network.parameters import Parameters
 from lab.train import clipping
+from lab.train.parameters import Parameters
 from tests.plain_torch import build, configure, randomize
 
 FEATURES, CLASSES, REPLICAS = 4, 3, 3
@@ -25,7 +25,7 @@ def make(choices, sizes=(1.0, 0.01, 30.0), dtype="float64"):
     randomize(network)
     packed = Parameters(network.sections())
     generator = torch.Generator().manual_seed(1)
-    for run in packed.runs:
+    for run in packed.stacks:
         normal = torch.randn(run.gradients.shape, generator=generator, dtype=torch.float64)
         run.gradients.copy_(normal * torch.tensor(sizes, dtype=torch.float64)[:, None])
     return network, packed
@@ -43,7 +43,7 @@ def total(gradients):
 def test_the_total_norm_is_that_of_all_gradients_of_a_replica(choices):
     network, packed = make(choices)
     expected = torch.stack([total(gradients_of(network, replica)) for replica in range(REPLICAS)])
-    torch.testing.assert_close(clipping.total_norm(packed), expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(clipping.total_norm(packed.stacks), expected, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,9 @@ def test_the_total_norm_is_that_of_all_gradients_of_a_replica(choices):
 def test_the_total_norm_neither_underflows_nor_overflows(dtype, size):
     packed = make(NETWORKS["plain"], (size,) * 3, dtype)[1]
     unit = make(NETWORKS["plain"], (1.0,) * 3)[1]
-    torch.testing.assert_close(clipping.total_norm(packed) / size, clipping.total_norm(unit), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        clipping.total_norm(packed.stacks) / size, clipping.total_norm(unit.stacks), rtol=1e-6, atol=0
+    )
 
 
 @every_network
@@ -66,7 +68,7 @@ def test_clipping_by_norm_is_torchs_for_every_replica_alone(choices, max_norm):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(plain, max_norm)
         expected.append([parameter.grad for parameter in plain])
-    clipping.clip(schema.ClipNorm("norm", max_norm), packed)
+    clipping.clip(schema.ClipNorm("norm", max_norm), packed.stacks)
     for replica in range(REPLICAS):
         for mine, theirs in zip(gradients_of(network, replica), expected[replica], strict=True):
             # torch divides by the norm plus 1e-6.
@@ -78,7 +80,7 @@ def test_after_clipping_by_norm_the_total_is_the_smaller_of_both_and_no_ratio_ha
     network, packed = make(choices)
     before = [gradients_of(network, replica) for replica in range(REPLICAS)]
     limit = total(before[0]).item()  # replica 1 is below, replica 2 above
-    clipping.clip(schema.ClipNorm("norm", limit), packed)
+    clipping.clip(schema.ClipNorm("norm", limit), packed.stacks)
     for replica in range(REPLICAS):
         after = gradients_of(network, replica)
         expected = min(total(before[replica]).item(), limit)
@@ -92,7 +94,7 @@ def test_after_clipping_by_norm_the_total_is_the_smaller_of_both_and_no_ratio_ha
 def test_clipping_by_value_cuts_every_entry(choices):
     network, packed = make(choices)
     before = [gradients_of(network, replica) for replica in range(REPLICAS)]
-    clipping.clip(schema.ClipValue("value", 0.02), packed)
+    clipping.clip(schema.ClipValue("value", 0.02), packed.stacks)
     for replica in range(REPLICAS):
         for mine, theirs in zip(gradients_of(network, replica), before[replica], strict=True):
             assert torch.equal(mine, theirs.clamp(-0.02, 0.02))
@@ -121,7 +123,7 @@ def test_adaptive_clipping_holds_each_unit_to_its_weights(choices, eps, factor):
                     else:
                         was_left += 1
         expected[name] = wanted
-    clipping.clip(schema.ClipAdaptive("adaptive", factor, eps), packed)
+    clipping.clip(schema.ClipAdaptive("adaptive", factor, eps), packed.stacks)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-12, atol=0)
     assert min(was_clipped, was_left) > 5
@@ -131,7 +133,7 @@ def test_adaptive_clipping_holds_each_unit_to_its_weights(choices, eps, factor):
 def test_adaptive_clipping_of_tiny_and_huge_gradients_neither_clears_nor_loses_them(size):
     network, packed = make(NETWORKS["plain"], (size,) * 3, "float32")
     before = [gradients_of(network, replica) for replica in range(REPLICAS)]
-    clipping.clip(schema.ClipAdaptive("adaptive", 0.01), packed)
+    clipping.clip(schema.ClipAdaptive("adaptive", 0.01), packed.stacks)
     for replica in range(REPLICAS):
         for mine, theirs in zip(gradients_of(network, replica)[:-2], before[replica], strict=False):
             assert mine.all()
@@ -148,9 +150,9 @@ def test_adaptive_clipping_of_tiny_and_huge_gradients_neither_clears_nor_loses_t
 def test_a_replica_whose_gradient_is_not_finite_does_not_touch_its_neighbours(config, poison):
     network, packed = make(NETWORKS["plain"])
     poisoned_network, poisoned = make(NETWORKS["plain"])
-    poisoned.runs[1].gradients[0, 1, 3] = poison
-    clipping.clip(config, packed)
-    clipping.clip(config, poisoned)
+    poisoned.stacks[1].gradients[0, 1, 3] = poison
+    clipping.clip(config, packed.stacks)
+    clipping.clip(config, poisoned.stacks)
     for replica in (0, 2):
         for mine, theirs in zip(gradients_of(poisoned_network, replica), gradients_of(network, replica), strict=True):
             assert torch.equal(mine, theirs)
@@ -161,12 +163,12 @@ def test_a_replica_whose_gradient_is_not_finite_does_not_touch_its_neighbours(co
 )
 def test_a_gradient_of_0_stays_0(config):
     _, packed = make(NETWORKS["residual"], (0.0, 0.0, 0.0))
-    clipping.clip(config, packed)
-    assert not any(run.gradients.any() for run in packed.runs)
+    clipping.clip(config, packed.stacks)
+    assert not any(run.gradients.any() for run in packed.stacks)
 
 
 def test_without_clipping_no_gradient_changes():
     _, packed = make(NETWORKS["plain"])
-    before = [run.gradients.clone() for run in packed.runs]
-    clipping.clip(schema.Clip(), packed)
-    assert all(torch.equal(run.gradients, kept) for run, kept in zip(packed.runs, before, strict=True))
+    before = [run.gradients.clone() for run in packed.stacks]
+    clipping.clip(schema.Clip(), packed.stacks)
+    assert all(torch.equal(run.gradients, kept) for run, kept in zip(packed.stacks, before, strict=True))

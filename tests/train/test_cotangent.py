@@ -9,7 +9,7 @@ import torch
 from lab.data import Batches
 from lab.network.seeding import streams
 from lab.readings import JACOBIAN_MOMENTS
-from lab.train.trainer import Trainer
+from lab.train.trainer import Due, Trainer
 from tests.plain_torch import CPU, TorchNetwork, build
 from tests.short_runs import are_same, assert_same_readings, every_network, load, make, state, train
 
@@ -40,7 +40,7 @@ def test_the_training_does_not_notice_it(choices):
 def test_the_layers_gradients_are_autograds_for_the_gradient_that_entered(choices):
     config = make(dtype="float64", steps=0, probe=probe(cotangent="random"), **choices)
     dataset = load(config)
-    record = Trainer(config, dataset, CPU).step(is_reading=True, has_update=False)
+    record = Trainer(config, dataset, CPU).step(Due(reading=True, update=False))
     assert record is not None
     for replica in range(config.replicas):
         network = TorchNetwork(config, dataset.features, dataset.classes)
@@ -68,7 +68,7 @@ def test_the_gradient_that_enters_has_unit_variance_whatever_the_batch():
             model={"depth": 2, "width": 200},
             probe=probe(cotangent="random"),
         )
-        record = Trainer(config, load(config), CPU).step(is_reading=True)
+        record = Trainer(config, load(config), CPU).step(Due(reading=True))
         assert record is not None
         # 3 replicas of 8 * 200 standard normal numbers or more: an rms scatters by 1 / sqrt(2 * 1600) = 1.8%
         np.testing.assert_allclose(record.layers["delta_rms"][-1], 1.0, atol=5 * 0.018)

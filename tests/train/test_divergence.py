@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lab.train import losses
+from lab.train import trainer as trainer_module
 from lab.train.divergence import DivergenceMonitor
 from lab.train.trainer import Trainer
 from tests.plain_torch import CPU, blocks
@@ -19,7 +20,7 @@ def at(step, interfere):
 @torch.no_grad()
 def blow_up(trainer):
     """Replica 1's parameters become infinite, so that the next forward pass gives NaN."""
-    for run in trainer.parameters.runs:
+    for run in trainer.parameters.stacks:
         run.values[:, 1] *= torch.inf
 
 
@@ -49,7 +50,7 @@ def test_a_diverged_replica_is_marked_frozen_and_harmless(choices, step):
     others = [0, 2]
     assert_same_readings(records, undisturbed, others)
     assert are_same(state(trainer, others), state(healthy, others))
-    parameters = len(trainer.parameters.runs)
+    parameters = len(trainer.parameters.stacks)
     assert are_same(state(trainer, [1])[:parameters], kept[0][:parameters])
     for record in records:
         assert record.diverged_at.tolist() == [-1, step if record.step >= step else -1, -1]
@@ -65,7 +66,7 @@ def test_one_gradient_entry_that_is_not_finite_is_noticed_on_any_step_and_its_la
     config = make(**choices)
     train(config, lambda trainer: kept.append(state(trainer)))
     records, trainer = train(config, at(step, spoil_gradient(2, 1, poison)))
-    parameters = len(trainer.parameters.runs)
+    parameters = len(trainer.parameters.stacks)
     frozen = [tensor[:, 1] for tensor in kept[step][:parameters]]
     assert are_same([tensor[:, 0] for tensor in state(trainer, [1])[:parameters]], frozen)
     assert are_same(
@@ -107,7 +108,7 @@ def test_where_only_the_readout_or_the_loss_is_not_finite_no_layer_is_named(monk
         loss = cross_entropy(logits, y)
         return loss + torch.tensor([0.0, torch.inf, 0.0])  # the gradient stays finite
 
-    monkeypatch.setattr(losses, "cross_entropy", spoiled)
+    monkeypatch.setattr(trainer_module, "cross_entropy", spoiled)
     last = train(make())[0][-1]
     assert last.diverged_at.tolist() == [-1, 0, -1]
     assert last.diverged_layer.tolist() == [-1, -1, -1]
@@ -154,12 +155,12 @@ def test_too_large_a_learning_rate_diverges_by_itself():
 
 def test_finite_gradients_whose_sum_overflows_are_not_taken_for_a_divergence():
     trainer = Trainer(make(), load(make()), CPU)
-    for run in trainer.parameters.runs:
+    for run in trainer.parameters.stacks:
         run.gradients.fill_(3e38)
-    watch = DivergenceMonitor(trainer.parameters, trainer.instrument, 3, CPU)
-    assert watch.look(torch.zeros(3)) is None
-    trainer.parameters.runs[1].gradients[1, 2, 5] = torch.inf
-    alive = watch.look(torch.zeros(3))
+    monitor = DivergenceMonitor(trainer.parameters.stacks, trainer.anatomy.layers)
+    assert monitor.update(torch.zeros(3)) is None
+    trainer.parameters.stacks[1].gradients[1, 2, 5] = torch.inf
+    alive = monitor.update(torch.zeros(3))
     assert alive is not None
     assert alive.tolist() == [True, True, False]
-    assert watch.state()["diverged_layer"].tolist() == [-1, -1, 2]
+    assert monitor.report()["diverged_layer"].tolist() == [-1, -1, 2]

@@ -107,9 +107,9 @@ def test_the_state_has_torchs_names_and_values(config):
             parameter.grad = gradient.clone()
         reference.step()
     expected = {key for key, value in reference.state[theirs[0]].items() if key != "step" and value is not None}
-    assert set(optimizer.state_tensors()) == expected
+    assert set(optimizer.state) == expected
     assert optimizer.steps == STEPS
-    for key, tensors in optimizer.state_tensors().items():
+    for key, tensors in optimizer.state.items():
         for mine, parameter in zip(tensors, theirs, strict=True):
             torch.testing.assert_close(mine, reference.state[parameter][key], rtol=1e-13, atol=1e-14)
 
@@ -161,11 +161,11 @@ def test_a_diverged_replica_stays_and_does_not_touch_its_neighbours(config, dtyp
             gradient[:, dead] = poison
         optimizer.step(poisoned, alive)
         assert are_same_bits([parameter[:, dead] for parameter in parameters], frozen)
-        assert all(tensor.isfinite().all() for tensors in optimizer.state_tensors().values() for tensor in tensors)
+        assert all(tensor.isfinite().all() for tensors in optimizer.state.values() for tensor in tensors)
     others = alive.nonzero().flatten()
     assert are_same_bits([p[:, others] for p in parameters], [p[:, others] for p in unharmed])
-    for key, tensors in optimizer.state_tensors().items():
-        assert are_same_bits([t[:, others] for t in tensors], [t[:, others] for t in reference.state_tensors()[key]])
+    for key, tensors in optimizer.state.items():
+        assert are_same_bits([t[:, others] for t in tensors], [t[:, others] for t in reference.state[key]])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_replica_whose_state_overflowed_before_it_died_stays_as_it_was(config)
     for _ in range(3):
         optimizer.step([torch.full((1, 2, 3), torch.nan)], torch.tensor([True, False]))
     assert are_same_bits([parameters[0][:, 1]], [before])
-    assert all(tensor[:, 1].isfinite().all() for tensors in optimizer.state_tensors().values() for tensor in tensors)
+    assert all(tensor[:, 1].isfinite().all() for tensors in optimizer.state.values() for tensor in tensors)
 
 
 @every_optimizer

@@ -14,7 +14,7 @@ from lab import data
 from lab.network import network
 from lab.train import loop
 from lab.train import trainer as trainer_module
-from lab.train.trainer import Trainer
+from lab.train.trainer import Due, Trainer
 from tests.plain_torch import CPU
 from tests.short_runs import every_network, load, make, train
 
@@ -57,10 +57,10 @@ def test_between_readings_the_number_of_host_reads_does_not_grow_with_depth(choi
         model = {**choices.get("model", {"width": 6}), "depth": depth}
         config = make(**{**choices, "model": model})
         trainer = Trainer(config, load(config), CPU)
-        trainer.step(is_reading=True)
+        trainer.step(Due(reading=True))
         with HostReads(monkeypatch) as reads:
             for _ in range(3):
-                trainer.step(is_reading=False)
+                trainer.step()
         counts.append(reads.count)
     assert counts[0] == counts[1]
     if config.clip.name in ("none", "value"):
@@ -89,8 +89,8 @@ def test_off_the_cpu_neither_a_step_nor_a_reading_asks_for_a_number_before_it_is
     monkeypatch.setattr(network, "torch_generator", lambda stream, device: None)
     fetched = []
 
-    def fetch(step, loss, measured, watch, *rest):
-        fetched.append({"loss": loss, **measured, **watch.state()})
+    def fetch(step, loss, measured, monitor, *rest):
+        fetched.append({"loss": loss, **measured, **monitor.report()})
 
     monkeypatch.setattr(trainer_module, "fetch", fetch)
     config, meta = make(probe={"set": which}, **choices), torch.device("meta")
@@ -98,10 +98,10 @@ def test_off_the_cpu_neither_a_step_nor_a_reading_asks_for_a_number_before_it_is
     tensors = {name: value.to(meta) for name, value in vars(here).items() if isinstance(value, torch.Tensor)}
     there = replace(here, **tensors)
     trainer = Trainer(config, there, meta)
-    trainer.step(is_reading=True)  # draws the batches of many steps, too
+    trainer.step(Due(reading=True))  # draws the batches of many steps, too
     with HostTensors() as operations:
         for step in range(6):
-            trainer.step(is_reading=step % 3 == 0, is_evaluated=step == 0)
+            trainer.step(Due(reading=step % 3 == 0, evaluation=step == 0))
     assert operations.seen == []
     assert len(fetched) == 3
     for name, value in fetched[1].items():
@@ -114,11 +114,11 @@ def test_off_the_cpu_neither_a_step_nor_a_reading_asks_for_a_number_before_it_is
 def test_everything_is_made_on_the_networks_own_device(choices, which):
     """Whatever is made without saying where now lands on the meta device, and cannot be mixed with the rest."""
     trainer = Trainer(make(probe={"set": which}, **choices), load(make()), CPU)
-    trainer.step(is_reading=True, is_evaluated=True)
+    trainer.step(Due(reading=True, evaluation=True))
     with torch.device("meta"):
         assert torch.ones(1).is_meta
-        trainer.step(is_reading=False)
-        assert trainer.step(is_reading=True, is_evaluated=True) is not None
+        trainer.step()
+        assert trainer.step(Due(reading=True, evaluation=True)) is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
@@ -127,7 +127,7 @@ def test_a_step_on_a_gpu_waits_for_nothing_and_a_reading_once(choices, monkeypat
     device = torch.device("cuda")
     config = make(**choices)
     trainer = Trainer(config, data.load(config.data, torch.float32, device), device)
-    trainer.step(is_reading=True, is_evaluated=True)  # libraries are loaded, working memory is allocated
+    trainer.step(Due(reading=True, evaluation=True))  # libraries are loaded, working memory is allocated
     waits: list[None] = []
 
     def fetch(*args, original=trainer_module.fetch):
@@ -142,7 +142,7 @@ def test_a_step_on_a_gpu_waits_for_nothing_and_a_reading_once(choices, monkeypat
     torch.cuda.set_sync_debug_mode("error")
     try:
         for step in range(6):
-            trainer.step(is_reading=step % 3 == 0, is_evaluated=step == 0)
+            trainer.step(Due(reading=step % 3 == 0, evaluation=step == 0))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) == 2

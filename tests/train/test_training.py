@@ -10,8 +10,8 @@ from lab.data import Batches
 from lab.measure import instrument
 from lab.network.seeding import streams
 from lab.train import losses as losses_module
-from lab.train.loop import is_due
-from lab.train.trainer import Trainer
+from lab.train.loop import due, is_due
+from lab.train.trainer import Due, Trainer
 from tests.plain_torch import CPU, build, configure
 from tests.short_runs import are_same, assert_same_readings, every_network, load, make, state, train
 
@@ -46,11 +46,18 @@ def test_held_out_data_is_evaluated_at_readings_that_are_due(eval_every, expecte
             assert np.isfinite(record.scalars[name]).all() == (record.step in expected)
 
 
-@pytest.mark.parametrize(
-    ("step", "every", "last", "expected"), [(0, 0, 9, 1), (9, 0, 9, 1), (4, 0, 9, 0), (4, 2, 9, 1)]
-)
-def test_what_is_due(step, every, last, expected):
-    assert is_due(step, every, last) == expected
+@pytest.mark.parametrize(("step", "every", "expected"), [(0, 0, True), (4, 0, False), (4, 2, True), (5, 2, False)])
+def test_a_cadence_is_due_at_the_start_and_at_its_multiples(step, every, expected):
+    assert is_due(step, every) == expected
+
+
+def test_the_last_step_reads_evaluates_and_makes_no_update():
+    config = make(steps=7, probe={"every": 5, "eval_every": 0, "jacobian": True, "jacobian_every": 5})
+    due_at = [due(config, step) for step in range(8)]
+    assert due_at[0] == Due(reading=True, evaluation=True, jacobian=True)
+    assert due_at[5] == Due(reading=True, jacobian=True)
+    assert due_at[7] == Due(reading=True, evaluation=True, update=False)
+    assert all(due_at[step] == Due() for step in (1, 2, 3, 4, 6))
 
 
 @every_network
@@ -143,7 +150,7 @@ def test_a_replica_is_the_same_replica_run_alone(choices):
             for name, values in (mine.layers | mine.scalars).items():
                 expected = (theirs.layers | theirs.scalars)[name][..., 0]
                 np.testing.assert_allclose(values[..., replica], expected, 1e-9, 1e-12, err_msg=name)
-        for mine, theirs in zip(trainer.parameters.runs, single.parameters.runs, strict=True):
+        for mine, theirs in zip(trainer.parameters.stacks, single.parameters.stacks, strict=True):
             torch.testing.assert_close(mine.values[:, replica], theirs.values[:, 0], rtol=1e-9, atol=1e-11)
     assert not np.allclose(together[-1].scalars["loss"][0], together[-1].scalars["loss"][1:])
 

@@ -32,8 +32,7 @@ from experiments.claims import (
 )
 from experiments.claims.claim import Claim, Samples, Scale, Verdict
 from lab import compose, data
-from lab.network import activations
-from lab.network.network import Block
+from lab.network import Block, activations
 from lab.train.trainer import Trainer
 from lab.typing import Array
 
@@ -426,7 +425,9 @@ TINY = Scale("test", 2, 0.02)
 
 def test_a_wrong_derivative_of_the_labs_sigmoid_is_caught(monkeypatch):
     right = activations.FUNCTIONS["sigmoid"]
-    wrong = activations.Function(right.function, lambda z: right.derivative(z) * (1 + 1e-5), right.largest_slope)
+    wrong = activations.ActivationFunction(
+        right.function, lambda z: right.derivative(z) * (1 + 1e-5), right.largest_slope
+    )
     monkeypatch.setitem(activations.FUNCTIONS, "sigmoid", wrong)
     for id_ in ("sigmoid-derivative", "sigmoid-max"):
         assert CLAIMS[id_].judge(CLAIMS[id_].measure(TINY)).verdict == Verdict.FAILS
@@ -450,7 +451,9 @@ def test_a_wrong_cubic_constant_is_caught(id_, monkeypatch):
 
 def test_a_wrong_gelu_is_caught(monkeypatch):
     right = activations.FUNCTIONS["gelu"]
-    wrong = activations.Function(lambda z: right.function(z) + 1e-5 * torch.exp(-z * z), right.derivative, 1.13)
+    wrong = activations.ActivationFunction(
+        lambda z: right.function(z) + 1e-5 * torch.exp(-z * z), right.derivative, 1.13
+    )
     monkeypatch.setitem(activations.FUNCTIONS, "gelu", wrong)
     assert CLAIMS["gelu-definition"].judge(CLAIMS["gelu-definition"].measure(TINY)).verdict == Verdict.FAILS
 

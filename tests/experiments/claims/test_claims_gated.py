@@ -175,12 +175,12 @@ def test_figures_are_drawn_even_when_replicas_diverge(id_: str) -> None:
 def test_a_gate_and_value_that_changed_places_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.linspace(-12, 12, 25)
     assert gated._function("swiglu", points)[1].max() <= gated.ROUNDING
-    right = activations.Gated.forward
+    right = activations.GatedLayer.forward
 
-    def swapped(self: activations.Gated, z: torch.Tensor) -> torch.Tensor:
+    def swapped(self: activations.GatedLayer, z: torch.Tensor) -> torch.Tensor:
         return right(self, z.roll(z.shape[-1] // 2, -1))
 
-    monkeypatch.setattr(activations.Gated, "forward", swapped)
+    monkeypatch.setattr(activations.GatedLayer, "forward", swapped)
     gain, error = gated._function("swiglu", points)
     samples = CASES["glu-gate"][0] | {"points": points, "swiglu_error": error, "swiglu_gain": gain}
     for name in ("glu", "bilinear", "reglu", "geglu"):

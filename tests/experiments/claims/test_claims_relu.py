@@ -301,7 +301,7 @@ def test_looking_at_units_does_not_change_the_training():
     looked, unseen = (dead_units.start((*STACK, "activation=rrelu"), 2) for _ in range(2))
     dead_units.follow(looked, 6, 1)
     dead_units.follow(unseen, 6, 6)
-    for ours, theirs in zip(looked.parameters.runs, unseen.parameters.runs, strict=True):
+    for ours, theirs in zip(looked.parameters.stacks, unseen.parameters.stacks, strict=True):
         assert torch.equal(ours.values, theirs.values)
 
 
@@ -309,7 +309,7 @@ def test_each_rate_trains_its_own_replicas_even_if_it_is_the_only_one():
     both = dead_units.start((*STACK, "optimizer.lr=9"), 2, rates=(0.01, 0.1))
     alone = dead_units.start((*STACK, "optimizer.lr=9"), 2, rates=(0.1,))
     for trainer in (both, alone):
-        trainer.step(is_reading=False)
+        trainer.step()
     ours, theirs = (trainer.network.readout.weight.detach() for trainer in (alone, both))
     torch.testing.assert_close(ours, theirs[2:])
     assert not torch.allclose(theirs[:2], theirs[2:])
@@ -379,17 +379,17 @@ def test_a_wrong_slope_of_elu_is_caught():
     assert judged(wrong) == Verdict.FAILS
 
 
-def _same_every_time(self: activations.RReLU, z: torch.Tensor) -> torch.Tensor:
+def _same_every_time(self: activations.RReLULayer, z: torch.Tensor) -> torch.Tensor:
     slopes = torch.linspace(1 / 8, 1 / 3, z.shape[-1], dtype=z.dtype)
     return torch.where(z > 0, z, z * (slopes if self.training else rrelu.MEAN))
 
 
-def _of_another_law(self: activations.RReLU, z: torch.Tensor) -> torch.Tensor:
+def _of_another_law(self: activations.RReLULayer, z: torch.Tensor) -> torch.Tensor:
     slopes = rrelu.MEAN + 0.06 * torch.randn_like(z)  # mean and variance are right
     return torch.where(z > 0, z, z * (slopes if self.training else rrelu.MEAN))
 
 
-def _random_in_evaluation(self: activations.RReLU, z: torch.Tensor) -> torch.Tensor:
+def _random_in_evaluation(self: activations.RReLULayer, z: torch.Tensor) -> torch.Tensor:
     return torch.where(z > 0, z, z * torch.empty_like(z).uniform_(1 / 8, 1 / 3))
 
 
@@ -399,7 +399,7 @@ def test_a_broken_rrelu_is_caught(broken: Callable[..., torch.Tensor] | None, mo
     monkeypatch.setattr(rrelu, "PASSES", 2)
     monkeypatch.setattr(rrelu, "DEPTHS", (1,))
     if broken is not None:
-        monkeypatch.setattr(activations.RReLU, "forward", broken)
+        monkeypatch.setattr(activations.RReLULayer, "forward", broken)
     samples = {**rrelu.measure(Scale("test", 4, 1.0)), "gap_1": np.zeros(4), "gap_6": np.zeros(4)}
     monkeypatch.setattr(rrelu, "DEPTHS", (1, 6))
     assert (rrelu.judge(samples).verdict == Verdict.HOLDS) == (broken is None)
@@ -410,7 +410,7 @@ def test_noise_of_size_zero_costs_nothing():
 
     trainer = dead_units.start((*next(iter(elu_noise.ARMS.values())), "probe.set=norms"), 2, (0.3,))
     for _ in range(10):
-        trainer.step(is_reading=False)
+        trainer.step()
     found = elu_noise.accuracies(trainer)
     np.testing.assert_allclose(found[0], evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy())
     assert (found[0] > found[-1]).all()

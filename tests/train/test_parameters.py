@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.network.parameters import Parameters, chunks
+from lab.train.parameters import Parameters
 from tests.plain_torch import blocks, build, configure, randomize
 
 FEATURES, CLASSES, BATCH = 4, 3, 6
@@ -54,11 +54,11 @@ def test_every_number_of_the_network_is_packed_once(choices):
     before = torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).sort().values
     packed = Parameters(network.sections())
     assert {id(parameter) for parameter in packed.tensors} == {id(parameter) for parameter in network.parameters()}
-    assert torch.equal(torch.cat([run.values.flatten() for run in packed.runs]).sort().values, before)
-    assert [run.first_section for run in packed.runs] == [
-        sum(len(run.values) for run in packed.runs[:index]) for index in range(len(packed.runs))
+    assert torch.equal(torch.cat([run.values.flatten() for run in packed.stacks]).sort().values, before)
+    assert [run.first_section for run in packed.stacks] == [
+        sum(len(run.values) for run in packed.stacks[:index]) for index in range(len(packed.stacks))
     ]
-    assert sum(len(run.values) for run in packed.runs) == len(network.sections())
+    assert sum(len(run.values) for run in packed.stacks) == len(network.sections())
 
 
 @every_network
@@ -66,9 +66,9 @@ def test_a_row_holds_one_section_of_one_replica(choices):
     network = make(choices)
     packed = Parameters(network.sections())
     sections = network.sections()
-    for run in packed.runs:
+    for run in packed.stacks:
         for layer in range(len(run.values)):
-            for other in packed.runs:
+            for other in packed.stacks:
                 other.values.zero_()
             run.values[layer, 1] = 7.0
             for index, section in enumerate(sections):
@@ -82,7 +82,7 @@ def test_a_row_holds_one_section_of_one_replica(choices):
 def test_segments_name_the_parameters_they_hold(choices):
     network = make(choices)
     packed = Parameters(network.sections())
-    for run in packed.runs:
+    for run in packed.stacks:
         section = network.sections()[run.first_section]
         named = dict(section.named_parameters())
         assert [segment.name for segment in run.segments] == list(named)
@@ -101,7 +101,7 @@ def test_taken_gradients_lie_where_their_parameters_do(choices):
     loss = F.cross_entropy(network(x).flatten(0, 1), y.flatten(), reduction="sum")
     packed.take(torch.autograd.grad(loss, packed.tensors))
     sections = network.sections()
-    for run in packed.runs:
+    for run in packed.stacks:
         for layer in range(len(run.values)):
             named = dict(sections[run.first_section + layer].named_parameters())
             for segment in run.segments:
@@ -116,7 +116,7 @@ def test_an_update_of_the_packed_values_is_an_update_of_the_network():
     packed = Parameters(network.sections())
     x, _ = data()
     before = network(x)
-    for run in packed.runs:
+    for run in packed.stacks:
         run.values[:, 1] *= 1.5
     after = network(x)
     assert torch.equal(after[[0, 2]], before[[0, 2]])
@@ -128,26 +128,26 @@ def test_the_number_of_tensors_does_not_grow_with_depth(choices):
     counts = []
     for depth in (3, 30):
         model = {**choices.get("model", {"width": 5}), "depth": depth}
-        counts.append(len(Parameters(make({**choices, "model": model}).sections()).runs))
+        counts.append(len(Parameters(make({**choices, "model": model}).sections()).stacks))
     assert counts[0] == counts[1] <= 4
 
 
 def test_layers_of_one_shape_are_one_run_and_the_readout_is_one_of_its_own():
     network = make({"model": {"depth": 6, "width": 5}})
     packed = Parameters(network.sections())
-    assert [len(run.values) for run in packed.runs] == [1, 5, 1]
+    assert [len(run.values) for run in packed.stacks] == [1, 5, 1]
     square = make({"model": {"depth": 6, "width": FEATURES}})  # here layer 0 is like the others
-    assert [len(run.values) for run in Parameters(square.sections()).runs] == [6, 1]
+    assert [len(run.values) for run in Parameters(square.sections()).stacks] == [6, 1]
     odd = build(configure(residual="identity", model={"depth": 2, "width": 3}), 3, 3)  # all maps 3 by 3
-    assert [len(run.values) for run in Parameters(odd.sections()).runs] == [1, 2, 1]
+    assert [len(run.values) for run in Parameters(odd.sections()).stacks] == [1, 2, 1]
     assert blocks(odd)[0].up.weight.shape == odd.readout.weight.shape
 
 
 @pytest.mark.parametrize("most_bytes", [1, 3 * 30 * 8, 2 * 3 * 30 * 8 + 5, 10**9])
 def test_chunks_cover_every_layer_once_and_keep_to_their_size(most_bytes):
-    run = Parameters(make({"model": {"depth": 8, "width": 5}}).sections()).runs[1]
+    run = Parameters(make({"model": {"depth": 8, "width": 5}}).sections()).stacks[1]
     assert run.values.shape == (7, 3, 30)
-    parts = list(chunks(run, most_bytes))
+    parts = list(run.chunks(most_bytes))
     assert torch.equal(torch.cat([run.values[part] for part in parts]), run.values)
     for part in parts:
         chunk = run.values[part]
