@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,12 +67,3 @@ def _of_cgroups(root: Path) -> list[int]:
             except (OSError, ValueError):  # no such file, or "max": no limit
                 continue
     return left
-
-
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def in_words(size: int) -> str:
-    """Bytes as a person reads them: 1.5 GiB."""
-    power = min(len(UNITS) - 1, int(math.log2(max(size, 1)) / 10))
-    return f"{size / 1024**power:.3g} {UNITS[power]}" if power else f"{size} bytes"

@@ -11,7 +11,8 @@ from lab.schema import Config, ConfigError
 
 if TYPE_CHECKING:
     import torch
-from lab.machine.memory import available, available_on, in_words
+from lab.machine.memory import available, available_on
+from lab.machine.terminal import file_size
 
 REMEDIES = {
     "probe.every": "raise probe.every",
@@ -105,8 +106,8 @@ def _compare(config: Config, parts: Sequence[Part], free: int, where: str, is_on
     key, *others = largest.keys
     remedy = REMEDIES.get(key, f"lower {key}") + (f", or lower {' or '.join(others)}" if others else "")
     raise ConfigError(
-        f"{key}={_value(config, key)}: this run would take {in_words(needed)} of {where},"
-        f" {in_words(largest.bytes(is_on_device))} of it for {largest.what}, and {in_words(free)} are free; {remedy}."
+        f"{key}={_value(config, key)}: this run would take {file_size(needed)} of {where},"
+        f" {file_size(largest.bytes(is_on_device))} of it for {largest.what}, and {file_size(free)} are free; {remedy}."
     )
 
 

@@ -18,13 +18,14 @@ from omegaconf import OmegaConf, open_dict
 
 from lab import compose, schema
 from lab.machine.files import atomic_write
+from lab.machine.locks import is_locked
 from lab.record.files import BATCHES, CHECKPOINTS, LOCK, MEMBERS
 from lab.record.folder import Task
 from lab.record.states import DONE, batch_label
 from lab.schema import PER_REPLICA, ConfigError, flatten
 from lab.sweep import launchers
 from lab.sweep.plan import PlannedRun, _excuse, _status
-from lab.sweep.status import Member, is_held, kept_step, members
+from lab.sweep.status import Member, kept_step, members
 
 
 def _together(interrupted: Sequence[Sequence[PlannedRun]], jobs: Sequence[PlannedRun]) -> None:
@@ -140,7 +141,7 @@ def _train(group: Sequence[PlannedRun]) -> None:
 
 def _not_held(group: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The runs of a group that no other process works on; the others are named."""
-    held = [one for one in group if is_held(one.folder / LOCK)]
+    held = [one for one in group if is_locked(one.folder / LOCK)]
     for one in held:
         print(f"{one.folder}: another process is working on this run; the others go on without it.", file=sys.stderr)
     return [one for one in group if one not in held]

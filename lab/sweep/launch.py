@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab import compose
 from lab.machine.files import atomic_write
+from lab.machine.locks import is_locked
 from lab.machine.signals import catch_stop_requests
 from lab.record.files import LOCK
 from lab.record.folder import Task
@@ -23,7 +24,6 @@ from lab.record.states import DONE
 from lab.sweep import launchers
 from lab.sweep.batches import _forget_batches, _interrupted_batches, _together, _train
 from lab.sweep.plan import MULTIRUN, SUBDIR, PlannedRun, _excuse, _is_hydras, _key, _list, _status, announce
-from lab.sweep.status import is_held
 
 
 def run(jobs: Sequence[PlannedRun], overrides: Sequence[str], job: Callable[[DictConfig], Any]) -> int:
@@ -40,7 +40,7 @@ def run(jobs: Sequence[PlannedRun], overrides: Sequence[str], job: Callable[[Dic
     kept = {one.name for batch in interrupted for one in batch if one.task is not Task.SKIP}
     told = [replace(one, task=Task.CONTINUE, reason="") if one.name in kept else one for one in jobs]
     for one in told:
-        if one.task is Task.SKIP or not is_held(one.folder / LOCK):  # else what is said of it comes at its turn
+        if one.task is Task.SKIP or not is_locked(one.folder / LOCK):  # else what is said of it comes at its turn
             announce(one.folder, one.task, one.reason)
     if not waiting:
         return 0
@@ -60,7 +60,7 @@ def run(jobs: Sequence[PlannedRun], overrides: Sequence[str], job: Callable[[Dic
 
 def _tell(jobs: Sequence[PlannedRun]) -> int:
     """Name the runs that did not come to an end, but for those that another process works on; 1 if there are any."""
-    left = {one.name: _status(one) for one in jobs if not is_held(one.folder / LOCK)}
+    left = {one.name: _status(one) for one in jobs if not is_locked(one.folder / LOCK)}
     failed = [name for name, status in left.items() if status == "failed"]
     stopped = [name for name, status in left.items() if status not in (*DONE, "failed")]
     if failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lab.machine.locks import is_locked
 from lab.record.files import BATCHES, CHECKPOINTS, LOCK, MEMBERS, PROGRESS, READINGS, SUMMARY, SWEEP
 from lab.record.states import DONE, IN_TROUBLE, STATES, batch_label
 from lab.schema import flatten
@@ -188,29 +188,6 @@ def kept_step(checkpoints: Path) -> int | None:
     return max((int(name[1]) for name in found if name), default=None)
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process holds this lock. It is asked for a shared one, on a file that is never made or written.
-
-    A process that wants the lock within the few microseconds of the question is told that it is taken; whoever works
-    on a run therefore tries more than once.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return lock.exists() and _is_held_elsewhere(lock)
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
-    finally:
-        os.close(descriptor)  # and the lock with it
-    return False
-
-
 def read_summary(path: Path) -> StoredSummary | None:
     """What a summary.json says, None if there is none; of any shape."""
     if not path.exists():
@@ -251,7 +228,7 @@ def _run(
     outcome, progress = read_summary(path / SUMMARY), _mapping(_json(path / PROGRESS))
     if planned and outcome and outcome.fingerprint and planned.fingerprint not in (None, outcome.fingerprint):
         outcome = None  # of the run that this one will write over
-        if not is_held(path / LOCK):
+        if not is_locked(path / LOCK):
             return RunState(path, _name(path, top), "waiting", steps=planned.steps, given=planned.given)
     state, given = _state(path, outcome, planned, now), planned.given if planned else {}
     steps = planned.steps if planned else None
@@ -278,7 +255,7 @@ def _run(
 def _state(path: Path, outcome: StoredSummary | None, planned: SweepEntry | None, now: float) -> str:
     if outcome and outcome.status in DONE:
         return outcome.status
-    if is_held(path / LOCK):
+    if is_locked(path / LOCK):
         return "running"
     if outcome:
         return outcome.status if outcome.status in IN_TROUBLE else "killed"
@@ -309,16 +286,6 @@ def _name(path: Path, top: Path) -> str:
 
 def _last_line(text: str) -> str:
     return printable(next((line.strip() for line in reversed(text.splitlines()) if line.strip()), ""))
-
-
-def _is_held_elsewhere(lock: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _planned(folder: Path) -> dict[Path, SweepEntry]:

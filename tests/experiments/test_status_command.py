@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from experiments import status
+from lab.machine.locks import is_locked
 from lab.record import states
 from lab.sweep import status as sweep_status
 from lab.sweep.status import RunState
@@ -170,7 +171,7 @@ def test_a_run_that_tries_twice_always_gets_its_lock_while_others_look(tmp_path:
 
     def look() -> None:
         while not is_over.is_set():
-            sweep_status.is_held(tmp_path / "run" / ".lock")
+            is_locked(tmp_path / "run" / ".lock")
 
     watchers = [threading.Thread(target=look) for _ in range(2)]
     for watcher in watchers:
@@ -178,7 +179,7 @@ def test_a_run_that_tries_twice_always_gets_its_lock_while_others_look(tmp_path:
     try:
         for _ in range(200):
             with FileLock(tmp_path / "run" / ".lock", timeout=5, poll_interval=0.001):
-                assert sweep_status.is_held(tmp_path / "run" / ".lock")
+                assert is_locked(tmp_path / "run" / ".lock")
     finally:
         is_over.set()
         for watcher in watchers:

@@ -307,18 +307,3 @@ def test_what_is_free_is_what_the_smallest_cgroup_around_the_process_leaves(
 
 def test_where_there_is_no_proc_all_of_the_machines_memory_counts(tmp_path: Path):
     assert machine_memory.available(tmp_path) > 2**28
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (0, "0 bytes"),
-        (1023, "1023 bytes"),
-        (1536, "1.5 KiB"),
-        (2**30, "1 GiB"),
-        (5 * 2**60, "5 EiB"),
-        (2**80, "1.05e+06 EiB"),
-    ],
-)
-def test_sizes_are_said_in_words(size: int, words: str):
-    assert machine_memory.in_words(size) == words
