@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lab.run.prediction import predict
     from lab.run.simulation import simulate
     from lab.sweep.results import load
 
-__all__ = ["load", "simulate"]
+__all__ = ["load", "predict", "simulate"]
 __version__ = "0.1.0"
+
+_MODULES = {"load": "lab.sweep.results", "predict": "lab.run.prediction", "simulate": "lab.run.simulation"}
+"""Public name -> module, imported on first use, so that importing the package costs nothing."""
 
 
 def __getattr__(name: str) -> object:
-    """Fetch `simulate` and `load` when they are asked for, so that importing the package costs nothing."""
-    if name == "simulate":
-        from lab.run.simulation import simulate
-
-        return simulate
-    if name == "load":
-        from lab.sweep.results import load
-
-        return load
-    raise AttributeError(f"module 'lab' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lab' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

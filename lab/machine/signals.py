@@ -59,7 +59,7 @@ class StopRequest:
 
 
 def stop_signals() -> list[int]:
-    """Return the signals to catch: SIGHUP only where it is not ignored, so that a run outlives the terminal of nohup."""
+    """Return the signals to catch: SIGHUP only if it is not ignored, as it is under nohup."""
     is_immune = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_immune]
 

@@ -264,7 +264,8 @@ def _kept(folder: Path, sizes: Mapping[str, tuple[int, int]] | None = None) -> d
     from lab.record import checkpoint  # imports torch
 
     try:
-        tables = checkpoint.readings(folder, sizes)
+        table = checkpoint.readings(folder)
+        tables = {} if table is None else {"": table}
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError):
         return {}  # a file of the lab's format, with what no run of the lab has in it
     found = {}
