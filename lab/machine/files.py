@@ -12,14 +12,14 @@ from pathlib import Path
 from lab.schema import ConfigError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-"""What stops a run for a reason that is not its own; it goes on from its checkpoint once there is room."""
+"""Errors of a full disk, which interrupt a run; it resumes from its checkpoint once there is room."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; afterwards the file stands at `path`, or after an exception nothing does.
+    """Yield a temporary path to write to, which then replaces `path`; after an exception it is removed.
 
-    The temporary name keeps the ending, by which matplotlib and others choose the format.
+    The temporary name keeps the suffix, from which matplotlib and others infer the format.
     """
     draft = path.with_name(f".{os.getpid()}-{path.name}")
     try:
@@ -30,12 +30,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def refuse_to_write(folder: Path) -> None:
-    """Raise a ConfigError if the folder cannot be made or written in."""
-    above = folder
+    """Raise a ConfigError if the folder cannot be created or written to."""
+    ancestor = folder
     try:
-        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        os.rmdir(tempfile.mkdtemp(prefix=".gradlab-", dir=above))  # only trying tells: root may seem to be allowed
+        ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=".gradlab-", dir=ancestor))  # for root, permissions alone say nothing
     except OSError as error:
         raise ConfigError(
-            f"output_dir={folder}: {above} is no folder that can be written in; choose another."
+            f"output_dir={folder}: {ancestor} is no folder that can be written in; choose another."
         ) from error

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+CGROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, usage, and the line of memory.stat with what can be dropped, of a cgroup of version 2 and of version 1."""
+
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process can still get: the machine's, or those of the cgroup that confines it.
+    """Bytes of memory that this process can still get, from the machine and from the cgroups that confine it.
 
-    Memory that holds nothing but copies of files counts as free, as the kernel gives it away when it is asked.
+    The page cache counts as free: the kernel gives it up on demand.
     """
-    free = [_of_machine(root / "proc/meminfo"), *_of_cgroups(root)]
-    return max(0, min(free))
+    return max(0, min([_of_machine(root / "proc/meminfo"), *_of_cgroups(root)]))
 
 
 def available_on(device: torch.device) -> int:
-    """Free bytes of a GPU's memory, with what torch holds there and does not use."""
+    """Free bytes of a GPU's memory, including what torch has reserved there without using it."""
     import torch
 
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -29,41 +34,31 @@ def available_on(device: torch.device) -> int:
 
 def _of_machine(meminfo: Path) -> int:
     try:
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # no Linux
-
-
-CGROUPS = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Files of a cgroup, and the line of memory.stat on what can be dropped: version 2, version 1."""
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, LookupError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _of_cgroups(root: Path) -> list[int]:
-    """What is left in each cgroup that this process is in, and in those around them."""
+    """Bytes left in each cgroup of this process and in their ancestors."""
     base = root / "sys/fs/cgroup"
     folders = {base, base / "memory"}
     try:
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers in ("", "memory"):
-                inside = Path(path.lstrip("/"))
-                folders |= {base / controllers / part for part in (inside, *inside.parents)}
+                relative = Path(path.lstrip("/"))
+                folders |= {base / controllers / part for part in (relative, *relative.parents)}
     except (OSError, ValueError):
         pass
     left = []
     for folder in folders:
         for limit, usage, droppable in CGROUPS:
             try:
-                most = int((folder / limit).read_text())
-                used = int((folder / usage).read_text())
+                free = int((folder / limit).read_text()) - int((folder / usage).read_text())
                 lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                left.append(most - used + int(lines.get(droppable, 0)))
+                left.append(free + int(lines.get(droppable, 0)))
             except (OSError, ValueError):  # no such file, or "max": no limit
                 continue
     return left

@@ -1,7 +1,6 @@
-"""Being asked to stop: Ctrl-C, SIGTERM from a batch system or a shutdown, SIGHUP, and the signal before a time limit.
+"""Stop requests: Ctrl-C, SIGTERM, SIGHUP, and the signal that a batch system sends before a time limit.
 
-The run is not torn out of a step. It notices the request before the next one, keeps a checkpoint, writes what was
-measured, and ends. A second Ctrl-C ends it at once, as Python does.
+A run finishes its step, saves a checkpoint, writes its results and exits. A second Ctrl-C exits at once.
 """
 
 from __future__ import annotations
@@ -10,35 +9,35 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-ASKS_TO_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-BEFORE_A_LIMIT = "SIGUSR2"
-"""What submitit has Slurm send some time before the limit; heeded where somebody else (submitit) handles it already."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TIME_LIMIT_SIGNAL = signal.SIGUSR2
+"""Sent by Slurm for submitit some time before the limit; caught only where a handler, submitit's, is installed."""
 
-TRY_AGAIN = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
-"""Exit status after SIGTERM or SIGHUP: the same command goes on. Slurm's RequeueExit can name it."""
+TRY_AGAIN = os.EX_TEMPFAIL
+"""Exit status after SIGTERM or SIGHUP: the same command resumes. Slurm's RequeueExit can name it."""
 
 
 class Terminated(SystemExit):  # a request, no error
-    """A run was asked to end by SIGTERM or SIGHUP, and has kept what it needs to go on."""
+    """A run has stopped after SIGTERM or SIGHUP, and saved what it needs to resume."""
 
     def __init__(self, code: int = TRY_AGAIN) -> None:
         super().__init__(code)  # an argument of its own, so that it can be sent between processes
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and how; `number` is the signal's, 0 until then."""
+    """The first stop signal received; `number` is 0 until then."""
 
     def __init__(self) -> None:
         self.number = 0
-        self.before: dict[int, Any] = {}
+        self.previous: dict[int, Any] = {}
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = self.number or number
@@ -46,7 +45,7 @@ class StopRequest:
             print("\nStopping after this step; Ctrl-C again stops at once.", file=sys.stderr)
 
     def end(self) -> None:
-        """Let the request take its course, once everything is kept.
+        """End the process as requested, once everything is saved.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
@@ -54,45 +53,40 @@ class StopRequest:
         """
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
-        before: Callable[[int, FrameType | None], Any] | Any = self.before.get(self.number)
-        if self.number not in ASKS_TO_STOP and callable(before):
-            before(self.number, None)  # submitit's: it asks for the job to be started again, and leaves
+        if self.number == TIME_LIMIT_SIGNAL:
+            self.previous[self.number](self.number, None)  # submitit requeues the job and exits
         raise Terminated
 
 
 def stop_signals() -> list[int]:
-    """The signals that ask to stop here: not SIGHUP where it is ignored, as nohup has it, so that a run outlives it."""
-    return [
-        number
-        for number in ASKS_TO_STOP
-        if signal.Signals(number).name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    """Return the signals to catch: SIGHUP only if it is not ignored, as it is under nohup."""
+    is_immune = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_immune]
 
 
-_outer: list[StopRequest] = []  # of a sweep around its runs: a request between two of them is heeded by the next
+_active: list[StopRequest] = []  # of a sweep around its runs: a request between two of them stops the next one
 
 
 @contextmanager
 def catch_stop_requests() -> Iterator[StopRequest]:
-    """Within the block requests to stop are noted in the `Stop`; only a program's main thread can be asked.
+    """Catch stop signals within the block; a nested block shares the outer one's `StopRequest`.
 
-    A block within another has the other's `Stop`.
+    Outside the main thread, which alone receives signals, nothing is caught.
     """
-    if _outer:
-        yield _outer[-1]
+    if _active:
+        yield _active[-1]
         return
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    limit = getattr(signal, BEFORE_A_LIMIT, None)
-    numbers = [*stop_signals(), *([limit] if limit is not None and callable(signal.getsignal(limit)) else [])]
+    has_time_limit = callable(signal.getsignal(TIME_LIMIT_SIGNAL))
     try:
-        _outer.append(stop)
-        for number in numbers:
-            stop.before[number] = signal.signal(number, stop.ask)
+        _active.append(stop)
+        for number in [*stop_signals(), *([TIME_LIMIT_SIGNAL] if has_time_limit else [])]:
+            stop.previous[number] = signal.signal(number, stop.receive)
         yield stop
     finally:
-        _outer.remove(stop)
-        for number, handler in stop.before.items():
+        _active.remove(stop)
+        for number, handler in stop.previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The threads of worker processes: each core is given away once, for more threads than cores make a step crawl."""
+"""Threads of worker processes: every core is assigned once, since more threads than cores slow a step down."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""Variables that torch, NumPy and others take the number of their threads from, when a process starts."""
+"""Variables from which torch, NumPy and others take their number of threads when a process starts."""
 
 
 @contextmanager
 def thread_share(share: int) -> Iterator[None]:
-    """Give processes that start within the block this many threads, or fewer where the environment says so."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    for name, value in before.items():
-        own = int(value) if value and value.isdecimal() else share
-        os.environ[name] = str(max(1, min(own, share)))
+    """Give processes started within the block this many threads, or fewer if the environment says so."""
+    previous = {name: os.environ.get(name) for name in THREADS}
+    for name, value in previous.items():
+        limit = int(value) if value and value.isdecimal() else share
+        os.environ[name] = str(max(1, min(limit, share)))
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value

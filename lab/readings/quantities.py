@@ -1,16 +1,14 @@
-"""The vocabulary: every quantity that is measured, with its long name and units."""
+"""Quantities: everything that is measured, with long names and units."""
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import NamedTuple
 
 
 class Quantity(NamedTuple):
-    """How a quantity is named and looked at: one that `is_scale` on a logarithmic axis, a fraction on a linear one."""
+    """Long name and units of a quantity; one with `is_scale` is shown on a logarithmic axis."""
 
     long_name: str
     units: str
@@ -37,7 +35,6 @@ LAYER_QUANTITIES: dict[str, Quantity] = {
 }
 """Quantities with dimensions (step, layer, replica); `lab.register_quantity` adds to them."""
 
-
 SCALAR_QUANTITIES: Mapping[str, Quantity] = {
     "loss": Quantity("training loss on the batch (cross-entropy)", "nat"),
     "eval_loss": Quantity("loss on held-out data (cross-entropy); NaN where it was not evaluated", "nat"),
@@ -52,7 +49,6 @@ SCALAR_QUANTITIES: Mapping[str, Quantity] = {
 }
 """Quantities with dimensions (step, replica)."""
 
-
 SPECTRA: Mapping[str, Quantity] = {
     "jacobian_sv": Quantity(
         "singular values of d(last hidden layer)/d(input) at one example, the largest first; NaN where not measured",
@@ -62,14 +58,11 @@ SPECTRA: Mapping[str, Quantity] = {
 }
 """Quantities with dimensions (step, singular_value, replica), with `probe.jacobian=true`."""
 
-
-QUANTITIES: Mapping[str, Quantity] = {**LAYER_QUANTITIES, **SCALAR_QUANTITIES, **SPECTRA}
-"""All quantities."""
-
+QUANTITIES: Mapping[str, Quantity] = ChainMap(LAYER_QUANTITIES, dict(SCALAR_QUANTITIES), dict(SPECTRA))
+"""All quantities, registered ones included."""
 
 JACOBIAN_MOMENTS = ("jacobian_mean", "jacobian_relative_variance")
-"""The scalar quantities that only `probe.jacobian=true` has."""
-
+"""Scalar quantities measured with `probe.jacobian=true` only."""
 
 NORMS = ("weight_grad_norm", "delta_rms", "dead_fraction", "nonfinite")
-"""The layer quantities of `probe.set=norms`; `full` has all of them."""
+"""Layer quantities of `probe.set=norms`; `full` has all of them."""

@@ -1,16 +1,13 @@
-"""Record: all that one reading measured."""
+"""Record: everything that one reading measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
 from lab.typing import Array
 
 
@@ -25,7 +22,7 @@ class Record:
         diverged_at: (replicas,) step at which the replica's loss or gradient became non-finite, -1 if it did not.
         diverged_layer: (replicas,) the layer nearest the loss with a non-finite gradient at that step, where the
             backward pass met it first; -1 if there was none or only the loss was non-finite.
-        seconds: wall time since the run began.
+        seconds: wall time since the run started.
         spectra: quantity -> float64 array (singular values, replicas), where they were measured.
     """
 
@@ -39,28 +36,26 @@ class Record:
 
 
 def split(record: Record, sizes: Sequence[int]) -> list[Record]:
-    """A reading of several runs side by side as one of each.
+    """Split the reading of runs trained together into one per run.
 
     Args:
-        sizes: how many replicas each run has; all of the record's together.
+        record: of all replicas.
+        sizes: number of replicas of each run, in order.
     """
-    if len(sizes) == 1:
-        return [record]
-    ends = np.cumsum(sizes)[:-1]
+    ends = np.cumsum(sizes)
 
-    def each(found: Mapping[str, Array]) -> list[dict[str, Array]]:
-        pieces = {name: np.split(values, ends, axis=-1) for name, values in found.items()}
-        return [{name: values[k] for name, values in pieces.items()} for k in range(len(sizes))]
+    def part(values: Mapping[str, Array], replicas: slice) -> dict[str, Array]:
+        return {name: array[..., replicas] for name, array in values.items()}
 
-    rows = zip(
-        each(record.layers),
-        each(record.scalars),
-        np.split(record.diverged_at, ends),
-        np.split(record.diverged_layer, ends),
-        each(record.spectra),
-        strict=True,
-    )
     return [
-        Record(record.step, layers, scalars, at, layer, record.seconds, spectra)
-        for layers, scalars, at, layer, spectra in rows
+        Record(
+            record.step,
+            part(record.layers, replicas),
+            part(record.scalars, replicas),
+            record.diverged_at[replicas],
+            record.diverged_layer[replicas],
+            record.seconds,
+            part(record.spectra, replicas),
+        )
+        for replicas in (slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
     ]

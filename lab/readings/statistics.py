@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-
 
 from lab.readings.records import Record
 from lab.typing import Array
 
 
 def delta_slope(delta_rms: Array) -> Array:
-    """Decades of gradient gained per layer towards the loss, by least squares on log10.
+    """Fit the decades of gradient gained per layer towards the loss, by least squares on log10.
 
     Args:
         delta_rms: (layers, replicas).
@@ -33,13 +27,13 @@ def delta_slope(delta_rms: Array) -> Array:
 
 
 def first_over_last(record: Record) -> Array:
-    """delta_rms at the first layer over that at the last, (replicas,)."""
+    """Divide delta_rms at the first layer by that at the last, (replicas,)."""
     delta = record.layers["delta_rms"]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(delta[0] / delta[-1])
 
 
 def median(values: Array) -> float | None:
-    """The median of the finite values, None if there is none."""
+    """Return the median of the finite values, None if there is none."""
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else None

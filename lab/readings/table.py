@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import xarray as xr
 from lab.readings.quantities import LAYER_QUANTITIES, SCALAR_QUANTITIES, SPECTRA
 from lab.readings.records import Record
 from lab.typing import Array
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+COORDINATES = {
+    "singular_value": "0 is largest",
+    "replica": "replica of the seed",
+    "layer": "hidden layer, 0 at the input",
+}
+"""Dimension -> long name of its coordinate, which counts from 0."""
 
 
 def to_dataset(
@@ -20,10 +28,16 @@ def to_dataset(
     attrs: Mapping[str, str] | None = None,
     predictions: Iterable[tuple[str, Array, str, str]] = (),
 ) -> xr.Dataset:
-    """The records as one table: dimensions (step, layer, replica), float64, each variable with long_name and units.
+    """Join records into a table with dimensions (step, layer, replica), float64, with long_name and units.
 
     Args:
-        predictions: (name, values, long_name, units) of what theory says, (layer,) or a number.
+        records: in the order of their steps.
+        first_replica: number of the first replica.
+        attrs: attributes of the table.
+        predictions: (name, values, long_name, units) of theory, with values (layer,) or ().
+
+    Raises:
+        ValueError: there are no records.
     """
     import xarray as xr
 
@@ -32,33 +46,22 @@ def to_dataset(
     first = records[0]
     table = xr.Dataset(attrs=dict(attrs or {}))
     table.coords["step"] = ("step", [record.step for record in records], {"long_name": "parameter updates made"})
-    for name, what in LAYER_QUANTITIES.items():
-        if name in first.layers:
-            table[name] = (("step", "layer", "replica"), np.stack([record.layers[name] for record in records]))
-            table[name].attrs = {"long_name": what.long_name, "units": what.units}
-    for name, what in SCALAR_QUANTITIES.items():
-        if name in first.scalars:
-            table[name] = (("step", "replica"), np.stack([record.scalars[name] for record in records]))
-            table[name].attrs = {"long_name": what.long_name, "units": what.units}
-    for name, what in SPECTRA.items():
-        if name in first.spectra:
-            missing = np.full_like(first.spectra[name], np.nan)
-            values = np.stack([record.spectra.get(name, missing) for record in records])
-            table[name] = (("step", "singular_value", "replica"), values)
-            table.coords["singular_value"] = (
-                "singular_value",
-                np.arange(values.shape[1]),
-                {"long_name": "0 is largest"},
-            )
-            table[name].attrs = {"long_name": what.long_name, "units": what.units}
+    groups = (
+        (LAYER_QUANTITIES, "layers", ("step", "layer", "replica")),
+        (SCALAR_QUANTITIES, "scalars", ("step", "replica")),
+        (SPECTRA, "spectra", ("step", "singular_value", "replica")),
+    )
+    for quantities, group, dims in groups:
+        for name, quantity in quantities.items():
+            if name in getattr(first, group):
+                missing = np.full_like(getattr(first, group)[name], np.nan)
+                values = np.stack([getattr(record, group).get(name, missing) for record in records])
+                table[name] = (dims, values, {"long_name": quantity.long_name, "units": quantity.units})
     for name, values, long_name, units in predictions:
         table[name] = (("layer",) if values.ndim else (), values, {"long_name": long_name, "units": units})
-    replicas = len(first.diverged_at)
-    table.coords["replica"] = ("replica", first_replica + np.arange(replicas), {"long_name": "replica of the seed"})
-    if "layer" in table.dims:
-        table.coords["layer"] = (
-            "layer",
-            np.arange(table.sizes["layer"]),
-            {"long_name": "hidden layer, 0 at the input"},
-        )
+    starts = {"replica": first_replica}
+    for dim, long_name in COORDINATES.items():
+        if dim in table.dims:
+            numbers = starts.get(dim, 0) + np.arange(table.sizes[dim])
+            table.coords[dim] = (dim, numbers, {"long_name": long_name})
     return table

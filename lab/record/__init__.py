@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, sinks, checkpoints and summary."""
+"""The files of a run: folder, sinks, checkpoints, summary and NetCDF tables; its modules are imported by name."""

@@ -1,8 +1,8 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped, in files that are whole or not there at all.
+"""Checkpoints: everything a run needs to resume, in files that are written atomically and verified when read.
 
-A file is one line with the SHA-256 of what follows, then what `torch.save` makes of tensors, numbers, texts, lists and
-dictionaries. It is read with `weights_only`, which builds nothing else, so that no file can make this process run code.
-The newest two are kept: if one is damaged, the run goes on from the one before.
+A file is one line with the SHA-256 of what follows, then a `torch.save` of tensors, numbers, strings, lists and
+dictionaries. It is read with `weights_only`, which constructs nothing else, so that no file can execute code. The
+newest two are retained: if one is damaged, the run resumes from the one before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import pickle
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,21 +21,22 @@ import numpy as np
 import torch
 
 from lab.machine.files import atomic_write
-from lab.readings import Record, split, to_dataset
+from lab.readings import Record, to_dataset
 from lab.record.files import CHECKPOINTS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-KEPT = 2
-"""Checkpoints of a run: the newest, and one to fall back on."""
+RETAINED = 2
+"""Number of checkpoints of a run: the newest, and one to fall back on."""
 
-HEADER = re.compile(rb"gradlab checkpoint 1 sha256 ([0-9a-f]{64})\n")
-HEADER_BYTES = len(b"gradlab checkpoint 1 sha256 ") + 64 + 1
+GROUPS = ("layers", "scalars", "spectra")
+FATES = ("diverged_at", "diverged_layer")
+"""Fields of a `Record`: dictionaries of arrays, and arrays."""
 
 
 class DamagedError(ValueError):
-    """A file that is no whole checkpoint; the message names it and says what is wrong."""
+    """A file that is not a complete checkpoint; the message names it and the fault."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Checkpoint:
 
     Attributes:
         fingerprint: of the configuration it belongs to.
-        step: updates made; the run goes on with this step.
-        state: what `Trainer.restore` takes.
-        records: the readings until then.
-        first_replica: the number of the first replica in them.
+        step: updates made; the run resumes with this step.
+        state: from `Trainer.state`, for `Trainer.restore`.
+        records: the readings so far.
+        first_replica: number of the first replica in them.
     """
 
     fingerprint: str
@@ -62,28 +62,20 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint of the run in `folder`, remove all but the newest two, and return its path.
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full; the earlier ones are left then.
+        OSError: it cannot be written, for example because the disk is full; the earlier ones are intact then.
     """
-    content = io.BytesIO()
-    torch.save(
-        {
-            "fingerprint": checkpoint.fingerprint,
-            "step": checkpoint.step,
-            "first_replica": checkpoint.first_replica,
-            "state": checkpoint.state,
-            "records": [_plain(record) for record in checkpoint.records],
-        },
-        content,
-    )
-    payload = content.getbuffer()
+    buffer = io.BytesIO()
+    content = {name: getattr(checkpoint, name) for name in ("fingerprint", "step", "first_replica", "state")}
+    torch.save(content | {"records": [_to_tensors(record) for record in checkpoint.records]}, buffer)
+    payload = buffer.getbuffer()
     path = folder / CHECKPOINTS / _name(checkpoint.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft, draft.open("wb") as file:
-        file.write(f"gradlab checkpoint 1 sha256 {hashlib.sha256(payload).hexdigest()}\n".encode())
+        file.write(_header(payload))
         file.write(payload)
         file.flush()
-        os.fsync(file.fileno())  # before it takes the place of an older one: a power cut must not leave an empty file
-    for old in paths(folder)[KEPT:]:
+        os.fsync(file.fileno())  # before it replaces an older file: a power failure must not leave an empty one
+    for old in paths(folder)[RETAINED:]:
         old.unlink(missing_ok=True)
     return path
 
@@ -92,27 +84,27 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedError: it is cut short, changed, of another format, or holds what no checkpoint holds.
+        DamagedError: it is truncated, altered, of another format, or lacks a part of a checkpoint.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DamagedError(f"{path}: cannot be read ({error.strerror})") from error
-    header, payload = content[:HEADER_BYTES], memoryview(content)[HEADER_BYTES:]
-    found = HEADER.fullmatch(header)
-    if found is None or hashlib.sha256(payload).hexdigest().encode() != found[1]:
+    header, newline, _ = content[:128].partition(b"\n")
+    payload = memoryview(content)[len(header) + 1 :]
+    if header + newline != _header(payload):
         raise DamagedError(f"{path}: damaged, its checksum is not that of its content")
     try:
-        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        records = [_record(values) for values in content["records"]]
-        fingerprint, step, first = content["fingerprint"], content["step"], content["first_replica"]
-        return Checkpoint(str(fingerprint), int(step), content["state"], records, int(first))
+        parts = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        records = [_from_tensors(values) for values in parts["records"]]
+        fingerprint, step, first = parts["fingerprint"], parts["step"], parts["first_replica"]
+        return Checkpoint(str(fingerprint), int(step), parts["state"], records, int(first))
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, AttributeError) as error:
         raise DamagedError(f"{path}: holds no checkpoint of this lab") from error
 
 
 def latest(folder: Path, on_damage: Callable[[str], None] = lambda sentence: None) -> Checkpoint | None:
-    """The newest checkpoint in `folder` that is whole; `on_damage` is told of those that are not."""
+    """Read the newest intact checkpoint in `folder`; `on_damage` receives a sentence on each damaged one."""
     for path in paths(folder):
         try:
             return load(path)
@@ -121,73 +113,46 @@ def latest(folder: Path, on_damage: Callable[[str], None] = lambda sentence: Non
     return None
 
 
-def readings(folder: Path, sizes: Mapping[str, tuple[int, int]] | None = None) -> dict[str, xr.Dataset]:
-    """The tables of runs that have not come to an end, until their newest checkpoint; none without one.
-
-    Args:
-        sizes: where several runs are kept together, what each is called, how many replicas it has and the number of
-            its first; else it is one run, called "".
-
-    Raises:
-        ValueError: the sizes are not those of what was kept.
-    """
+def readings(folder: Path) -> xr.Dataset | None:
+    """Return the table of an unfinished run up to its newest checkpoint, None without one."""
     checkpoint = latest(folder)
     if checkpoint is None or not checkpoint.records:
-        return {}
-    records = list(checkpoint.records)
-    if sizes is None:
-        return {"": to_dataset(records, checkpoint.first_replica)}
-    each = [replicas for replicas, _ in sizes.values()]
-    if sum(each) != len(records[0].diverged_at):
-        raise ValueError(f"{folder}: the runs kept there have other numbers of replicas.")
-    of_runs = zip(*(split(record, each) for record in records), strict=True)
-    return {
-        name: to_dataset(_until_all_diverged(own), first)
-        for (name, (_, first)), own in zip(sizes.items(), of_runs, strict=True)
-    }
-
-
-def _until_all_diverged(records: Sequence[Record]) -> list[Record]:
-    """The readings that a run alone would have: it ends with the first at which all its replicas have diverged."""
-    dead = (number for number, record in enumerate(records) if (record.diverged_at >= 0).all())
-    return list(records[: next(dead, len(records)) + 1])
+        return None
+    return to_dataset(checkpoint.records, checkpoint.first_replica)
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, the newest first."""
+    """List the checkpoints in `folder`, the newest first."""
     return sorted((folder / CHECKPOINTS).glob("step-*.ckpt"), reverse=True)
 
 
-def forget(folder: Path, after: int = -1) -> None:
-    """Remove the checkpoints in `folder` of steps after this one; all of them unless told."""
+def remove(folder: Path, after: int = -1) -> None:
+    """Remove the checkpoints in `folder` of steps after this one, by default all of them."""
     if after < 0:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        return
     for path in paths(folder):
         if path.name > _name(after):
             path.unlink(missing_ok=True)
+
+
+def _header(payload: memoryview) -> bytes:
+    return f"gradlab checkpoint 1 sha256 {hashlib.sha256(payload).hexdigest()}\n".encode()
 
 
 def _name(step: int) -> str:
     return f"step-{step:012d}.ckpt"
 
 
-def _plain(record: Record) -> dict[str, Any]:
-    """A record in tensors and numbers."""
-    values = {
-        part: {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in getattr(record, part).items()}
-        for part in ("layers", "scalars", "spectra")
-    }
-    fates = {name: torch.from_numpy(np.ascontiguousarray(getattr(record, name))) for name in FATES}
-    return {"step": record.step, "seconds": record.seconds, **values, **fates}
+def _to_tensors(record: Record) -> dict[str, Any]:
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+    groups = {group: {name: tensor(x) for name, x in getattr(record, group).items()} for group in GROUPS}
+    fates = {name: tensor(getattr(record, name)) for name in FATES}
+    return {"step": record.step, "seconds": record.seconds, **groups, **fates}
 
 
-def _record(values: Mapping[str, Any]) -> Record:
-    arrays: dict[str, Any] = {
-        part: {str(name): x.numpy() for name, x in values[part].items()} for part in ("layers", "scalars", "spectra")
-    }
+def _from_tensors(values: Mapping[str, Any]) -> Record:
+    groups: dict[str, Any] = {group: {str(name): x.numpy() for name, x in values[group].items()} for group in GROUPS}
     fates = {name: values[name].numpy() for name in FATES}
-    return Record(step=int(values["step"]), seconds=float(values["seconds"]), **arrays, **fates)
-
-
-FATES = ("diverged_at", "diverged_layer")
+    return Record(step=int(values["step"]), seconds=float(values["seconds"]), **groups, **fates)

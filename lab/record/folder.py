@@ -1,4 +1,4 @@
-"""A run's folder before the run: what it holds, who works on it, and what is to be done."""
+"""A run's folder before the run: its contents, its lock, and what remains to be done."""
 
 from __future__ import annotations
 
@@ -21,40 +21,44 @@ from lab.record.states import DONE
 from lab.schema import ConfigError
 
 DRAFT = re.compile(r"\.(\d+)-.+")
-"""A file that `whole` was writing when its process, of this number, died."""
+"""A temporary file of `atomic_write`, with the id of its process."""
 
 
 class Task(StrEnum):
-    """What is to be done in a folder."""
+    """What remains to be done in a folder."""
 
     SKIP = "finished before"
     CONTINUE = "continues from its checkpoint"
-    BEGIN = "begins"
-    AGAIN = "begins again"
+    BEGIN = "starts"
+    AGAIN = "starts again"
+
+
+class LockedError(ConfigError):
+    """Another process works on a folder."""
 
 
 def task(folder: Path, fingerprint: str, may_overwrite: bool) -> tuple[Task, str]:
-    """What is to be done in a folder for the run of this fingerprint, and why in a few words.
+    """Determine what remains to be done in a folder for the run of this fingerprint, and the reason in a few words.
 
     Raises:
-        ConfigError: the folder cannot be written, or holds another run and nobody allowed to overwrite it.
+        ConfigError: the folder cannot be written to, or holds another run and `may_overwrite` is false.
     """
     refuse_to_write(folder)
     if may_overwrite:
         return Task.BEGIN, "overwrite=true"
     summary = summary_of(folder)
     if summary is None:
-        if any(any(folder.glob(pattern)) for pattern in PRODUCTS):
-            raise ConfigError(
-                f"output_dir={folder}: this folder holds a run already, and no summary that could be read;"
-                " choose another, or add overwrite=true."
-            )
-        return Task.BEGIN, ""
-    if summary.get("fingerprint") != fingerprint:
-        raise ConfigError(
-            f"output_dir={folder}: this folder holds a run already, with other settings; choose another, or add"
-            " overwrite=true."
-        )
+        if not any(any(folder.glob(pattern)) for pattern in PRODUCTS):
+            return Task.BEGIN, ""
+        difference = "and no summary that could be read; choose another,"
+    elif summary.get("fingerprint") != fingerprint:
+        difference = "with other settings; choose another,"
+    else:
+        return _remaining(folder, summary)
+    raise ConfigError(f"output_dir={folder}: this folder holds a run already, {difference} or add overwrite=true.")
+
+
+def _remaining(folder: Path, summary: Mapping[str, Any]) -> tuple[Task, str]:
     status = summary.get("status")
     if status in DONE:
         damaged = damage(folder, summary)
@@ -67,41 +71,45 @@ def task(folder: Path, fingerprint: str, may_overwrite: bool) -> tuple[Task, str
 
 
 def summary_of(folder: Path) -> dict[str, Any] | None:
-    """A folder's summary.json, None where there is none or it cannot be read."""
+    """Read a folder's summary.json, None if there is none or it cannot be read."""
     try:
-        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return summary if isinstance(summary, dict) else None
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a folder's summary.json atomically."""
+    with atomic_write(folder / SUMMARY) as draft:
+        draft.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """File name -> SHA-256 of what a run leaves besides its summary."""
-    files = [path for pattern in PRODUCTS if pattern != SUMMARY for path in sorted(folder.glob(pattern))]
-    found = {}
-    for path in files:
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    """Compute file name -> SHA-256 of a run's products besides its summary."""
+    digests = {}
+    for pattern in PRODUCTS:
+        for path in sorted(folder.glob(pattern)) if pattern != SUMMARY else ():
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def damage(folder: Path, summary: Mapping[str, Any]) -> str:
-    """The first file that is missing or not as the summary says it was written; empty if there is none."""
-    wanted = summary.get("files")
-    if not isinstance(wanted, Mapping):
+    """Return the first file that is missing or differs from its checksum in the summary; empty if there is none."""
+    expected = summary.get("files")
+    if not isinstance(expected, Mapping):
         return "" if (folder / READINGS).is_file() else READINGS
-    found = checksums(folder)
-    return next((name for name, digest in wanted.items() if found.get(name) != digest), "")
+    digests = checksums(folder)
+    return next((name for name, digest in expected.items() if digests.get(name) != digest), "")
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Be the only process that works on a folder, which is made if it is not there.
-
-    The lock is the operating system's: it goes with the process, however that ends.
+    """Be the only process that works on a folder, which is created if necessary.
 
     Raises:
-        ConfigError: another process holds it.
+        LockedError: another process holds the lock.
     """
     from filelock import Timeout
 
@@ -116,12 +124,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-class LockedError(ConfigError):  # reads as what it says of a folder
-    """Another process works on a folder."""
-
-
 def note_failure(config: schema.Config, folder: Path, error: BaseException) -> None:
-    """Write a summary of a run that failed before it had one; that of another run, or of an end, is left as it is."""
+    """Write a summary of a run that failed before it wrote one; that of another or of a completed run is left alone."""
     fingerprint = schema.fingerprint(config)
     summary = summary_of(folder)
     if summary is not None and (summary.get("fingerprint") != fingerprint or summary.get("status") != "running"):
@@ -133,12 +137,11 @@ def note_failure(config: schema.Config, folder: Path, error: BaseException) -> N
         "error": "".join(traceback.format_exception(error)),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / SUMMARY) as draft:
-        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_summary(folder, content)
 
 
-def sweep_up(folder: Path) -> None:
-    """Remove what a process that was killed left half-written in a folder that we hold."""
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder whose lock this process holds."""
     for place in (folder, folder / CHECKPOINTS):
         for path in place.glob(".*-*"):
             match = DRAFT.fullmatch(path.name)

@@ -1,7 +1,7 @@
-"""Theory beside the measurement: what a run's first reading is expected to show, from its configuration and its data.
+"""Overlay: the theory of a run's first reading, from its configuration and its data.
 
-Nothing measured goes into it. Only where curves are laid over one another does delta_rms, which theory knows relative
-to the last layer, take that layer's measured size.
+Nothing measured enters it. Only where curves are overlaid does delta_rms, which theory predicts relative to the last
+layer, take the measured value of that layer.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lab.readings import Record
 from lab.theory import JacobianMoments, NoTheory, Slope
 from lab.typing import Array
 
-MOST_INPUTS = 32
-"""Inputs of different mean square are sorted into this many groups, each with its own prediction."""
+MOST_GROUPS = 32
+"""Inputs are sorted by their mean square into at most this many groups, each with its own prediction."""
 
 COUPLED = (
     "The loss's gradient is taken to be independent of the activations, which it is not quite;"
@@ -40,14 +40,14 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlay:
-    """Expected of the first reading.
+    """The prediction for the first reading.
 
     Attributes:
-        delta_rms: over that of the last layer.
+        delta_rms: relative to the last layer.
         pre_rms: of the pre-activations.
         slope: delta_slope.
-        jacobian: moments of the squared singular values; None where none are measured or no theory is known.
-        assumptions: what all this rests on, in words.
+        jacobian: moments of the squared singular values; None if none are measured or no theory is known.
+        assumptions: of the prediction, in words.
     """
 
     delta_rms: Expected
@@ -57,51 +57,44 @@ class Overlay:
     assumptions: tuple[str, ...]
 
     def scaled_delta_rms(self, first: Record) -> Expected:
-        """delta_rms with the geometric mean over replicas that the first reading has at the last layer."""
+        """Scale delta_rms to the geometric mean over replicas that the first reading has at the last layer."""
         last = first.layers["delta_rms"][-1]
         usable = last[np.isfinite(last) & (last > 0)]
         size = float(np.exp(np.mean(np.log(usable)))) if len(usable) else math.nan
         return Expected(*(size * curve for curve in self.delta_rms))
 
     def variables(self, first: Record) -> Iterator[tuple[str, Array, str, str]]:
-        """(name, values (depth,) or (), long_name, units) of what goes into the table of readings."""
-        scaled = "scaled to the geometric mean over replicas at the last layer"
-        named = {
-            "delta_rms": (self.scaled_delta_rms(first), scaled, "loss per pre-activation"),
-            "pre_rms": (self.pre_rms, "geometric mean over replicas", "1"),
-        }
-        ends = {
-            "": "predicted by mean-field theory",
-            "_lower": "lower end of its band",
-            "_upper": "upper end of its band",
-        }
-        for name, (expected, how, units) in named.items():
-            for (ending, what), values in zip(ends.items(), expected, strict=True):
-                yield f"predicted_{name}{ending}", values, f"{name} at initialization, {what}; {how}", units
-        if self.jacobian is not None:
-            for name, value in self.jacobian._asdict().items():
-                what = f"{name.replace('_', ' ')} of the squared singular values of the Jacobian at initialization"
-                yield f"predicted_jacobian_{name}", np.asarray(value), f"{what}, predicted by mean-field theory", "1"
+        """Yield (name, values (depth,) or (), long_name, units) for the table of readings."""
+        scaling = "scaled to the geometric mean over replicas at the last layer"
+        yield from band_variables("delta_rms", self.scaled_delta_rms(first), scaling, "loss per pre-activation")
+        yield from band_variables("pre_rms", self.pre_rms, "geometric mean over replicas", "1")
+        for name, value in self.jacobian._asdict().items() if self.jacobian is not None else ():
+            moment = f"{name.replace('_', ' ')} of the squared singular values of the Jacobian at initialization"
+            yield f"predicted_jacobian_{name}", np.asarray(value), f"{moment}, predicted by mean-field theory", "1"
 
     def judge(self, first: Record) -> dict[str, Any]:
-        """How the first reading's slope compares, as plain values fit for JSON; null where one is not known."""
+        """Compare with the slope of the first reading, in JSON's types; null where a number is not known."""
         slopes = first.scalars["delta_slope"]
-        is_whole = np.all(np.isfinite(first.layers["delta_rms"]) & (first.layers["delta_rms"] > 0), axis=0)
-        measured = float(np.mean(slopes[is_whole])) if is_whole.any() else math.nan
-        found = {
+        is_complete = np.all(np.isfinite(first.layers["delta_rms"]) & (first.layers["delta_rms"] > 0), axis=0)
+        measured = float(np.mean(slopes[is_complete])) if is_complete.any() else math.nan
+        numbers = {
             "measured": measured,
             "predicted": self.slope.mean_field,
             "finite_width_shift": self.slope.shift,
             "standard_error": self.slope.standard_error,
             "z": self.slope.z(measured),
         }
-        known = {name: value if math.isfinite(value) else None for name, value in found.items()}
+        known = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         return {"delta_slope": known, "assumptions": list(self.assumptions)}
 
 
 def expect(config: schema.Config, dataset: Dataset) -> Overlay | NoTheory:
-    """What theory expects of a run's first reading; a `NoTheory` that says which choice it has none for."""
-    config = theory.resolve_critical(config)
+    """Predict a run's first reading; without a theory, return the `NoTheory` that names the choice it does not cover.
+
+    Args:
+        config: with init=critical resolved.
+        dataset: its examples.
+    """
     inputs = _first_inputs(config, dataset)
     try:
         prediction = theory.predict(config, inputs, dataset.features)
@@ -119,26 +112,37 @@ def expect(config: schema.Config, dataset: Dataset) -> Overlay | NoTheory:
 
 
 def judge(expected: Overlay | NoTheory, first: Record | None) -> Mapping[str, Any]:
-    """What summary.json says of theory: the comparison, or why there is none."""
+    """Return the `theory` entry of summary.json: the comparison, or why there is none."""
     if isinstance(expected, NoTheory):
         return {"none": str(expected)}
     return expected.judge(first) if first is not None else {"none": "there is no reading to compare with."}
 
 
+def band_variables(name: str, expected: Expected, scaling: str, units: str) -> Iterator[tuple[str, Array, str, str]]:
+    """Yield (name, values (depth,), long_name, units) of a prediction and the two ends of its band."""
+    suffixes = {
+        "": "predicted by mean-field theory",
+        "_lower": "lower end of its band",
+        "_upper": "upper end of its band",
+    }
+    for (suffix, meaning), values in zip(suffixes.items(), expected, strict=True):
+        yield f"predicted_{name}{suffix}", values, f"{name} at initialization, {meaning}; {scaling}", units
+
+
 def _first_inputs(config: schema.Config, dataset: Dataset) -> Array:
-    """Mean squares over features of the inputs of the first batches, in at most `MOST_INPUTS` groups of like size."""
+    """Mean squares over features of the inputs of the first batches, averaged in groups of similar size."""
     squares: list[torch.Tensor] = []
     for replica in range(config.first_replica, config.first_replica + config.replicas):
         x, _ = Batches(dataset, config.batch_size, [streams(config.seed, replica).batches], block_steps=1).next()
         squares.append(x.double().square().mean(-1).flatten())
     ordered = np.sort(torch.cat(squares).cpu().numpy())
-    return np.array([np.mean(group) for group in np.array_split(ordered, min(MOST_INPUTS, len(ordered)))])
+    return np.array([np.mean(group) for group in np.array_split(ordered, min(MOST_GROUPS, len(ordered)))])
 
 
 def _jacobian(config: schema.Config, dataset: Dataset) -> JacobianMoments | None:
     if not config.probe.jacobian:
         return None
-    if isinstance(config.activation, schema.RReLU):  # looked at with the mean of the slopes
+    if isinstance(config.activation, schema.RReLU):  # measured with the mean of its slopes
         mean_slope = (config.activation.lower + config.activation.upper) / 2
         config = replace(config, activation=schema.LeakyReLU("leaky_relu", mean_slope))
     example = float(dataset.train_x[0].double().square().mean())

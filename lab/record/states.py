@@ -1,4 +1,4 @@
-"""The states of a run."""
+"""States of a run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 DONE = ("finished", "diverged")
 
-
 IN_TROUBLE = ("failed", "interrupted", "killed", "unreadable")
-"""States of runs that nothing works on any more and that have not come to their end."""
-
+"""States of incomplete runs that no process works on."""
 
 STATES = (*DONE, "running", *IN_TROUBLE, "waiting")
 
 
 def batch_label(fingerprints: Sequence[str]) -> str:
-    """What runs that are trained together are known by; the folder in which they are kept is named so."""
+    """Hash the fingerprints of runs that are trained together: the fingerprint of their checkpoints."""
     return hashlib.sha256(" ".join(fingerprints).encode(errors="replace")).hexdigest()[:16]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lab import __version__, schema
+from lab import schema
 from lab.readings import Record, first_over_last, median
 
-VERSIONS_OF = ("torch", "numpy", "xarray", "hydra-core")
+VERSIONS_OF = ("gradlab", "torch", "numpy", "xarray", "hydra-core")
 
 
 class Summary:
-    """Remembers the last reading and the best of each metric, and puts the summary together."""
+    """The summary of a run, from its last reading and the best of each metric."""
 
     def __init__(self, config: schema.Config, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -32,7 +32,7 @@ class Summary:
                 self.best[name] = {"value": value, "step": record.step}
 
     def result(self, status: str, seconds: float, theory: Mapping[str, Any], error: str = "") -> dict[str, Any]:
-        """The summary as plain values fit for JSON; metrics are medians over the replicas whose value is finite."""
+        """Return the summary in JSON's types; metrics are medians over the replicas whose value is finite."""
         fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica, status)
         diverged = [fate for fate in fates if fate["status"] == "diverged"]
         first = min(diverged, key=lambda fate: fate["step"]) if diverged else None
@@ -56,15 +56,15 @@ class Summary:
 
 
 def metrics(record: Record) -> dict[str, float | None]:
-    """Scalar quantities of a reading, its dead share, and the gradient at the first over that at the last layer."""
-    found = {name: median(values) for name, values in record.scalars.items()}
-    found["dead_fraction"] = median(record.layers["dead_fraction"].mean(0))
-    found["delta_rms_first_over_last"] = median(first_over_last(record))
-    return found
+    """Return the medians of a reading's scalars, its dead fraction, and delta_rms at the first over the last layer."""
+    medians = {name: median(values) for name, values in record.scalars.items()}
+    medians["dead_fraction"] = median(record.layers["dead_fraction"].mean(0))
+    medians["delta_rms_first_over_last"] = median(first_over_last(record))
+    return medians
 
 
 def replica_fates(record: Record, first_replica: int, status: str) -> list[dict[str, Any]]:
-    """Each replica's number and status, the run's or diverged; then also the step, and the layer nearest the loss."""
+    """Return number and status of each replica, the run's or diverged; then also the step and the layer."""
     fates: list[dict[str, Any]] = []
     for r, (step, layer) in enumerate(zip(record.diverged_at.tolist(), record.diverged_layer.tolist(), strict=True)):
         fates.append({"replica": first_replica + r, "status": status})
@@ -74,13 +74,12 @@ def replica_fates(record: Record, first_replica: int, status: str) -> list[dict[
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and the libraries that can change a number."""
-    found = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
-    return {"gradlab": __version__, "python": platform.python_version(), **found}
+    """Return the versions of this package, Python and the libraries that can change a number."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS_OF}
 
 
 def describe_device(device: torch.device) -> str:
-    """The device as a person knows it."""
+    """Name the device: the GPU's model, or `cpu, 4 threads`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -1,12 +1,11 @@
-"""Trains a configuration into a folder."""
+"""Trains configurations into folders."""
 
 from __future__ import annotations
 
-import itertools
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,138 +15,161 @@ import torch
 from lab import data, schema
 from lab.machine import devices
 from lab.machine.files import NO_ROOM
-from lab.machine.signals import ASKS_TO_STOP, catch_stop_requests
-from lab.readings import split
-from lab.record.checkpoint import Checkpoint, forget, latest
+from lab.machine.signals import STOP_SIGNALS, catch_stop_requests
+from lab.machine.torch_threads import thread_budget
+from lab.readings import Record, split
+from lab.record import overlay
+from lab.record.checkpoint import Checkpoint, latest, remove
 from lab.record.folder import Task, run_lock, summary_of, task
+from lab.record.sinks.console import Console
 from lab.record.states import batch_label
 from lab.run import memory
 from lab.run.checkpointer import Checkpointer, Stopped
+from lab.run.simulation import merged, resolve_critical
 from lab.run.writer import RunWriter
 from lab.train.loop import train
 
 if TYPE_CHECKING:
-    from lab.record.sinks.console import Console
-from lab.machine.torch_threads import thread_budget
-from lab.run.simulation import merged
+    from lab.record.sinks.sink import Sink
 
 
-def run(config: schema.Config, folder: Path, title: str = "", is_quiet: bool = False) -> dict[str, Any]:
-    """Train a configuration into a folder and return its summary, which summary.json holds too.
+def run(
+    config: schema.Config, folder: Path, title: str = "", is_quiet: bool = False, sinks: Sequence[Sink] = ()
+) -> dict[str, Any]:
+    """Train a configuration into a folder and return its summary, the content of summary.json.
 
-    A run that has come to its end there before is left alone; one that was interrupted or killed goes on where it was.
+    A completed run is left alone; an interrupted one resumes from its checkpoint.
+
+    Args:
+        config: the run.
+        folder: created if necessary.
+        title: of console and picture, by default the folder's name.
+        is_quiet: print nothing.
+        sinks: receive every reading by `write(record)`, those before an interruption too, and a `close()` at the end.
 
     Raises:
-        ConfigError: the folder holds another run and `overwrite` is false, another process works on it, it would not
-            fit the memory, or data or device cannot be had; nothing has been written then.
-        KeyboardInterrupt, Terminated: Ctrl-C, or SIGTERM or SIGHUP; what was measured is written, and a checkpoint.
+        ConfigError: the folder holds another run and `overwrite` is false, another process works on it, there is not
+            enough memory, or data or device are not available; nothing has been written then.
+        KeyboardInterrupt, Terminated: Ctrl-C, or SIGTERM or SIGHUP; readings and a checkpoint are saved.
     """
-    [summary] = run_together([config], [folder], folder, title, is_quiet)
+    [summary] = run_together([config], [folder], folder, title, is_quiet, sinks)
     return summary
 
 
 def run_together(
-    configs: Sequence[schema.Config], folders: Sequence[Path], keep_in: Path, title: str = "", is_quiet: bool = False
+    configs: Sequence[schema.Config],
+    folders: Sequence[Path],
+    checkpoint_folder: Path,
+    title: str = "",
+    is_quiet: bool = False,
+    sinks: Sequence[Sink] = (),
 ) -> list[dict[str, Any]]:
-    """Train configurations as replicas of one network, each into a folder of its own, as `run` would one by one.
+    """Train configurations as replicas of one network, each into its own folder, as `run` would one by one.
 
     Args:
         configs: equal but for `schema.PER_REPLICA` and the number of replicas.
         folders: one for each.
-        keep_in: the folder that checkpoints are kept in; a single run's is its own.
-        title: of the console; a single run's picture has it too.
+        checkpoint_folder: of all of them together; a single run's is its own folder.
+        title: of the console; of the picture too for a single run.
         is_quiet: print nothing.
+        sinks: of a single run, as in `run`.
 
     Returns:
         Their summaries.
 
     Raises:
-        as `run`.
+        ConfigError, KeyboardInterrupt, Terminated: as `run`.
     """
-    from lab.record.sinks.console import Console
-
     config, variants = merged(configs)
-    if (done := _done(_tasks(configs, folders), folders)) is not None:
-        return done
+    if all(what is Task.SKIP for what in _tasks(configs, folders)):
+        return _summaries(folders)
     with ExitStack() as stack:
         device = stack.enter_context(devices.reserve(config.device, config.runs_per_gpu))
         memory.refuse_too_large(config, device)
         stack.enter_context(thread_budget(config.threads))
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
-        for folder in dict.fromkeys([*folders, keep_in]):
+        for folder in dict.fromkeys([*folders, checkpoint_folder]):
             stack.enter_context(run_lock(folder))
-        tasks = _tasks(configs, folders)  # once more: until now another process may have worked here
-        if (done := _done(tasks, folders)) is not None:
-            return done
+        tasks = _tasks(configs, folders)  # again: before the lock, another process may have completed some
+        if all(what is Task.SKIP for what in tasks):
+            return _summaries(folders)
         stop = stack.enter_context(catch_stop_requests())
         if stop.number:
             stop.end()
-        start = _start(keep_in, configs, tasks)
-        works = [
-            RunWriter(one, folder, dataset, device, title if len(configs) == 1 and title else folder.name)
-            for one, folder, what in zip(configs, folders, tasks, strict=True)
-            if what is not Task.SKIP  # another process has finished it, or it was done alone: its files stay
-        ]
-        sizes = {folder: one.replicas for one, folder in zip(configs, folders, strict=True)}
-        keeper = Checkpointer(keep_in, _fingerprint(configs), config, stop, start)
-        consoles = [] if is_quiet else [Console(title or keep_in.name, config.steps)]
-        _train(config, variants, dataset, device, start, keeper, works, sizes, consoles)
-        return [summary for folder in folders if (summary := summary_of(folder)) is not None]
+        start = _start(checkpoint_folder, configs, tasks)
+        writers = {}
+        for own, folder, what in zip(configs, folders, tasks, strict=True):
+            if what is not Task.SKIP:
+                expected = overlay.expect(resolve_critical(own), dataset)
+                heading = title if title and len(configs) == 1 else folder.name
+                writers[folder] = RunWriter(own, folder, expected, device, heading, sinks)
+        checkpointer = Checkpointer(checkpoint_folder, _fingerprint(configs), config, stop, start)
+        sizes = {folder: own.replicas for folder, own in zip(folders, configs, strict=True)}
+        readings = train(config, dataset, device, variants, start.state if start else None, checkpointer.before_step)
+        console = None if is_quiet else Console(title or checkpoint_folder.name, config.steps)
+        _write_all(readings, start.records if start else [], checkpointer, writers, sizes, console)
+        return _summaries(folders)
 
 
-def _train(
-    config: schema.Config,
-    variants: Sequence[schema.Config] | None,
-    dataset: data.Dataset,
-    device: torch.device,
-    start: Checkpoint | None,
-    keeper: Checkpointer,
-    works: Sequence[RunWriter],
+def _write_all(
+    readings: Iterator[Record],
+    earlier: Sequence[Record],
+    checkpointer: Checkpointer,
+    writers: Mapping[Path, RunWriter],
     sizes: Mapping[Path, int],
-    consoles: Sequence[Console],
+    console: Console | None,
 ) -> None:
-    """Train, write every reading, and come to an end in every folder, whatever happens.
+    """Write the readings into the folders, and a final summary into each, however the training ends.
 
     Args:
-        sizes: folder -> its number of replicas, in their order, those too that no work is for.
+        readings: train while they are iterated over.
+        earlier: readings from before an interruption.
+        checkpointer: between the steps.
+        writers: of the folders of incomplete runs.
+        sizes: folder -> its number of replicas, in order, also of completed runs.
+        console: shows the new readings.
     """
+    stop = checkpointer.stop
     status, error = "failed", ""
+
+    def write(record: Record) -> None:
+        checkpointer.records.append(record)
+        for folder, part in zip(sizes, split(record, list(sizes.values())), strict=True):
+            if folder in writers:
+                writers[folder].write(part)
+
     try:
         with ExitStack() as stack:
-            for work in works:
-                work.begin(stack)
-            for console in consoles:
+            for writer in writers.values():
+                writer.start(stack)
+            if console is not None:
                 stack.callback(console.close)
-            readings = train(config, dataset, device, variants, start.state if start else None, keeper.between)
-            before = list(start.records) if start else []
-            for console in consoles:
-                console.remember(before)
-            for number, record in enumerate(itertools.chain(before, readings)):
-                keeper.records.append(record)
-                parts = dict(zip(sizes, split(record, list(sizes.values())), strict=True))
-                for work in works:
-                    work.write(parts[work.folder])
-                for console in consoles if number >= len(before) else ():
+                console.remember(earlier)
+            for record in earlier:
+                write(record)
+            for record in readings:
+                write(record)
+                if console is not None:
                     console.write(record)
         status = "finished"
     except (KeyboardInterrupt, Stopped):
         status = "interrupted"
-        keeper.stop.number = keeper.stop.number or signal.SIGINT
+        stop.number = stop.number or signal.SIGINT
     except OSError as problem:
         status, error = "interrupted" if problem.errno in NO_ROOM else "failed", traceback.format_exc()
         raise
     except Exception:
         error = traceback.format_exc()
-        forget(keeper.folder)  # what failed begins again: a checkpoint may be what it failed of
+        remove(checkpointer.folder)  # a failed run starts again: the checkpoint may be the cause
         raise
     finally:
-        for work in works:
-            work.end(status, error)
-    if status != "interrupted":
-        for folder in {keeper.folder, *(work.folder for work in works)}:
-            forget(folder)
-    if status == "interrupted" or keeper.stop.number in ASKS_TO_STOP:
-        keeper.stop.end()
+        for writer in writers.values():
+            writer.end(status, error)
+    if status == "finished":
+        for folder in {checkpointer.folder, *writers}:
+            remove(folder)
+    if status == "interrupted" or stop.number in STOP_SIGNALS:
+        stop.end()
 
 
 def _tasks(configs: Sequence[schema.Config], folders: Sequence[Path]) -> list[Task]:
@@ -157,34 +179,28 @@ def _tasks(configs: Sequence[schema.Config], folders: Sequence[Path]) -> list[Ta
     ]
 
 
-def _done(tasks: Sequence[Task], folders: Sequence[Path]) -> list[dict[str, Any]] | None:
-    """The summaries, if there is nothing left to do."""
-    if any(what is not Task.SKIP for what in tasks):
-        return None
+def _summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return [summary for folder in folders if (summary := summary_of(folder)) is not None]
 
 
-def _start(keep_in: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
-    """The checkpoint to go on from: the newest that is whole and belongs to these runs. Those that are not go."""
+def _start(folder: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
+    """Read the newest intact checkpoint of these runs, and remove those that cannot be used."""
     is_single = len(configs) == 1
     if any(config.overwrite for config in configs) or (is_single and tasks[0] is not Task.CONTINUE):
-        forget(keep_in)
+        remove(folder)
         return None
     damaged: list[str] = []
-    found = latest(keep_in, damaged.append)
-    if found is not None and found.fingerprint != _fingerprint(configs):
-        found = None
-    what = "the one before it is used" if found else "there is none before it that can be used, so the run begins again"
+    checkpoint = latest(folder, damaged.append)
+    if checkpoint is not None and checkpoint.fingerprint != _fingerprint(configs):
+        checkpoint = None
+    remedy = "the one before it is used" if checkpoint else "no earlier one can be used, so the run starts again"
     for sentence in damaged:
-        print(f"{sentence}; {what}.", file=sys.stderr)
-    if found is None:
-        forget(keep_in)
-    else:
-        forget(keep_in, after=found.step)
-    return found
+        print(f"{sentence}; {remedy}.", file=sys.stderr)
+    remove(folder, after=checkpoint.step if checkpoint else -1)
+    return checkpoint
 
 
 def _fingerprint(configs: Sequence[schema.Config]) -> str:
-    """A run's fingerprint, or one of several together."""
-    each = [schema.fingerprint(config) for config in configs]
-    return each[0] if len(each) == 1 else batch_label(each)
+    """Return the fingerprint of a run, or one of several trained together."""
+    fingerprints = [schema.fingerprint(config) for config in configs]
+    return fingerprints[0] if len(fingerprints) == 1 else batch_label(fingerprints)

@@ -1,101 +1,96 @@
-"""Prediction of the memory that a run needs."""
+"""Memory that a run will need, predicted from its configuration and refused where there is not enough.
+
+The prediction counts tensors by their shapes. It was held against measured peaks, see tests/run/test_memory.py: it is
+between 2/3 and twice the peak, which depends on what the allocator can reuse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from lab import schema
 from lab.data import npz
+from lab.machine.memory import available, available_on
+from lab.machine.terminal import file_size
 from lab.schema import Config, ConfigError
 
 if TYPE_CHECKING:
     import torch
-from lab.machine.memory import available, available_on
-from lab.machine.terminal import file_size
 
 REMEDIES = {
     "probe.every": "raise probe.every",
     "probe.jacobian": "leave probe.jacobian out",
     "data.path": "take fewer examples or features",
 }
-"""What to do about a key that is not to be lowered."""
-
-
-ITEM = {"float32": 4, "float64": 8}
-
+"""Advice for keys that cannot be lowered."""
 
 DOUBLE = 8
-"""Bytes of a number."""
-
+"""Bytes of a float64 or an int64."""
 
 LIBRARIES = 200 * 2**20
-"""Bytes that are not there yet before a run: TensorBoard, xarray, matplotlib and pandas."""
-
+"""Bytes of TensorBoard, xarray, matplotlib and pandas, which are imported during a run."""
 
 LAYER_OBJECTS, REPLICA_OBJECTS, RECORD_OBJECTS = 15_000, 6_000, 10_000
-"""Bytes of Python's and torch's objects for a layer (modules, hooks, graph), a replica (generators) and a reading."""
+"""Bytes of Python objects per layer (modules, hooks, graph), per replica (generators) and per reading."""
 
+TEMPORARIES, VMAP_TEMPORARIES = 6, 12
+"""Tensors of the size of the largest activation that live only within one layer's forward or backward pass; the second
+number holds for backward passes batched by vmap."""
 
-MOMENT, VMAP_MOMENT = 6, 12
-"""Tensors as large as the largest activation that come and go within a layer's forward or backward pass; in the passes
-that autograd does for many rows of a Jacobian at once."""
+FRAGMENTATION, FRAGMENTATION_TWICE, MAPPED = 1.6, 2.5, 32 * 2**20
+"""Memory that tensors below `MAPPED` bytes take on the host over their size, with one and with two backward passes:
+C's allocator keeps what they free, and larger ones get pages of their own (glibc's M_MMAP_THRESHOLD).
+Measured: 1.0 to 1.8, and 2.8."""
 
+OPENML_COPIES, NPZ_COPIES, GAUSSIAN_COPIES = 4, npz.COPIES, 2
+"""How many times the examples are in memory as float64 while they are loaded."""
 
-SCATTER, SCATTER_TWICE, MAPPED = 1.6, 2.5, 32 * 2**20
-"""Memory on the host that tensors below `MAPPED` bytes take over what is in them: C's allocator keeps what they leave
-behind, and often finds no room for the next ones in it. Measured: 1.0 to 1.8, and 2.8 with a second backward pass.
-Larger tensors get pages of their own, which go back at once (glibc's M_MMAP_THRESHOLD)."""
-
-
-EVAL_ROWS, JACOBIAN_ROWS, LARGEST_EXACT, BLOCK_INDICES = 2048, 128, 512, 2**18
-"""As in lab.train.trainer, lab.measure.jacobian and lab.data; a test holds them together."""
-
-
-STATES = {"sgd": 0, "adam": 2, "adamw": 2, "rmsprop": 1}
-"""Tensors of optimizer state; momentum adds one."""
-
-
-READS_INPUT = frozenset(
-    {"leaky_relu", "prelu", "rrelu", "elu", "selu", "gelu", "gelu_tanh", "swish", "silu", "softplus", "erf"}
-)
-"""Activations whose backward pass needs the pre-activation; the others' (relu, sigmoid, tanh) needs only the output."""
-
-
-FEW_READINGS = 100
-"""So few need not be fewer."""
-
-
-OPENML_COPIES = 4
-"""How many times the 70,000 images are in memory as float64 while OpenML's file is parsed."""
+MINIATURE = schema.Model(depth=2, width=24)
+MINIATURE_BATCH = 32
 
 
 class Part(NamedTuple):
-    """Some of a run's memory: bytes on the host and on the device, what for, and the keys that it grows with."""
+    """Some of a run's memory: bytes on the host and on the device, its purpose, and the keys that it grows with."""
 
-    host: int
-    device: int
-    what: str
+    host: float
+    device: float
+    purpose: str
     keys: tuple[str, ...]
 
     def bytes(self, is_on_device: bool) -> int:
-        return self.device if is_on_device else self.host
+        return int(self.device if is_on_device else self.host)
 
 
 def refuse_too_large(config: Config, device: torch.device) -> None:
-    """Refuse a configuration that will not fit, before anything is built.
+    """Refuse a configuration that will not fit, before anything is allocated.
 
     Args:
-        config: one network; of a batched sweep, the whole batch's, with the replicas of all its runs.
-        device: where it will compute.
+        config: of one network; for runs trained together it has the replicas of all of them.
+        device: where it will be trained.
 
     Raises:
-        ConfigError: it needs more memory than is free; the sentence has both figures and the keys to lower.
+        ConfigError: it needs more memory than is free; the message has both figures and the keys to lower.
     """
     parts = predict(config, is_on_gpu=device.type != "cpu")
     _compare(config, parts, available(), "memory", is_on_device=False)
     if device.type == "cuda":
         _compare(config, parts, available_on(device), "the GPU's memory", is_on_device=True)
+
+
+def predict(config: Config, is_on_gpu: bool = False) -> list[Part]:
+    """Predict the parts of a run's peak memory, over and above that of a process that has imported torch.
+
+    An .npz file that cannot be read counts as empty: loading it reports the fault.
+    """
+    size = _Size(config, is_on_gpu)
+    parts = [size.parameters(), size.activations(), size.data(), size.readings(), size.objects()]
+    if config.probe.jacobian:
+        parts.append(size.jacobians())
+    return parts if is_on_gpu else [part._replace(host=part.host + part.device, device=0) for part in parts]
 
 
 def _compare(config: Config, parts: Sequence[Part], free: int, where: str, is_on_device: bool) -> None:
@@ -105,221 +100,181 @@ def _compare(config: Config, parts: Sequence[Part], free: int, where: str, is_on
     largest = max(parts, key=lambda part: part.bytes(is_on_device))
     key, *others = largest.keys
     remedy = REMEDIES.get(key, f"lower {key}") + (f", or lower {' or '.join(others)}" if others else "")
+    value = attrgetter(key)(config)
     raise ConfigError(
-        f"{key}={_value(config, key)}: this run would take {file_size(needed)} of {where},"
-        f" {file_size(largest.bytes(is_on_device))} of it for {largest.what}, and {file_size(free)} are free; {remedy}."
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}: this run would take {file_size(needed)} of"
+        f" {where}, {file_size(largest.bytes(is_on_device))} of it for {largest.purpose}, and {file_size(free)} are"
+        f" free; {remedy}."
     )
 
 
-def predict(config: Config, is_on_gpu: bool = False) -> list[Part]:
-    """The parts of a run's memory at its peak, over and above what a process takes that has imported torch.
-
-    A file of the user's that cannot be read counts as empty: it is refused when it is.
-    """
-    size = _Size(config, is_on_gpu)
-    at_work = [size.parameters(), size.activations(), size.data(), size.readings()]
-    if config.probe.jacobian:
-        at_work.append(size.jacobians())
-    at_work.append(size.objects())
-    if not is_on_gpu:
-        return [part._replace(host=part.host + part.device, device=0) for part in at_work]
-    return at_work
-
-
 class _Size:
-    """The numbers that shapes are made of."""
+    """Bytes of each part of a run."""
 
     def __init__(self, config: Config, is_on_gpu: bool) -> None:
-        self.config, self.is_on_host = config, not is_on_gpu
-        self.item = ITEM[config.dtype]
-        self.train, self.test, self.features, self.classes = _extent(config.data)
-        self.replicas, self.batch = config.replicas, config.batch_size
+        self.config, self.is_on_gpu = config, is_on_gpu
+        self.item = 4 if config.dtype == "float32" else 8
+        self.train, self.test, self.features, self.classes = extent(config.data)
         self.depth, self.width = config.model.depth, config.model.width
-        self.is_ffn = config.model.block == "ffn"
+        self.replicas, self.batch = config.replicas, config.batch_size
+        self.is_ffn, self.is_full = config.model.block == "ffn", config.probe.set == "full"
         self.hidden = schema.hidden_units(config.model, config.activation) if self.is_ffn else self.width
-        self.maps = 2 if config.activation.name in schema.GATED else 1
-        self.has_embedding = self.is_ffn or config.residual.name != "none"
-        self.place = getattr(config.norm, "place", "") if config.norm.name != "none" else ""
-        self.is_full = config.probe.set == "full"
+        self.up = self.hidden * (2 if config.activation.name in schema.GATED else 1)  # pre-activations of a layer
+        expansion = config.model.expansion if self.is_ffn else None
+        saved = saved_per_unit(config.activation, config.norm, config.residual, config.model.block, expansion)
+        self.graph = self.item * self.replicas * self.batch * self.depth * saved * self.width
 
     def parameters(self) -> Part:
-        """Values, gradients and what else is as large, on the device; drawn in float64 on the host."""
-        config, each = self.config, self._parameters_of_each()
-        count = self.replicas * sum(each.values())
-        hidden = self.replicas * each["model.width"]
-        optimizer = config.optimizer
-        states = STATES.get(optimizer.name, 2) + (getattr(optimizer, "momentum", 0) > 0)
-        kept = 1 if self.is_full and config.steps > 0 else 0
-        has_sum = optimizer.weight_decay > 0 and optimizer.name != "adamw"
-        scratch = int(optimizer.name != "sgd") + int(has_sum or getattr(optimizer, "nesterov", False))
-        always = (2 + kept + states) * count + scratch * hidden
-        graph = self._graph()
-        has_both = config.probe.cotangent == "random"  # the graph is kept for a second backward pass
-        handed_over = int(2 * SCATTER * self.item * count) if has_both else max(0, self.item * count - graph)
-        written = 2 * (1 + states) * self.item * count if config.checkpoint.every or config.checkpoint.seconds else 0
-        layer = self.replicas * max(n // self.depth if key == "model.width" else n for key, n in each.items())
-        drawn = DOUBLE * (count + 2 * layer)
-        device = always * self.item + handed_over
-        host = max(0, written - handed_over - graph, drawn - device)
-        keys = {"model.width": ("model.width", "model.depth", "replicas")}
-        keys |= {key: (key, "model.width", "replicas") for key in each if key != "model.width"}
-        return Part(host, device, "parameters, gradients and optimizer", keys[max(each, key=lambda key: each[key])])
+        """Values, gradients, optimizer states and copies of them; weights are drawn in float64 on the host."""
+        import torch
 
-    def _parameters_of_each(self) -> Mapping[str, int]:
-        """Parameters of one replica, by the key that makes them many."""
-        bias = int(self.config.model.bias)
-        first = self.width if self.has_embedding else self.features
-        up = self.maps * self.hidden * (self.width + bias)
-        down = self.width * (self.hidden + bias) if self.is_ffn else 0
-        norm = 0
-        if getattr(self.config.norm, "affine", False):
-            units = self.hidden if self.place == "inner" else self.width
-            norm = units * (1 if self.config.norm.name == "rms" else 2)
-        wide = self.depth * (up + down + norm + 2) + bias * self.width
-        outer = self.maps * self.hidden * (first - self.width)
-        outer += self.width * self.features if self.has_embedding else 0
-        inputs = "data.path" if isinstance(self.config.data, schema.Npz) else "data.features"
-        outputs = "data.path" if isinstance(self.config.data, schema.Npz) else "data.classes"
-        found = {"model.width": wide + min(0, outer), outputs: self.classes * (self.width + bias)}
-        found[inputs] = found.get(inputs, 0) + max(0, outer)
-        return {key: count for key, count in found.items() if count > 0}
+        from lab.train import optimizers
+
+        config, bias = self.config, int(self.config.model.bias)
+        has_embedding = self.is_ffn or config.residual.name != "none"
+        hidden = self.depth * (self.up * (self.width + bias) + self.is_ffn * self.width * (self.hidden + bias))
+        inputs = self.features * self.width if has_embedding else self.up * (self.features - self.width)
+        outputs = self.classes * (self.width + bias)
+        is_npz = isinstance(config.data, schema.Npz)
+        shares: dict[tuple[str, ...], int] = {
+            ("model.width", "model.depth", "replicas"): hidden,
+            ("data.path" if is_npz else "data.features", "model.width", "replicas"): max(0, inputs),
+            ("data.path" if is_npz else "data.classes", "model.width", "replicas"): outputs,
+        }
+        count = self.replicas * (hidden + inputs + outputs)
+        states = len(optimizers.build(config.optimizer, [torch.zeros(1, 1, 1)]).state)
+        update_copy = int(self.is_full and config.steps > 0)
+        scratch = int(config.optimizer.name != "sgd" or config.optimizer.weight_decay > 0)
+        backward = 1 + (config.probe.cotangent == "random")  # gradients that autograd hands over
+        device: float = self.item * count * (2 + update_copy + states + scratch)
+        device += max(0, backward * self.item * count - (backward == 1) * self.graph)  # where the graph was
+        is_saved = config.checkpoint.every > 0 or config.checkpoint.seconds > 0
+        checkpoint = is_saved * 2 * self.item * count * (1 + states)
+        drawing = DOUBLE * count * (1 + 2 / (self.depth + 2))
+        host = max(0, checkpoint - self.graph, drawing - device)
+        return Part(host, device, "parameters, gradients and optimizer", max(shares, key=lambda keys: shares[keys]))
 
     def activations(self) -> Part:
         """The graph of a training step, or an evaluation if that is larger."""
-        largest = max(self.maps * self.hidden, self.width, self.features)
-        number = self.item * self.replicas * self.batch
-        layers = self._graph(has_ends=False) + MOMENT * number * largest
-        ends = self._graph() - self._graph(has_ends=False)
-        step = self._scattered(layers, number * largest) + self._scattered(ends, number * self.classes)
-        units = max(self.maps * self.hidden, self.width)
+        from lab.train.losses import EVAL_ROWS
+
+        largest = self.item * self.replicas * self.batch * max(self.up, self.width, self.features)
+        ends = self.item * self.replicas * self.batch * (2 * self.features + 4 * self.classes + 2 * self.width)
+        step = self._fragmented(self.graph + TEMPORARIES * largest, largest) + self._fragmented(ends, ends // 4)
         rows = max(min(EVAL_ROWS, self.test), min(self.config.probe.examples, self.train))
-        forward = self.item * self.replicas * rows * 3 * (units + self.classes)
-        if forward > step:
-            return Part(0, forward, "held-out examples", ("replicas", "model.width"))
+        evaluation = self.item * self.replicas * rows * 3 * (max(self.up, self.width) + self.classes)
+        if evaluation > step:
+            return Part(0, evaluation, "held-out examples", ("replicas", "model.width"))
         return Part(0, step, "activations", ("batch_size", "model.width", "replicas"))
 
-    def _graph(self, has_ends: bool = True) -> int:
-        """Bytes that autograd keeps of one forward pass over a batch; the ends are inputs, logits and the loss."""
-        ends = 2 * self.features + 4 * self.classes + 2 * self.width if has_ends else 0
-        return self.item * self.replicas * self.batch * int(ends + self.depth * _kept(self))
-
-    def _scattered(self, size: int, tensor: int) -> int:
-        """What tensors of that many bytes, `size` in all, take of the device's memory."""
-        if not self.is_on_host or tensor >= MAPPED:
-            return size
-        return int(size * (SCATTER_TWICE if self.config.probe.cotangent == "random" else SCATTER))
-
     def data(self) -> Part:
-        """Examples while they are made, and then on the device, and the order in which each replica walks through."""
+        """Examples while they are loaded and on the device, and the order in which each replica goes through them."""
+        from lab.data import BLOCK_INDICES
+
         numbers = (self.train + self.test) * self.features
         name = self.config.data.name
-        copies = {"mnist": OPENML_COPIES, "fashion_mnist": OPENML_COPIES, "gaussian": 2}.get(name, npz.COPIES)
-        stays = self.item * numbers
+        is_openml = isinstance(self.config.data, schema.OpenML)
+        copies = OPENML_COPIES if is_openml else GAUSSIAN_COPIES if name == "gaussian" else NPZ_COPIES
         order = DOUBLE * self.replicas * self.train + 3 * DOUBLE * max(BLOCK_INDICES, self.replicas * self.batch)
-        keys: tuple[str, ...] = ("data.examples", "data.features")
-        if name in ("digits", "mnist", "fashion_mnist") or order > copies * DOUBLE * numbers:
+        keys: tuple[str, ...] = ("data.features", "data.examples")
+        if self.train > self.features:
+            keys = ("data.examples", "data.features")
+        keys = tuple(key for key in keys if hasattr(self.config.data, key.partition(".")[2]))
+        keys = keys or (("data.path",) if name == "npz" else ("replicas",))
+        if order > copies * DOUBLE * numbers:
             keys = ("replicas",)
-        elif name == "npz":
-            keys = ("data.path",)
-        elif name == "gaussian" and self.features > self.train:
-            keys = ("data.features", "data.examples")
-        elif name != "gaussian":
-            keys = ("data.examples",)
-        return Part(copies * DOUBLE * numbers - stays + order, stays, "the data", keys)
+        return Part((copies * DOUBLE - self.item) * numbers + order, self.item * numbers, "the data", keys)
 
     def readings(self) -> Part:
-        """Records, and the table made of them; in a checkpoint they are once more."""
-        config, quantities = self.config, len(_layer_quantities(self.is_full))
-        steps, every = config.steps, config.probe.every
+        """Records, the table made of them, and their copy in a checkpoint."""
+        from lab.measure.jacobian import LARGEST_EXACT
+        from lab.readings import LAYER_QUANTITIES, NORMS, SCALAR_QUANTITIES
+
+        every, steps = self.config.probe.every, self.config.steps
         count = min(steps, 1) + 1 + (max(0, steps - 1) // every if every else 0)
-        numbers = count * self.replicas * (quantities * self.depth + SCALARS)
-        if config.probe.jacobian:
-            numbers += count * self.replicas * min(self.width, self.features, LARGEST_EXACT)
-        keys = ("probe.every", "replicas", "model.depth") if count > FEW_READINGS else ("replicas", "model.depth")
-        return Part(3 * DOUBLE * numbers + count * RECORD_OBJECTS, 0, f"{count} readings", keys)
+        per_layer = len(LAYER_QUANTITIES if self.is_full else NORMS)
+        numbers = per_layer * self.depth + len(SCALAR_QUANTITIES)
+        if self.config.probe.jacobian:
+            numbers += min(self.width, self.features, LARGEST_EXACT)
+        keys = ("replicas", "model.depth") if count < 100 else ("probe.every", "replicas", "model.depth")
+        host = 3 * DOUBLE * count * self.replicas * numbers + count * RECORD_OBJECTS
+        return Part(host, 0, f"{count} readings", keys)
 
     def jacobians(self) -> Part:
-        """What `lab.measure.jacobian` takes at its peak."""
-        rows, width = min(JACOBIAN_ROWS, self.width), self.width
-        matrix = self.replicas * width * self.features
-        shorter = min(width, self.features)
-        after = 2 * self.item * matrix + 4 * DOUBLE * matrix + 3 * DOUBLE * self.replicas * shorter**2
-        per_example = self._graph() // self.batch
-        largest = max(self.maps * self.hidden, width, self.features)
+        """The larger of the backward passes and the decomposition of the matrices (R, width, features)."""
+        from lab.train.jacobian import ROWS
+
+        rows, largest = min(ROWS, self.width), max(self.up, self.width, self.features)
+        matrices = self.replicas * self.width * self.features
+        products = self.replicas * min(self.width, self.features) ** 2
+        decomposition = (2 * self.item + 4 * DOUBLE) * matrices + 3 * DOUBLE * products
         if self.config.norm.name == "batch":
             examples = min(self.config.probe.examples, self.train)
-            moment = VMAP_MOMENT * self.item * self.replicas * rows * examples * largest
-            during = per_example * examples + moment + self.item * matrix * examples
+            row = VMAP_TEMPORARIES * self.item * self.replicas * examples * largest
+            backward = self.graph / self.batch * examples + rows * row + self.item * matrices * examples
         else:
-            during = rows * (per_example + MOMENT * self.item * self.replicas * largest)
-        return Part(
-            0, max(after, self._scattered(during, 0)), "the Jacobians", ("probe.jacobian", "replicas", "model.width")
-        )
+            backward = rows * (self.graph / self.batch + TEMPORARIES * self.item * self.replicas * largest)
+        keys = ("probe.jacobian", "replicas", "model.width")
+        return Part(0, max(decomposition, self._fragmented(backward, 0)), "the Jacobians", keys)
 
     def objects(self) -> Part:
-        """Python's own."""
         layers, replicas = LAYER_OBJECTS * self.depth, REPLICA_OBJECTS * self.replicas
         keys = ("model.depth",) if layers > replicas else ("replicas",)
         return Part(LIBRARIES + layers + replicas, 0, "the objects of layers and replicas", keys)
 
-
-SCALARS = 10
-"""Quantities of a reading without a layer axis."""
-
-
-def _layer_quantities(is_full: bool) -> Sequence[str]:
-    """The quantities of a reading with a layer axis."""
-    from lab.readings import LAYER_QUANTITIES, NORMS
-
-    return list(LAYER_QUANTITIES) if is_full else NORMS
+    def _fragmented(self, size: float, tensor: float) -> float:
+        """Memory that tensors of at most `tensor` bytes and `size` bytes in all take on the device."""
+        if self.is_on_gpu or tensor >= MAPPED:
+            return size
+        return size * (FRAGMENTATION_TWICE if self.config.probe.cotangent == "random" else FRAGMENTATION)
 
 
-def _kept(size: _Size) -> float:
-    """Numbers that autograd keeps of one layer, for one example of one replica.
-
-    Each operation keeps what its derivative needs: a map its input, a norm its input (batch norm: the centred one) and
-    with a gain also the normalized values, an activation its output or its input, a product both factors. What one
-    operation gives to the next and both keep is one tensor, and is counted where it is made.
-    """
-    config, width, hidden = size.config, size.width, size.hidden
-    name, norm = config.activation.name, config.norm.name
-    outputs_of_norm = 1 + getattr(config.norm, "affine", False) + (norm == "batch")
-    kept = 0.0
-    if size.place == "pre":
-        kept += outputs_of_norm * width
-    if size.place == "inner":
-        kept += (norm != "batch") * hidden + outputs_of_norm * hidden  # z, and what the norm makes of it
-        kept -= hidden if name not in READS_INPUT and name != "identity" else 0
-    elif name in READS_INPUT or size.maps == 2:
-        kept += size.maps * hidden  # z
-    kept += 0 if name == "identity" and size.place == "inner" else hidden  # the activation itself
-    kept += {"prelu": 0.5, "rrelu": 1.5, "swish": 1.0}.get(name, 0.0) * hidden  # masks, drawn slopes, the sigmoid
-    kept += hidden if size.maps == 2 and name != "bilinear" else 0  # the gate
-    if size.is_ffn:
-        kept += width
-    if config.residual.name != "none":
-        kept += width + (width if config.residual.name == "rezero" and not size.is_ffn else 0)
-        kept -= width if size.is_ffn and config.residual.name != "rezero" else 0
-    if size.place == "post":
-        kept += outputs_of_norm * width
-    return kept
+@lru_cache(maxsize=256)
+def saved_per_unit(
+    activation: schema.Activation, norm: schema.Norm, residual: schema.Residual, block: str, expansion: float | None
+) -> float:
+    """Count the numbers that autograd saves per layer, example, replica and unit of width, on a miniature network."""
+    sizes = []
+    for depth in (2, 3):
+        model = replace(MINIATURE, depth=depth, block=block, expansion=expansion)
+        config = Config(activation, norm=norm, residual=residual, model=model, replicas=1)
+        sizes.append(_saved_bytes(config))
+    return (sizes[1] - sizes[0]) / (4 * MINIATURE_BATCH * MINIATURE.width)
 
 
-def _extent(data: schema.Data) -> npz.Extent:
-    """Examples, features and classes of a data set, without loading it."""
+def _saved_bytes(config: Config) -> int:
+    """Bytes of the distinct tensors that one forward pass saves for its backward pass, without parameters."""
+    import torch
+
+    from lab.network.network import Network
+    from lab.network.seeding import streams
+
+    width = config.model.width
+    network = Network(config, width, 2, [streams(0, 0)], torch.device("cpu"))
+    saved = {}  # address of a storage -> the storage, held so that no other one takes its address
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        logits = network(torch.zeros(1, MINIATURE_BATCH, width))
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    del logits
+    return sum(storage.nbytes() for address, storage in saved.items() if address not in parameters)
+
+
+def extent(data: schema.Data) -> npz.Extent:
+    """Count the training and held-out examples, features and classes of a data set, without loading it."""
+    from lab.data.sources import DIGITS_HELD_OUT, HOLD_OUT_EVERY, MNIST_TRAIN
+
     if isinstance(data, schema.Npz):
-        found = npz.extent(data.path, most_numbers=available() // DOUBLE)
-        return found or npz.Extent(2, 1, 1, 2)
+        return npz.extent(data.path, most_numbers=available() // DOUBLE) or npz.Extent(2, 1, 1, 2)
     if isinstance(data, schema.OpenML):
-        return npz.Extent(60_000, 10_000, 784, 10)
-    if isinstance(data, schema.GaussianData | schema.Spirals | schema.Circles):
-        held_out = data.examples // 5
-        return npz.Extent(data.examples - held_out, held_out, getattr(data, "features", 2), getattr(data, "classes", 2))
-    return npz.Extent(1438, 359, 64, 10)
-
-
-def _value(config: Config, key: str) -> object:
-    value: object = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return str(value).lower() if isinstance(value, bool) else value
+        return npz.Extent(MNIST_TRAIN, 70_000 - MNIST_TRAIN, 28 * 28, 10)
+    if data.name == "digits":
+        return npz.Extent(1797 - DIGITS_HELD_OUT, DIGITS_HELD_OUT, 64, 10)
+    examples = getattr(data, "examples", 0)
+    held_out = examples // HOLD_OUT_EVERY
+    return npz.Extent(examples - held_out, held_out, getattr(data, "features", 2), getattr(data, "classes", 2))

@@ -1,8 +1,9 @@
-"""Trains a configuration in memory."""
+"""Trains configurations in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,26 +11,29 @@ import torch
 
 from lab import compose, data, schema
 from lab.machine.devices import choose_device
+from lab.machine.torch_threads import thread_budget
 from lab.readings import to_dataset
 from lab.record import overlay
 from lab.record.overlay import Overlay
 from lab.run import memory
 from lab.run.writer import attributes
 from lab.schema import ConfigError
+from lab.theory import critical_weight_var_of
 from lab.train.loop import train
 from lab.train.trainer import alone
 
 if TYPE_CHECKING:
     import xarray as xr
 
-from lab.machine.torch_threads import thread_budget
+    from lab.record.sinks.sink import Sink
 
 
-def simulate(*overrides: str) -> xr.Dataset:
-    """Run a configuration without touching the disk.
+def simulate(*overrides: str, sinks: Sequence[Sink] = ()) -> xr.Dataset:
+    """Train a configuration without writing to disk.
 
     Args:
-        overrides: what the command line takes, for example "activation=tanh", "model.depth=50".
+        overrides: as on the command line, for example "activation=tanh", "model.depth=50".
+        sinks: receive every reading by `write(record)` as it is taken, and a `close()` at the end.
 
     Returns:
         The readings, with dimensions (step, layer, replica).
@@ -38,18 +42,26 @@ def simulate(*overrides: str) -> xr.Dataset:
         ConfigError: the configuration cannot be used.
     """
     config = compose.compose(overrides)
+    resolved = resolve_critical(config)
     device = choose_device(config.device)
-    memory.refuse_too_large(config, device)
-    with thread_budget(config.threads):
+    memory.refuse_too_large(resolved, device)
+    records = []
+    with ExitStack() as stack:
+        stack.enter_context(thread_budget(config.threads))
+        for sink in sinks:
+            stack.callback(sink.close)
         dataset = data.load(config.data, getattr(torch, config.dtype), device)
-        expected = overlay.expect(config, dataset)
-        records = list(train(config, dataset, device))
+        expected = overlay.expect(resolved, dataset)
+        for record in train(resolved, dataset, device):
+            records.append(record)
+            for sink in sinks:
+                sink.write(record)
         predictions = expected.variables(records[0]) if isinstance(expected, Overlay) else ()
         return to_dataset(records, config.first_replica, attributes(config, device), predictions)
 
 
 def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
-    """Run configurations as replicas of one network, without touching the disk.
+    """Train configurations as replicas of one network, without writing to disk.
 
     Args:
         configs: equal but for `schema.PER_REPLICA`, each with replicas=1.
@@ -58,39 +70,51 @@ def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
         The readings; entry r of the dimension replica is configs[r].
 
     Raises:
-        ConfigError: they differ in something else, or one has replicas of its own.
+        ConfigError: they differ in another key, or one has several replicas.
     """
-    for other in configs:
-        if other.replicas != 1:
-            raise ConfigError(f"replicas={other.replicas}: runs side by side are one replica each; give replicas=1.")
-    config, variants = merged(configs)
-    device = choose_device(config.device)
-    memory.refuse_too_large(config, device)
-    with thread_budget(config.threads):
-        dataset = data.load(config.data, getattr(torch, config.dtype), device)
-        records = list(train(config, dataset, device, variants))
-        return to_dataset(records, 0, attributes(config, device))
+    for config in configs:
+        if config.replicas != 1:
+            raise ConfigError(f"replicas={config.replicas}: runs side by side are one replica each; give replicas=1.")
+    merged_config, variants = merged(configs)
+    device = choose_device(merged_config.device)
+    memory.refuse_too_large(merged_config, device)
+    with thread_budget(merged_config.threads):
+        dataset = data.load(merged_config.data, getattr(torch, merged_config.dtype), device)
+        records = list(train(merged_config, dataset, device, variants))
+        return to_dataset(records, 0, attributes(replace(configs[0], replicas=len(configs)), device))
 
 
 def merged(configs: Sequence[schema.Config]) -> tuple[schema.Config, list[schema.Config] | None]:
-    """One configuration with the replicas of all, and each replica's own; None for the latter if there is but one.
+    """Merge configurations into one with the replicas of all, and list each replica's own, None for a single one.
+
+    In both, init=critical is resolved.
 
     Raises:
-        ConfigError: they differ in something that replicas of one network share.
+        ConfigError: they differ in a key that replicas of one network share, or nothing is critical.
     """
-    if len(configs) == 1:
-        return configs[0], None
-    shared = _without_own_numbers(configs[0])
-    for other in configs:
-        keys = [
-            key for key, value in _without_own_numbers(other).items() if shared.get(key) != value and key != "replicas"
-        ]
-        if keys:
-            raise ConfigError(f"{keys[0]}: replicas of one network cannot differ in it; run them one by one.")
-    variants = [variant for config in configs for variant in alone(config)]
-    return replace(configs[0], replicas=len(variants)), variants
+    resolved = [resolve_critical(config) for config in configs]
+    if len(resolved) == 1:
+        return resolved[0], None
+    shared = _shared_keys(resolved[0])
+    for config in resolved:
+        if different := [key for key, value in _shared_keys(config).items() if shared.get(key) != value]:
+            raise ConfigError(f"{different[0]}: replicas of one network cannot differ in it; run them one by one.")
+    variants = [variant for config in resolved for variant in alone(config)]
+    return replace(resolved[0], replicas=len(variants)), variants
 
 
-def _without_own_numbers(config: schema.Config) -> dict[str, Any]:
-    flat = schema.flatten(schema.as_dict(config))
-    return {key: value for key, value in flat.items() if key not in schema.PER_REPLICA}
+def resolve_critical(config: schema.Config) -> schema.Config:
+    """Replace init=critical by init=gaussian with the critical weight_var; return any other configuration unchanged.
+
+    Raises:
+        ConfigError: no weight_var is critical, or none is known.
+    """
+    init = config.init
+    if not isinstance(init, schema.Critical):
+        return config
+    return replace(config, init=schema.Gaussian("gaussian", init.gain, critical_weight_var_of(config), init.bias_var))
+
+
+def _shared_keys(config: schema.Config) -> dict[str, Any]:
+    settings = schema.flatten(schema.as_dict(config))
+    return {key: value for key, value in settings.items() if key not in schema.PER_REPLICA and key != "replicas"}

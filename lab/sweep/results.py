@@ -223,7 +223,7 @@ def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
     if (run.folder / READINGS).exists():
         try:
             variables = netcdf.read(run.folder / READINGS)
-            tables.append(_checked(xr.Dataset({name: tuple(variable) for name, variable in variables.items()})))
+            tables.append(_checked(xr.Dataset({name: tuple(values) for name, values in variables.items()})))
         except UnreadableError:
             damage = f"{READINGS} cannot be read"
     if run.state not in DONE and (run.folder / CHECKPOINTS).is_dir():
@@ -231,7 +231,8 @@ def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
 
         with suppress(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError):
             # Any of these may come of a file in the format of a checkpoint with content that no run has.
-            tables += [_checked(table) for table in checkpoint.readings(run.folder).values()]
+            if (table := checkpoint.readings(run.folder)) is not None:
+                tables.append(_checked(table))
     return max(tables, key=_last_step, default=None), damage
 
 

@@ -129,7 +129,7 @@ def test_a_killed_process_gives_its_place_back(monkeypatch: pytest.MonkeyPatch, 
         try:
             assert other.stdout.readline() == "in\n"
             folder = next(tmp_path.glob("gradlab-gpus-*"))
-            assert devices._take(folder, 1) is None
+            assert devices._take_place(folder, 1) is None
         finally:
             other.send_signal(signal.SIGKILL)
         other.wait()
@@ -163,7 +163,7 @@ def test_a_real_gpu_is_found_and_held():
 
 @pytest.mark.skipif(not HAS_GPU, reason="torch finds no CUDA device here")
 def test_real_gpus_have_numbers_of_their_own():
-    numbers = [devices._identity(number) for number in range(torch.cuda.device_count())]
+    numbers = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
     assert len(set(numbers)) == len(numbers)
     assert all(len(number) >= 32 for number in numbers)
 

@@ -92,7 +92,7 @@ def test_the_closing_table_holds_the_first_and_the_last_reading_with_their_sprea
     printed = show(first, last)
     assert cells(printed, "loss") == ["2 (1 to 3)", "0.25 (0.25 to 0.25)"]
     assert cells(printed, "held-out accuracy, %") == ["15 (10 to 20)", "n/a"]
-    assert cells(printed, "delta_slope (decades a layer)") == ["0.5 (0.5 to 0.5)", "0 (-0.5 to 0.5)"]
+    assert cells(printed, "delta_slope (decades per layer)") == ["0.5 (0.5 to 0.5)", "0 (-0.5 to 0.5)"]
     assert cells(printed, "delta_rms, first over last layer") == ["2e-06 (1e-06 to 3e-06)", "1 (1 to 1)"]
     assert cells(printed, "dead units, %") == ["25 (25 to 25)", "n/a"]
     assert cells(printed, "diverged replicas") == ["0 of 2", "0 of 2"]
@@ -103,7 +103,7 @@ def test_the_closing_table_says_how_many_values_were_not_finite():
     last = reading(7, loss=[np.nan, 2.0], delta_rms=np.inf, grad_norm=np.inf, delta_slope=np.inf, diverged=[0])
     printed = show(first, last)
     assert cells(printed, "loss")[1] == "2 (2 to 2, 1 not finite)"
-    assert cells(printed, "delta_slope (decades a layer)")[1] == "Inf"
+    assert cells(printed, "delta_slope (decades per layer)")[1] == "Inf"
     assert cells(printed, "diverged replicas")[1] == "1 of 2"
 
 

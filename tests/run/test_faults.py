@@ -154,7 +154,7 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on_later(
 
     process = python("-m", "lab", "run", *SMALL, *LONG, "output_dir=mine", cwd=tmp_path)
     assert process.stderr is not None
-    assert process.stderr.readline() == f"mine  goes on after its reading at step {summary['steps_done']}\n"
+    assert process.stderr.readline() == f"mine  resumes after its reading at step {summary['steps_done']}\n"
     deadline = time.monotonic() + PATIENCE
     try:
         while not (told := _progress(tmp_path / "mine")) or told["step"] <= summary["steps_done"]:
@@ -341,7 +341,7 @@ def test_checkpoints_that_cannot_be_used_are_reported_and_thrown_away(
     again = gradlab(*words)
     assert again.status == 130
     assert again.err.count("damaged") == 2
-    assert "the run begins again" in again.err
+    assert "the run starts again" in again.err
     monkeypatch.setattr(execution, "train", train)
     assert [int(path.stem[5:]) for path in (tmp_path / "mine").rglob("*.ckpt")] == [2]  # the new one is kept
 

@@ -12,11 +12,8 @@ import torch
 from lab import data
 from lab.compose import compose
 from lab.machine import memory as machine_memory
-from lab.measure import jacobian
 from lab.run import memory
-from lab.schema import OPTIMIZERS, ConfigError, Npz
-from lab.train import jacobian as train_jacobian
-from lab.train import losses, optimizers
+from lab.schema import ConfigError, Npz
 from tests.conftest import Command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,13 +23,14 @@ MIB = 2**20
 PEAK = """
 import pathlib, sys, tempfile
 import lab
-from lab import config, runs
+from lab.compose import compose
+from lab.run.execution import run
 overrides = sys.argv[1:]
 if "checkpoint.seconds=0" in overrides:
     lab.simulate(*overrides)
 else:
     with tempfile.TemporaryDirectory() as folder:
-        runs.run(config.compose(overrides), pathlib.Path(folder, "run"), is_quiet=True)
+        run(compose(overrides), pathlib.Path(folder, "run"), is_quiet=True)
 status = pathlib.Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 """
@@ -82,7 +80,7 @@ def measured(overrides: tuple[str, ...]) -> int:
     return int(done.stdout) * 1024
 
 
-def predicted(overrides: tuple[str, ...]) -> int:
+def predicted(overrides: tuple[str, ...]) -> float:
     return sum(part.host for part in memory.predict(compose(overrides)))
 
 
@@ -114,12 +112,12 @@ def test_the_prediction_is_between_two_thirds_and_twice_the_measured_peak(run: s
 
 def test_twice_the_size_is_predicted_to_take_twice_the_memory_of_what_grows_with_it():
     # By hand: SGD holds values, gradients and the copy for update_ratio.
-    def parameters(*overrides: str) -> int:
+    def parameters(*overrides: str) -> float:
         parts = memory.predict(
             compose([*COMMON, "model.depth=4", "model.bias=false", "batch_size=1", "replicas=3", *overrides]),
             is_on_gpu=True,
         )
-        return next(part.device for part in parts if part.what.startswith("parameters"))
+        return next(part.device for part in parts if part.purpose.startswith("parameters"))
 
     units, replicas, float32 = 2000, 3, 4
     weights = replicas * (8 * units + 3 * units**2 + 10 * units)
@@ -133,18 +131,21 @@ def test_twice_the_size_is_predicted_to_take_twice_the_memory_of_what_grows_with
     assert parameters("model.width=4000") == pytest.approx(4 * single, rel=0.02)
 
 
-def test_the_states_of_every_optimizer_are_counted():
-    assert set(memory.STATES) == set(OPTIMIZERS)
-    for name, momentum in (("sgd", 0.0), ("sgd", 0.9), ("adam", 0), ("adamw", 0), ("rmsprop", 0.0), ("rmsprop", 0.9)):
-        config = compose([f"optimizer={name}", *([f"optimizer.momentum={momentum}"] if momentum else [])]).optimizer
-        states = optimizers.build(config, [torch.zeros(1, 1, 1)]).state
-        assert len(states) == memory.STATES[name] + (momentum > 0)
-
-
-def test_the_constants_are_those_of_the_modules_that_they_stand_for():
-    assert memory.EVAL_ROWS == losses.EVAL_ROWS
-    assert (memory.JACOBIAN_ROWS, memory.LARGEST_EXACT) == (train_jacobian.ROWS, jacobian.LARGEST_EXACT)
-    assert memory.BLOCK_INDICES == data.BLOCK_INDICES
+@pytest.mark.parametrize(
+    ("overrides", "tensors"),
+    [
+        ((), 1),  # relu saves its output, which is the next layer's input
+        (("activation=tanh",), 1),
+        (("activation=gelu",), 2),  # its input and its output
+        (("activation=swiglu",), 4),  # both maps, the gate's value, the output
+        (("model.block=ffn",), 4 + 1),  # four times the width, and the block's output
+        (("norm=layer", "norm.place=pre", "activation=gelu"), 2 + 2),  # the norm's input is the output before
+    ],
+)
+def test_the_tensors_that_autograd_saves_are_counted_on_a_miniature(overrides: tuple[str, ...], tensors: float):
+    config = compose(overrides)
+    saved = memory.saved_per_unit(config.activation, config.norm, config.residual, config.model.block, None)
+    assert saved == pytest.approx(tensors, abs=0.1)  # means and deviations are small
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_the_extent_of_data_is_known_without_making_it(name: str, extent: tuple[
     config = compose([f"data={name}", *(f"data.{word}" for word in extent)]).data
     made = data.load(config, torch.float32, CPU)
     found = (len(made.train_y), len(made.test_y), made.features, made.classes)
-    assert tuple(memory._extent(config)) == found
+    assert tuple(memory.extent(config)) == found
 
 
 @pytest.mark.parametrize("has_test", [True, False])
@@ -163,7 +164,7 @@ def test_the_extent_of_a_file_is_known_from_its_headers_and_labels(tmp_path: Pat
     if has_test:
         arrays |= {"x_test": np.ones((7, 2, 3)), "y_test": np.arange(7) % 4}
     np.savez_compressed(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
-    train, test, features, classes = memory._extent(Npz("npz", str(tmp_path / "own.npz")))
+    train, test, features, classes = memory.extent(Npz("npz", str(tmp_path / "own.npz")))
     assert (train + test, features, classes) == (57 if has_test else 50, 6, 4)
 
 

@@ -18,10 +18,12 @@ import lab
 from lab.compose import compose
 from lab.machine.files import atomic_write
 from lab.plot import style
+from lab.readings import Record
 from lab.record.folder import Task, task
 from lab.record.sinks.tensorboard import TensorBoard
-from lab.run import execution
+from lab.run import execution, simulation
 from lab.schema import ConfigError, fingerprint
+from lab.theory import critical_weight_var_of
 from lab.train.loop import train
 
 SMALL = ("model.depth=4", "model.width=16", "replicas=6", "batch_size=16", "data=spirals", "steps=12", "probe.every=1")
@@ -144,7 +146,7 @@ def test_threads_are_the_runs_own_and_given_back(monkeypatch: pytest.MonkeyPatch
         seen.append(torch.get_num_threads())
         return train(*arguments)
 
-    monkeypatch.setattr(execution, "train", watched)
+    monkeypatch.setattr(simulation, "train", watched)
     before = torch.get_num_threads()
     readings = lab.simulate(*SMALL, "steps=0", f"threads={before + 1}")
     assert seen == [before + 1]
@@ -152,8 +154,58 @@ def test_threads_are_the_runs_own_and_given_back(monkeypatch: pytest.MonkeyPatch
     assert torch.get_num_threads() == before
 
 
-def test_the_package_promises_two_functions():
-    assert sorted(lab.__all__) == ["load", "simulate"]
+class Recorder:
+    """A sink of the user's own."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.is_closed = False
+
+    def write(self, record: Record) -> None:
+        assert not self.is_closed
+        self.steps.append(record.step)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_sinks_of_the_users_own_receive_every_reading_and_are_closed(tmp_path: Path):
+    recorders = [Recorder(), Recorder()]
+    readings = lab.simulate(*SMALL, sinks=recorders)
+    for recorder in recorders:
+        assert recorder.steps == readings["step"].values.tolist() == list(range(13))
+        assert recorder.is_closed
+    mine = Recorder()
+    execution.run(compose(SMALL), tmp_path, is_quiet=True, sinks=[mine])
+    assert mine.steps == list(range(13))
+    assert mine.is_closed
+
+
+def test_a_sink_of_the_users_own_that_fails_is_closed_and_fails_the_run(tmp_path: Path):
+    class Broken(Recorder):
+        def write(self, record: Record) -> None:
+            raise ValueError("no room in my list")
+
+    broken = Broken()
+    with pytest.raises(ValueError, match="no room in my list"):
+        execution.run(compose(SMALL), tmp_path, is_quiet=True, sinks=[broken])
+    assert broken.is_closed
+    assert strict_json(tmp_path / "summary.json")["status"] == "failed"
+
+
+def test_a_critical_init_is_resolved_for_the_network_and_stays_in_what_is_written(tmp_path: Path):
+    overrides = ("activation=tanh", "init=critical", "init.bias_var=0.05")
+    table, summary = run(tmp_path / "mine", *overrides)
+    weight_var = critical_weight_var_of(compose(overrides))
+    gaussian = lab.simulate(*SMALL, "activation=tanh", "init=gaussian", f"init.weight_var={weight_var!r}", overrides[2])
+    xr.testing.assert_equal(table, gaussian)
+    assert summary["config"]["init"]["name"] == json.loads(table.attrs["config"])["init"]["name"] == "critical"
+    assert summary["fingerprint"] == table.attrs["fingerprint"] == fingerprint(compose([*SMALL, *overrides]))
+
+
+def test_the_package_promises_three_functions():
+    assert sorted(lab.__all__) == ["load", "predict", "simulate"]
+    assert all(callable(getattr(lab, name)) for name in lab.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'simulte'"):
         lab.simulte  # noqa: B018
 

@@ -1,4 +1,4 @@
-"""The console sink: a live line while a run trains, and a table of what became of it."""
+"""The console sink: a live line while a run trains, and a table of its first and last reading."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lab.readings import Record, first_over_last, median
 from lab.typing import Array
 
 WIDTH = 110
-"""Columns where there is no terminal to ask."""
+"""Columns without a terminal."""
 PLAIN_LINES = 10
-"""About how many lines a run prints where there is no terminal to keep one line alive in."""
+"""Approximate number of lines of a run without a terminal."""
 
 
 class Console:
     """Shows loss, slowest gradient, dead share, steps per second and the time left.
 
     Args:
-        title: what the run is called.
+        title: the run's name.
         steps: updates it will make.
-        console: where to; standard error unless given, so that standard output stays free for results.
+        console: by default one on standard error, so that standard output stays free for results.
     """
 
     def __init__(self, title: str, steps: int, console: RichConsole | None = None) -> None:
@@ -36,7 +36,7 @@ class Console:
         self.first: Record | None = None
         self.last: Record | None = None
         self.last_printed = -np.inf
-        # In 80 columns all of it can be seen; in fewer, the end of what `describe` says goes first.
+        # All of it fits into 80 columns; in fewer, the end of `describe` is cut first.
         self.progress = Progress(
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[speed]}", table_column=Column(no_wrap=True)),
@@ -55,15 +55,15 @@ class Console:
         self.progress.start()
 
     def remember(self, records: Sequence[Record]) -> None:
-        """Take what was measured before an interruption: for the table at the end, without a word on each."""
+        """Take the readings from before an interruption, for the table at the end, without printing each."""
         if not records:
             return
         self.first, self.last = records[0], records[-1]
-        self.progress.update(self.task, completed=self.last.step, state=f"goes on after step {self.last.step}")
+        self.progress.update(self.task, completed=self.last.step, state=f"resumes after step {self.last.step}")
         if not self.console.is_terminal:
             self.last_printed = self.last.step
             self.console.print(
-                Text(f"{self.title}  goes on after its reading at step {self.last.step}"), soft_wrap=True
+                Text(f"{self.title}  resumes after its reading at step {self.last.step}"), soft_wrap=True
             )
 
     def write(self, record: Record) -> None:
@@ -87,7 +87,7 @@ class Console:
 
 
 def describe(record: Record) -> str:
-    """One line on a reading: loss, replicas that diverged, where the gradient is smallest, the share of dead units."""
+    """Describe a reading in one line: loss, diverged replicas, smallest gradient, share of dead units."""
     loss = median(record.scalars["loss"])
     parts = ["loss not finite" if loss is None else f"loss {loss:.4g}"]
     diverged = int((record.diverged_at >= 0).sum())
@@ -101,7 +101,7 @@ def describe(record: Record) -> str:
 
 
 def summary_table(title: str, first: Record, last: Record) -> RichTable:
-    """The first and the last reading side by side: median over replicas, with the smallest and largest."""
+    """Make a table of the first and the last reading: median over replicas, with the smallest and largest."""
     table = RichTable(title=Text(title) if title else None, title_justify="left")
     table.add_column("median over replicas (smallest to largest)")
     table.add_column(f"step {first.step}", justify="right")
@@ -111,7 +111,7 @@ def summary_table(title: str, first: Record, last: Record) -> RichTable:
     rows = {
         "loss": [_spread(record.scalars["loss"]) for record in readings],
         "held-out accuracy, %": [_spread(100 * record.scalars["eval_accuracy"]) for record in readings],
-        "delta_slope (decades a layer)": [_spread(record.scalars["delta_slope"]) for record in readings],
+        "delta_slope (decades per layer)": [_spread(record.scalars["delta_slope"]) for record in readings],
         "delta_rms, first over last layer": [_spread(first_over_last(record)) for record in readings],
         "dead units, %": [_spread(100 * record.layers["dead_fraction"].mean(0)) for record in readings],
         "diverged replicas": [f"{(r.diverged_at >= 0).sum()} of {len(r.diverged_at)}" for r in readings],

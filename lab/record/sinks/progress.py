@@ -1,4 +1,4 @@
-"""The progress sink: how far a run is, for whoever looks at its folder while it works."""
+"""The progress sink: how far a running run is, for `gradlab status`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from lab.machine.files import atomic_write
 from lab.readings import Record
 from lab.record.files import PROGRESS
 
-SECONDS = 1.0
-"""It is written at most this often."""
+INTERVAL = 1.0
+"""Least number of seconds between two writes."""
 
 
 class Progress:
-    """Rewrites progress.json at readings, and removes it at the end; a disk that is full does not stop the run here."""
+    """Writes progress.json at readings and removes it at the end; a full disk does not stop the run here."""
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.path, self.steps = folder / PROGRESS, steps
-        self.written = 0.0
+        self.written_at = -INTERVAL
 
     def write(self, record: Record) -> None:
         now = time.monotonic()
-        if self.written and now - self.written < SECONDS:
+        if now - self.written_at < INTERVAL:
             return
-        self.written = now
+        self.written_at = now
         content = {"step": record.step, "steps": self.steps, "seconds": round(record.seconds, 3), "time": time.time()}
         with suppress(OSError), atomic_write(self.path) as draft:
             draft.write_text(json.dumps(content) + "\n")

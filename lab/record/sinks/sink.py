@@ -1,7 +1,4 @@
-"""Sinks: where readings go. A sink takes records one by one and is closed once; it knows nothing of training.
-
-TensorBoard is a view, the table is the truth: whatever a sink rounds, floors or averages is whole in `readings.nc`.
-"""
+"""Sink: a destination of readings."""
 
 from typing import Protocol
 
@@ -9,10 +6,13 @@ from lab.readings import Record
 
 
 class Sink(Protocol):
-    """Anything that takes readings."""
+    """A destination of readings, which knows nothing of training.
+
+    TensorBoard, console and pictures are views: values that a sink rounds, floors or averages are exact in readings.nc.
+    """
 
     def write(self, record: Record) -> None:
         """Take one reading; they come in the order of their steps."""
 
     def close(self) -> None:
-        """Finish what is written; no reading follows. Called once, also when a run ends early."""
+        """Complete the output. Called once, also when a run ends early."""

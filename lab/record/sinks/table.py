@@ -1,4 +1,4 @@
-"""The table sink: readings.nc, the truth that figures and collected sweeps read, and the picture drawn from it."""
+"""The table sink: readings.nc, the truth behind every view, and the picture drawn from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lab.record.overlay import Overlay
 
 
 class Table:
-    """Keeps the records and at the end writes readings.nc (NetCDF-4) and gradients.png."""
+    """Collects the records and at the end writes readings.nc (NetCDF-4) and gradients.png."""
 
     def __init__(
         self,
