@@ -33,14 +33,12 @@ class Site:
         activation: the module that takes z and returns a, called once in a forward pass.
         facts: of that activation.
         layer: the module that takes the layer's input and returns its output.
-        outputs_activations: the layer's output is a itself.
     """
 
     name: str
     activation: nn.Module
     facts: ActivationFacts
     layer: nn.Module
-    outputs_activations: bool
 
 
 @dataclass(frozen=True)

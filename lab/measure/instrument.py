@@ -121,15 +121,13 @@ class Instrument:
         args: tuple[Tensor],
         a: Tensor,
     ) -> None:
-        z, site = args[0], self.anatomy.sites[layer]
+        z = args[0]
         handles.append(z.register_hook(partial(gatherers["delta"].add, layer)))
         if self.is_full:
             gatherers["z"].add(layer, z)
             gatherers["a"].add(layer, a)
             if "saturated" in gatherers:
-                gatherers["saturated"].add(layer, site.facts.saturated(z.detach()))
-            if site.outputs_activations:
-                handles.append(a.register_hook(partial(gatherers["boundary"].add, layer + 1)))
+                gatherers["saturated"].add(layer, self.anatomy.sites[layer].facts.saturated(z.detach()))
 
     def _watch_boundaries(self, boundary: Gatherer, handles: list[RemovableHandle]) -> None:
         """Gather the gradients between layers: boundary l is the input of layer l, the last one the output."""
@@ -143,8 +141,7 @@ class Instrument:
         sites = self.anatomy.sites
         handles.append(sites[0].layer.register_forward_pre_hook(on_input))
         for layer, site in enumerate(sites):
-            if not site.outputs_activations:  # else the hook on the activations covers it
-                handles.append(site.layer.register_forward_hook(partial(on_output, layer)))
+            handles.append(site.layer.register_forward_hook(partial(on_output, layer)))
 
     @torch.no_grad()
     def dead_fraction(self) -> Tensor:

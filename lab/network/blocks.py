@@ -61,11 +61,6 @@ class Block(nn.Module):
             y = self.skip(x, y)
         return y if self.post_norm is None else self.post_norm(y)
 
-    @property
-    def outputs_activations(self) -> bool:
-        """True if the output is the activations themselves."""
-        return self.down is None and self.skip is None and self.post_norm is None
-
 
 class Linear(nn.Module):
     """x W + b for each replica: weight (R, fan_in, parts * fan_out), bias (R, 1, parts * fan_out).

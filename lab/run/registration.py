@@ -109,8 +109,8 @@ def register_optimizer(
         >>> class SignDescent(ReplicaOptimizer):
         ...     def state_names(self):
         ...         return ()
-        ...     def update(self, parameter, gradient, state, mask):
-        ...         self.descend(parameter, self.masked(gradient.sign(), mask))
+        ...     def update(self, parameter, gradient, state):
+        ...         self.descend(parameter, gradient.sign())
         >>> lab.register_optimizer("sign", SignDescent)
     """
     _register("optimizer", name, options, optimizer)

@@ -18,8 +18,7 @@ def of_network(network: Network, parameters: Parameters) -> Anatomy:
     first, activation = sections.index(layers[0]), layers[0].activation
     return Anatomy(
         sites=tuple(
-            Site(f"layer {index}", layer.activation, layer.activation, layer, layer.outputs_activations)
-            for index, layer in enumerate(layers)
+            Site(f"layer {index}", layer.activation, layer.activation, layer) for index, layer in enumerate(layers)
         ),
         shared_facts=activation if activation.is_shared else None,
         stacks=tuple(parameters.stacks),

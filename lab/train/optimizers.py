@@ -70,52 +70,47 @@ class ReplicaOptimizer(ABC):
             mask = alive.to(BITS[self._parameters[0].dtype]).neg_()[:, None]  # (R, 1), every bit 1 if alive, else 0
         for index, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
             state = {name: tensors[index] for name, tensors in self.state.items()}
-            self.update(parameter, gradient, state, mask)
+            gradient = self.decay(parameter, gradient, mask)
+            if mask is not None:  # with gradient and state at +0 no update rule moves a parameter
+                gradient = _mask(gradient, mask, out=self.scratch("gradient", gradient))
+                for values in state.values():
+                    _mask(values, mask, out=values)
+            self.update(parameter, gradient, state)
 
     @abstractmethod
     def state_names(self) -> tuple[str, ...]:
         """Name the state tensors."""
 
     @abstractmethod
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], mask: Tensor | None) -> None:
-        """Update one parameter and its state in place.
+    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
+        """Update one parameter and its state in place, replica by replica; all tensors are (layers, R, P).
+
+        Where gradient and state are 0 the parameter must not change: that is how a diverged replica is frozen.
 
         Args:
-            parameter, gradient, state: (layers, R, P); the gradient must not be changed.
-            mask: (R, 1) integers of the parameter's size for `masked` and `clear_diverged`; None if all are alive.
+            gradient: with the weight decay's part, which must not be changed.
         """
 
-    def _scratch(self, purpose: str, like: Tensor) -> Tensor:
+    def decay(self, parameter: Tensor, gradient: Tensor, mask: Tensor | None) -> Tensor:
+        """Add the L2 penalty's gradient; `mask` (R, 1) is 0 for diverged replicas, which need not be spared here."""
+        if self.config.weight_decay == 0:
+            return gradient
+        out = self.scratch("gradient", parameter)
+        return torch.add(gradient, parameter, alpha=self.config.weight_decay, out=out)
+
+    def scratch(self, purpose: str, like: Tensor) -> Tensor:
         """Return working memory in the shape of `like`, allocated once and shared by all parameters and steps."""
         if purpose not in self._memory:
             self._memory[purpose] = like.new_empty(max(parameter.numel() for parameter in self._parameters))
         return self._memory[purpose][: like.numel()].view(like.shape)
 
-    def decay(self, parameter: Tensor, gradient: Tensor, mask: Tensor | None) -> Tensor:
-        """Add the L2 penalty's gradient; diverged replicas are not masked."""
-        if self.config.weight_decay == 0:
-            return gradient
-        out = self._scratch("gradient", parameter)
-        return torch.add(gradient, parameter, alpha=self.config.weight_decay, out=out)
-
-    def masked(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return `x` with +0 for diverged replicas; `x` itself does not change."""
-        if mask is None:
-            return x
-        cleared = self._scratch("gradient", x)
-        torch.bitwise_and(x.view(mask.dtype), mask, out=cleared.view(mask.dtype))
-        return cleared
-
     def root(self, square: Tensor, eps: float) -> Tensor:
         """Compute sqrt(square) + eps, never 0: an eps that underflows would make the update of a zero gradient 0/0."""
-        root = torch.sqrt(square, out=self._scratch("root", square))
+        root = torch.sqrt(square, out=self.scratch("root", square))
         return root.add_(max(eps, torch.finfo(square.dtype).tiny))
 
     def descend(self, parameter: Tensor, numerator: Tensor, root: Tensor | None = None, scale: float = 1.0) -> None:
-        """Subtract lr * scale * numerator / root from the parameter; `root` is overwritten.
-
-        A numerator of +0 subtracts +0, which changes no number, not even -0.
-        """
+        """Subtract lr * scale * numerator / root from the parameter; `root` is overwritten."""
         if isinstance(self.lr, Tensor):
             direction = numerator if root is None else torch.div(numerator, root, out=root)
             parameter.addcmul_(direction, self.lr, value=-scale)
@@ -123,6 +118,15 @@ class ReplicaOptimizer(ABC):
             parameter.add_(numerator, alpha=-self.lr * scale)
         else:
             parameter.addcdiv_(numerator, root, value=-self.lr * scale)
+
+
+def _mask(x: Tensor, mask: Tensor, out: Tensor) -> Tensor:
+    """Write `x` (layers, R, P) to `out` with +0 for diverged replicas, even where it is NaN or Inf.
+
+    Bitwise, which the CPU vectorizes: it costs a quarter of torch.where or less.
+    """
+    torch.bitwise_and(x.view(mask.dtype), mask, out=out.view(mask.dtype))
+    return out
 
 
 class ReplicaSGD(ReplicaOptimizer):
@@ -133,18 +137,15 @@ class ReplicaSGD(ReplicaOptimizer):
     def state_names(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self.config.momentum != 0 else ()
 
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], mask: Tensor | None) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
         momentum = self.config.momentum
-        gradient = self.decay(parameter, gradient, mask)
         if momentum == 0:
-            self.descend(parameter, self.masked(gradient, mask))
+            self.descend(parameter, gradient)
             return
         direction = state["momentum_buffer"]
         torch.add(gradient, direction, alpha=momentum, out=direction)
-        clear_diverged(direction, mask)
         if self.config.nesterov:
-            ahead = torch.add(gradient, direction, alpha=momentum, out=self._scratch("gradient", parameter))
-            direction = self.masked(ahead, mask)
+            direction = torch.add(gradient, direction, alpha=momentum, out=self.scratch("gradient", parameter))
         self.descend(parameter, direction)
 
 
@@ -156,14 +157,11 @@ class ReplicaAdam(ReplicaOptimizer):
     def state_names(self) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], mask: Tensor | None) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
         beta1, beta2, eps = self.config.beta1, self.config.beta2, self.config.eps
         mean, square = state["exp_avg"], state["exp_avg_sq"]
-        gradient = self.decay(parameter, gradient, mask)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        clear_diverged(mean, mask)
-        clear_diverged(square, mask)
         correction = math.sqrt(1 - beta2**self.steps)
         scale = correction / (1 - beta1**self.steps)
         self.descend(parameter, mean, self.root(square, eps * correction), scale)
@@ -189,18 +187,14 @@ class ReplicaRMSprop(ReplicaOptimizer):
     def state_names(self) -> tuple[str, ...]:
         return ("square_avg", "momentum_buffer") if self.config.momentum != 0 else ("square_avg",)
 
-    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], mask: Tensor | None) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
         alpha, momentum, square = self.config.alpha, self.config.momentum, state["square_avg"]
-        gradient = self.decay(parameter, gradient, mask)
         square.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
-        clear_diverged(square, mask)
         root = self.root(square, self.config.eps)
         if momentum == 0:
-            self.descend(parameter, self.masked(gradient, mask), root)
+            self.descend(parameter, gradient, root)
         else:
-            buffer = state["momentum_buffer"].mul_(momentum).addcdiv_(gradient, root)
-            clear_diverged(buffer, mask)
-            self.descend(parameter, buffer)
+            self.descend(parameter, state["momentum_buffer"].mul_(momentum).addcdiv_(gradient, root))
 
 
 OPTIMIZERS: dict[str, type[ReplicaOptimizer]] = {
@@ -210,12 +204,3 @@ OPTIMIZERS: dict[str, type[ReplicaOptimizer]] = {
     "rmsprop": ReplicaRMSprop,
 }
 """Optimizer -> its class; `lab.register_optimizer` adds to it."""
-
-
-def clear_diverged(x: Tensor, mask: Tensor | None) -> None:
-    """Set `x` (layers, R, P) to +0 in place for diverged replicas, even where it is NaN or Inf.
-
-    Bitwise, which the CPU vectorizes: it costs a quarter of torch.where or less.
-    """
-    if mask is not None:
-        x.view(mask.dtype).bitwise_and_(mask)

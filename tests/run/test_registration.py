@@ -136,8 +136,8 @@ class SignDescent(ReplicaOptimizer):
     def state_names(self):
         return ()
 
-    def update(self, parameter, gradient, state, mask):
-        self.descend(parameter, self.masked(gradient.sign(), mask))
+    def update(self, parameter, gradient, state):
+        self.descend(parameter, gradient.sign())
 
 
 def test_a_registered_optimizer_makes_the_updates():
