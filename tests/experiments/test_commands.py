@@ -476,7 +476,7 @@ def test_bash_completes_commands_options_and_keys(tmp_path: Path):
         "gradlab ru": {"run"},
         "gradlab run activation=re": {"activation=relu", "activation=reglu"},
         "gradlab run steps=3 model.d": {"model.depth="},
-        "gradlab run s": {"steps=", "seed=", "sweep."},
+        "gradlab run s": {"steps=", "seed="},
     }
     script = ['eval "$(gradlab run -sc install=bash)"', "complete -p gradlab"]
     for line in typed:
