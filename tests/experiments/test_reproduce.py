@@ -40,7 +40,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "world"
     folder.mkdir()
     monkeypatch.setenv(fake_claims.WORLD, str(folder))
-    monkeypatch.setattr(catalogue, "MODULES", ("tests.fake_claims",))
+    monkeypatch.setattr(catalogue, "MODULES", ("tests.experiments.fake_claims",))
     monkeypatch.setattr(catalogue, "RECORDED", tmp_path / "recorded.json")
     monkeypatch.setitem(experiments.main.COMMANDS, "reproduce", "examine the guide's claims")
     return folder
@@ -154,7 +154,7 @@ def test_a_claim_that_raises_does_not_stop_the_others(reproduce: Command, tmp_pa
     assert verdicts(tmp_path) == REACHED | {"rate": "not measured"}
     (error,) = [claim["error"] for claim in claims_of(tmp_path) if claim["error"]]
     assert "Traceback" in error["traceback"]
-    assert "tests/fake_claims.py" in error["traceback"]
+    assert "tests/experiments/fake_claims.py" in error["traceback"]
     assert str(REPOSITORY) not in error["traceback"]
 
     (world / "fail-rate").unlink()
@@ -440,37 +440,38 @@ def test_samples_are_stored_exactly_and_only_their_own_key_reads_them(tmp_path: 
 MODULE = '''
 """A topic."""
 from functools import partial
-from topics.helpers import center, unused
+from topics.helpers import center
 from experiments.claims.claim import Claim, Judgement, Verdict
 FACTOR = 2.0
 def measure(scale):
-    """What is measured."""
+    """Measure something."""
+    if scale.replicas < 1:
+        raise ValueError(f"There are {scale.replicas} replicas.", "unusable")
     return {"x": twice(center(scale))}
-def twice(x):
-    return FACTOR * x  # a comment
+def twice(x, power=1):
+    return FACTOR * x**power  # a comment
 def other(factor, scale):
     import topics.more as more
     return {"x": more.noise(factor)}
-def judge(samples):
-    return Judgement(Verdict.HOLDS, "It does.", ())
 def claim(id, measure, statement="It is so."):
-    return Claim(id, "1", statement, "l", "s", "q", "r", "c", measure, judge, lambda figure, samples: None)
-CLAIMS = (claim("plain", measure), claim("bound", partial(other, 3.0)), claim("anonymous", lambda scale: {}))
+    return Claim(id, "1", statement, "l", "s", "q", "r", "c", measure, lambda samples: None, lambda *_: None)
+CLAIMS = (claim("plain", measure), claim("bound", partial(other, 3.0)))
 '''
-HELPERS = "def center(scale):\n    return float(scale.replicas)\ndef unused():\n    return 1\n"
+HELPERS = "def center(scale):\n    return float(scale.replicas)\n"
 MORE = "def noise(x):\n    return x\n"
+UNRELATED = "def unused():\n    return 1\n"
 
 
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Keys of three claims of a topic that is written with replacements in its own source and that of its helpers."""
+    """Keys of two claims of a topic that is written with replacements in its own source and that of its helpers."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be taken for that of the next version
     monkeypatch.setattr(catalogue, "MODULES", ("topics.topic",))
     (tmp_path / "topics").mkdir()
 
-    def write(*changes: tuple[str, str], scale=FULL) -> dict[str, str]:
-        sources = {"__init__": "", "topic": MODULE, "helpers": HELPERS, "more": MORE}
+    def write(*changes: tuple[str, str], scale=FULL) -> list[str]:
+        sources = {"__init__": "", "topic": MODULE, "helpers": HELPERS, "more": MORE, "unrelated": UNRELATED}
         for old, new in changes:
             assert sum(old in source for source in sources.values()) == 1
             sources = {name: source.replace(old, new) for name, source in sources.items()}
@@ -478,53 +479,67 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             (tmp_path / "topics" / f"{name}.py").write_text(source)
         for name in [name for name in sys.modules if name.partition(".")[0] == "topics"]:
             monkeypatch.delitem(sys.modules, name)
-        for cached in (fingerprint._definitions, fingerprint._file, importlib):
-            getattr(cached, "cache_clear", importlib.invalidate_caches)()
-        return {id_: fingerprint.fingerprint(entry, scale) for id_, entry in catalogue.catalogue().items()}
+        for clear in (fingerprint._code.cache_clear, fingerprint._imports.cache_clear, importlib.invalidate_caches):
+            clear()
+        return [fingerprint.fingerprint(entry, scale) for entry in catalogue.catalogue().values()]
 
     return write
 
 
-def test_a_key_follows_the_code_that_measures_however_far_and_no_wording(keys):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("FACTOR = 2.0", "FACTOR = 2.5"),  # a number
+        ("FACTOR * x", "FACTOR + x"),  # an operator
+        ("power=1", "power=2"),  # a default
+        ("twice(center(scale))", "abs(center(scale))"),  # a function that is called
+        ("< 1", "< 2"),  # when an exception is raised
+        ("float(scale.replicas)", "float(scale.share)"),  # a helper
+        ("return x\n", "return -x\n"),  # a helper that is imported within a function
+        ("other, 3.0", "other, 4.0"),  # an argument that is bound
+    ],
+)
+def test_a_key_changes_with_the_code_that_measures(keys, old: str, new: str):
     before = keys()
-    assert len(set(before.values())) == 3
+    assert len(set(before)) == 2
     assert keys() == before
+    assert not set(keys((old, new))) & set(before)
 
-    def changed(*changes: tuple[str, str]) -> set[str]:
-        after = keys(*changes)
-        return {id_ for id_ in before if after[id_] != before[id_]}
 
-    assert changed(("FACTOR = 2.0", "FACTOR = 2.5")) == {"plain", "anonymous"}
-    assert changed(("return FACTOR * x", "return FACTOR * x + 0")) == {"plain", "anonymous"}
-    assert changed(("float(scale.replicas)", "float(scale.share)")) == {"plain", "anonymous"}
-    assert changed(("return x\n", "return -x\n")) == {"bound", "anonymous"}
-    assert changed(("other, 3.0", "other, 4.0")) == {"bound", "anonymous"}
-    assert changed(("lambda scale: {}", "lambda scale: {'x': 1.0}")) == {"anonymous"}
-    # A lambda stands for the whole of its module; of the others, only what they use counts.
-    assert changed(("It is so.", "So it is."), ("It does.", "It does indeed.")) == {"anonymous"}
-    assert changed(("# a comment", "# another"), ("What is measured.", "What is meant.")) == set()
-    assert changed(("    return 1\n", "    return 2\n")) == {"anonymous"}
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# a comment", "# another"),
+        ('"""A topic."""', '"""Two claims."""'),
+        ("Measure something.", "Measure a thing."),
+        ('f"There are {scale.replicas} replicas.", "unusable"', '"No replicas."'),
+        ("It is so.", "So it is."),
+        ("return 1\n", "return 2\n"),  # a module that is not imported
+    ],
+)
+def test_a_key_does_not_depend_on_words_or_unrelated_code(keys, old: str, new: str):
+    assert keys((old, new)) == keys()
 
 
 def test_a_key_knows_the_scale_and_the_instrument(keys, monkeypatch: pytest.MonkeyPatch):
     before = keys()
-    assert not set(keys(scale=QUICK).values()) & set(before.values())
-    monkeypatch.setattr(fingerprint, "_lab", lambda: "another lab")
-    assert not set(keys().values()) & set(before.values())
+    assert not set(keys(scale=QUICK)) & set(before)
+    monkeypatch.setattr(fingerprint, "_instrument", lambda: "another lab")
+    assert not set(keys()) & set(before)
 
 
-def test_the_instrument_is_its_modules_but_those_that_show_results():
+def test_the_instrument_is_what_a_measurement_runs_through():
     root = REPOSITORY / "lab"
-    counted = {path.relative_to(root).as_posix() for path in fingerprint.instrument()}
-    assert {"training.py", "network.py", "theory/variances.py", "data.py"} <= counted
-    assert not {"figures.py", "sinks/console.py", "__main__.py"} & counted
+    modules = [path.relative_to(root) for path in fingerprint.instrument()]
+    assert all((root / path).is_file() for path in modules)
+    assert {path.parts[0] for path in modules} == {part.partition("/")[0] for part in fingerprint.COMPUTES}
 
 
 def test_the_keys_of_the_guides_claims_are_made_in_a_moment():
     started = time.perf_counter()
     entries = catalogue.catalogue()
-    found = {fingerprint.fingerprint(entry, FULL) for entry in entries.values()}
-    assert len(found) == len(entries)
+    keys = {fingerprint.fingerprint(entry, FULL) for entry in entries.values()}
+    assert len(keys) == len(entries)
     assert time.perf_counter() - started < 20
 
 
@@ -605,7 +620,7 @@ def test_document_and_readme_say_what_is_on_record():
 
 
 def jobs(*ids: str) -> list[ClaimTask]:
-    return [ClaimTask(id_, "tests.fake_claims", FULL) for id_ in ids]
+    return [ClaimTask(id_, "tests.experiments.fake_claims", FULL) for id_ in ids]
 
 
 def times(world: Path) -> dict[str, tuple[int, int]]:
@@ -679,7 +694,7 @@ from pathlib import Path
 from experiments.report import catalogue
 import experiments.main
 if __name__ == "__main__":
-    catalogue.MODULES = ("tests.fake_claims",)
+    catalogue.MODULES = ("tests.experiments.fake_claims",)
     catalogue.RECORDED = Path("recorded.json")
     experiments.main.COMMANDS["reproduce"] = ""
     sys.exit(experiments.main.main(["reproduce", *sys.argv[1:]]))
@@ -734,10 +749,10 @@ def test_warnings_of_a_measurement_are_kept_with_it(monkeypatch: pytest.MonkeyPa
         return {"x": np.log(np.zeros(3))}
 
     monkeypatch.setattr(fake_claims, "CLAIMS", (replace(fake_claims.CLAIMS[0], measure=measure),))
-    found = measurement.measure(ClaimTask("slope", "tests.fake_claims", FULL))
+    found = measurement.measure(ClaimTask("slope", "tests.experiments.fake_claims", FULL))
     assert isinstance(found, Measurement)
     assert found.warnings == ("RuntimeWarning: divide by zero encountered in log",)
 
 
 def test_an_entry_knows_its_module(world: Path):
-    assert catalogue.choose(["cost"]) == [Entry(fake_claims.CLAIMS[2], "tests.fake_claims")]
+    assert catalogue.choose(["cost"]) == [Entry(fake_claims.CLAIMS[2], "tests.experiments.fake_claims")]
