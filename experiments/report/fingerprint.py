@@ -91,10 +91,6 @@ class _WithoutWords(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         return ast.Constant("") if isinstance(node.value, str) and " " in node.value else node
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
-        return ast.Constant("") if any(" " in str(text) for text in texts) else self.generic_visit(node)
-
 
 @functools.cache
 def _code(path: Path) -> str:

@@ -1,21 +1,29 @@
-"""A file lock between processes."""
+"""File locks between processes."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE = 0.5
-"""Seconds until a lock counts as held: who only looks whether it is, holds it for an instant too."""
+"""Seconds until a lock counts as held: `is_locked` holds a shared lock for an instant."""
 
 
 @contextmanager
 def file_lock(path: Path, seconds: float = -1) -> Iterator[None]:
-    """Be the only process within the block; the file is there as long as that takes.
+    """Hold an exclusive lock within the block; its file exists only that long.
+
+    The lock is the operating system's `flock`: it is released when the process ends, however that ends.
+
+    Args:
+        path: the lock file.
+        seconds: how long to wait for another holder; below 0, indefinitely.
 
     Raises:
-        Timeout: another one is, for longer than this; below 0 waits for ever.
+        filelock.Timeout: another process still holds it.
     """
     from filelock import FileLock
 
@@ -23,4 +31,25 @@ def file_lock(path: Path, seconds: float = -1) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # who waits for it notices, and asks for a new one
+            path.unlink(missing_ok=True)  # a waiting process notices, and opens a new file
+
+
+def is_locked(path: Path) -> bool:
+    """Return True if a process holds the lock.
+
+    Tries a shared lock on a descriptor opened read-only, so that nothing is created or written and folders of other
+    users can be inspected. A process that acquires the lock at that instant must retry, see `PATIENCE`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)  # releases the lock
+    return False
