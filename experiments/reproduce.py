@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.arguments import Parser
 from lab.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -62,15 +63,11 @@ def main(arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             from experiments.main import INTERRUPTED
 
-            print(
-                f"Interrupted; finished measurements are saved in {folder}; the same command resumes.", file=sys.stderr
-            )
+            print(f"Interrupted; samples are saved in {folder}, and the same command resumes.", file=sys.stderr)
             return INTERRUPTED
-        differences = report.differences
+        differences, results = report.differences, report.outcomes
         if options.record:
-            results = [
-                result if result.failure else replace(result, recorded=result.verdict) for result in report.outcomes
-            ]
+            results = [result if result.failure else replace(result, recorded=result.verdict) for result in results]
             report = replace(report, outcomes=results)
         paths, error = _write(report, folder, options.record)
     _print_summary(report, [*differences, *paths])
@@ -82,27 +79,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "gradlab reproduce",
         description="Examine the guide's claims: measure, judge each by its rule, and write a report.",
         epilog="Exit code 0 if every claim reached its recorded verdict, else 1. Samples are saved, and reused by the"
         " next call if the code is unchanged.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("ids", nargs="*", metavar="ID", help="claims to examine, see --list (default: all)")
     add("--quick", action="store_true", help="fewer networks and steps; claims that need more are not decided")
     add("--list", action="store_true", help="list the claims with their recorded verdicts, without measuring")
-    add(
-        "--folder",
-        metavar="DIR",
-        help="folder of samples and report (default: runs/reproduce, or runs/reproduce-quick)",
-    )
+    add("--folder", metavar="DIR", help="for samples and report (default: runs/reproduce, or runs/reproduce-quick)")
     add("--workers", type=int, metavar="N", help="worker processes with one thread each (default: one per core)")
     add("--again", action="store_true", help="discard the saved samples of these claims and measure again")
-    add(
-        "--record", action="store_true", help="record the verdicts in a checkout; with all claims, write docs/claims.md"
-    )
+    add("--record", action="store_true", help="record the verdicts in a checkout, and docs/claims.md with all claims")
     options = parser.parse_intermixed_args(list(arguments))
     if options.folder == "":
         raise ConfigError("--folder: give the name of a folder, or leave out the flag.")

@@ -352,7 +352,7 @@ def test_an_interrupted_run_keeps_what_it_measured_and_the_next_goes_on(
         patch.setattr(fake_claims, "CLAIMS", (replace(fake_claims.CLAIMS[0], measure=stop), *fake_claims.CLAIMS[1:]))
         stopped = reproduce()
     assert stopped.status == 130
-    assert stopped.err.splitlines()[-1].startswith("Interrupted; finished measurements are saved in ")
+    assert stopped.err.splitlines()[-1].startswith("Interrupted; samples are saved in ")
     assert measured(world) == ["training"]  # which is begun first, as it trains
     assert sorted(path.name for path in (tmp_path / "found").rglob("*")) == ["samples", "training.npz"]
 
@@ -562,7 +562,7 @@ def test_recording_all_claims_writes_verdicts_document_and_readmes_table(
     document = (checkout / "docs" / "claims.md").read_text()
     assert all(f"\n### {id_}\n" in document for id_ in IDS)
     assert "](figures/" not in document
-    assert "Different from the record" not in document
+    assert "Differences from the record" not in document
     assert "not to be edited by hand" in document.splitlines()[0]
     readme = (checkout / "README.md").read_text()
     assert readme.startswith("# Lab\n\n<!-- claims -->\n✓ holds: 2, ")
@@ -674,7 +674,7 @@ def test_control_c_ends_all_processes_at_once_and_the_next_call_goes_on(
         started.kill()
     assert started.returncode == 130
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == "Interrupted; finished measurements are saved in found; the same command resumes."
+    assert said.splitlines()[-1] == "Interrupted; samples are saved in found, and the same command resumes."
     pids = {int(note.read_text().split()[0]) for note in world.glob("*.begun")}
     patiently(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert sorted(path.stem for path in (tmp_path / "found").rglob("*.npz")) == ["rate", "training"]
