@@ -1,4 +1,4 @@
-"""The guide's claims, one module a topic, in the guide's order."""
+"""The guide's claims, one module per topic, in the guide's order."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.claims import exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
-from experiments.claims.dead_units import SLEEPERS, share
+from experiments.claims.dead_units import DEACTIVATED, share
 from experiments.claims.elu_noise import NOISE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
@@ -185,16 +185,16 @@ CENTRED = Claim(
 
 # --- a gradient for negative inputs ---------------------------------------------------------------------------------
 
-DEPTHS_OF_SLEEP = (0.1, 1.0, 4.0, 8.0)
-SLEEP_STEPS, SLEEP_EVERY = 1000, 50
-ALIVE_ARMS = {name: (*SLEEPERS, f"activation={name}") for name in ("relu", "elu")}
+DISTANCES = (0.1, 1.0, 4.0, 8.0)
+REVIVAL_STEPS, REVIVAL_EVERY = 1000, 50
+ALIVE_ARMS = {name: (*DEACTIVATED, f"activation={name}") for name in ("relu", "elu")}
 ROUNDINGS = 4.0
 """Units of the last place by which a slope may miss the exact one."""
 
 
 def measure_alive(scale: Scale) -> Samples:
-    """ELU's slope against 50 digits, where it and its function end in float32, and what becomes of sleeping units."""
-    from experiments.claims.dead_units import sleepers
+    """ELU's slope against 50 digits, where it and its function end in float32, and what becomes of inactive units."""
+    from experiments.claims.dead_units import deactivated_units
     from lab import schema
     from lab.machine.torch_threads import thread_budget
     from lab.network import activations
@@ -202,9 +202,10 @@ def measure_alive(scale: Scale) -> Samples:
     samples = slope_samples(activations.build(schema.ELU("elu", 1.0), 1, []))
     with thread_budget(1):
         for name in ALIVE_ARMS:
-            for depth in DEPTHS_OF_SLEEP:
-                found = sleepers((f"activation={name}",), scale.replicas, scale.steps(SLEEP_STEPS), SLEEP_EVERY, depth)
-                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in found._asdict().items()}
+            for depth in DISTANCES:
+                steps = scale.steps(REVIVAL_STEPS)
+                units = deactivated_units((f"activation={name}",), scale.replicas, steps, REVIVAL_EVERY, depth)
+                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in units._asdict().items()}
     return samples
 
 
@@ -228,7 +229,7 @@ def slope_samples(layer: ActivationLayer) -> dict[str, Array]:
 
 
 def judge_alive(samples: Samples) -> Judgement:
-    """The slope is exp(z), which sleepers get a gradient, and which wake."""
+    """The slope is exp(z), which inactive units get a gradient, and which revive."""
     eps = float(np.finfo(np.float64).eps)
     error = float(samples["relative_error"][0]) / eps
     flat, until = float(samples["flat_from"][0]), float(samples["slope_until"][0])
@@ -237,41 +238,41 @@ def judge_alive(samples: Samples) -> Judgement:
         Number("ELU is above -1 in float32 down to z =", flat),
         Number("its slope is above 0 in float32 down to z =", until),
     ]
-    moved, woken = {}, {}
+    moved, shares = {}, {}
     for name in ALIVE_ARMS:
-        for depth in DEPTHS_OF_SLEEP:
-            slept, got, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "moved", "woke"))
-            arm = f"{name}, {depth:g} below waking"
-            moved[name, depth] = interval(f"sleeping units with a gradient: {arm}", share(got, slept), "of units")
-            woken[name, depth] = interval(f"woken: {arm}", share(woke, slept), "of units")
-            numbers += [moved[name, depth], woken[name, depth]]
-    wakes = [depth for depth in DEPTHS_OF_SLEEP if is_above(woken["elu", depth], 0)]
+        for depth in DISTANCES:
+            inactive, got, revived = (samples[f"{kind} {name}, {depth:g}"] for kind in ("inactive", "moved", "revived"))
+            arm = f"{name}, {depth:g} below 0"
+            moved[name, depth] = interval(f"inactive units with a gradient: {arm}", share(got, inactive), "of units")
+            shares[name, depth] = interval(f"revived: {arm}", share(revived, inactive), "of units")
+            numbers += [moved[name, depth], shares[name, depth]]
+    revives = [depth for depth in DISTANCES if is_above(shares["elu", depth], 0)]
     reason = (
         f"ELU's slope below 0 is exp(z) to {error:.1f} units of the last place, and above 0 in float32 down to"
-        f" z = {until:.0f}. Of the units put to sleep "
-        + ", ".join(f"{woken['elu', depth].value:.0%} ({depth:g} below waking)" for depth in DEPTHS_OF_SLEEP)
-        + f" woke within {SLEEP_STEPS} steps; of ReLU's "
-        + f"{max(woken['relu', depth].value for depth in DEPTHS_OF_SLEEP):.0%}."
+        f" z = {until:.0f}. Of the units deactivated "
+        + ", ".join(f"{shares['elu', depth].value:.0%} ({depth:g} below 0)" for depth in DISTANCES)
+        + f" revived within {REVIVAL_STEPS} steps; of ReLU's "
+        + f"{max(shares['relu', depth].value for depth in DISTANCES):.0%}."
     )
-    has_gradient = all(moved["elu", depth].value == 1 for depth in DEPTHS_OF_SLEEP)
-    relu_has_none = all(moved["relu", depth].value == 0 for depth in DEPTHS_OF_SLEEP)
-    if not (has_gradient and relu_has_none and error <= ROUNDINGS and wakes):
+    has_gradient = all(moved["elu", depth].value == 1 for depth in DISTANCES)
+    relu_has_none = all(moved["relu", depth].value == 0 for depth in DISTANCES)
+    if not (has_gradient and relu_has_none and error <= ROUNDINGS and revives):
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
-    if len(wakes) == len(DEPTHS_OF_SLEEP):
+    if len(revives) == len(DISTANCES):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    asleep = " or ".join(f"{depth:g}" for depth in DEPTHS_OF_SLEEP if depth not in wakes)
+    inactive = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
     condition = (
-        f"near waking: the gradient shrinks as exp(z), and of units {asleep} below 0 none woke within {SLEEP_STEPS}"
+        f"near 0: the gradient shrinks as exp(z), and of units {inactive} below 0 none revived within {REVIVAL_STEPS}"
         " steps that can be told from 0"
     )
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
 
 
 def draw_alive(figure: Figure, samples: Samples) -> None:
-    """Left: the slope. Right: woken share by depth of sleep."""
+    """Left: the slope. Right: revived share by distance below 0."""
     from lab.plot.figures import COLOURS, MARKERS
 
-    slope, woken = panels(figure, 2)
+    slope, revived = panels(figure, 2)
     order = np.argsort(samples["z"])
     z, exact_slope, rounded = (samples[name][order] for name in ("z", "exact_slope", "slope_float32"))
     shown = z > -120
@@ -282,17 +283,17 @@ def draw_alive(figure: Figure, samples: Samples) -> None:
     label(slope, "pre-activation z", "slope", "ELU's slope below 0")
     for number, name in enumerate(ALIVE_ARMS):
         found = [
-            interval(name, share(samples[f"woke {name}, {depth:g}"], samples[f"slept {name}, {depth:g}"]))
-            for depth in DEPTHS_OF_SLEEP
+            interval(name, share(samples[f"revived {name}, {depth:g}"], samples[f"inactive {name}, {depth:g}"]))
+            for depth in DISTANCES
         ]
         middle = np.array([each.value for each in found])
         ends = np.array([[each.value if end is None else end for end in (each.lower, each.upper)] for each in found])
         bars = np.abs(ends - middle[:, None]).T
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "capsize": 2, "label": name}
-        woken.errorbar(DEPTHS_OF_SLEEP, middle, yerr=bars, **style)
-    woken.set_ylim(-0.02, 1.02)
-    woken.legend(frameon=False)
-    label(woken, "largest pre-activation below 0 by", "share of sleeping units that woke", "Sleeping units")
+        revived.errorbar(DISTANCES, middle, yerr=bars, **style)
+    revived.set_ylim(-0.02, 1.02)
+    revived.legend(frameon=False)
+    label(revived, "largest pre-activation below 0 by", "share of inactive units that revived", "Inactive units")
 
 
 ALIVE = Claim(
@@ -305,23 +306,23 @@ ALIVE = Claim(
     ),
     source="Clevert et al. 2016, section 3, eq. 15",
     quantity=(
-        "the lab's slope against exp(z) in 50 digits; half of layer 0 (3 layers of 32, digits) put to sleep on all"
-        f" training examples: the share with a gradient, and the share that wakes within {SLEEP_STEPS} steps of SGD"
+        "the lab's slope against exp(z) in 50 digits; half of layer 0 (3 layers of 32, digits) deactivated on all"
+        f" training examples: the share with a gradient, and the share that revives within {REVIVAL_STEPS} steps of SGD"
     ),
     rule=(
-        f"Fails if the slope misses exp(z) by more than {ROUNDINGS:g} units of the last place, if a sleeping unit of"
-        " ELU gets no gradient or one of ReLU does, or if none wakes (95% interval above 0). Holds if units wake at"
-        " every depth of sleep tried; else holds with a condition."
+        f"Fails if the slope misses exp(z) by more than {ROUNDINGS:g} units of the last place, if an inactive unit of"
+        " ELU gets no gradient or one of ReLU does, or if none revives (95% interval above 0). Holds if units revive at"
+        " every distance tried; else holds with a condition."
     ),
     caption=(
         "Left: ELU's slope, exactly and in float32. Right: of units whose largest pre-activation was put below 0, the"
-        " share that woke. Bars: 95% over replicas."
+        " share that revived. Bars: 95% over replicas."
     ),
     measure=measure_alive,
     judge=judge_alive,
     draw=draw_alive,
     arms=ALIVE_ARMS,
-    training=f"{SLEEP_STEPS} steps, with the biases of half of layer 0 lowered first",
+    training=f"{REVIVAL_STEPS} steps, with the biases of half of layer 0 lowered first",
     needs_full=True,
 )
 

@@ -96,12 +96,12 @@ def judge(samples: Samples) -> Judgement:
     numbers = (*measured.values(), *shares.values(), *anywhere.values(), *bounds, *bands(samples, ARMS))
     strange = profiles.outside(samples, ARMS)
     reason = (
-        f"The gradient grows by {text(_growth(measured[LARGE_RELU]))} decades a layer towards the input in ReLU"
+        f"The gradient grows by {text(_growth(measured[LARGE_RELU]))} decades per layer towards the input in ReLU"
         f" networks with s = 3, {text(_growth(measured[LARGER_RELU]))} with s = 4 and"
         f" {text(_growth(measured[CRITICAL_RELU]))} with s = 2, though every ReLU's slope is 0 or 1 (the steepest here"
         f" is {steepest}, {slopes[steepest]:.4f}). At a learning rate of 0.01 {shares[LARGE_RELU].value:.0%} of the"
         f" networks with s = 3 end in NaN and {shares[CRITICAL_RELU].value:.0%} of those with s = 2. A tanh network"
-        f" with s = 9 grows by {text(_growth(measured[LARGE_TANH]))} decades a layer, and"
+        f" with s = 9 grows by {text(_growth(measured[LARGE_TANH]))} decades per layer, and"
         f" {anywhere[LARGE_TANH].value:.0%} of its replicas end in NaN at any rate."
     )
     grows = all(profiles.explodes(measured[arm]) for arm in EXPLODING)
@@ -154,13 +154,13 @@ CLAIM = Claim(
     limit="The factor is a layer's Jacobian gain sqrt(s D(q)), which weights push above 1; slopes of common"
     " activations are at most 1.13. Where activations are bounded the loss stays finite.",
     source="Poole et al. 2016, section 2; Schoenholz et al. 2017, section 3; He et al. 2015, section 2.2",
-    quantity=f"decades of delta_rms a layer over {DEPTH} layers at initialization, for a random gradient that enters at"
-    f" the end; share of replicas whose loss or gradient is not finite within {STEPS} steps of SGD; largest slope of"
+    quantity=f"decades of delta_rms per layer over {DEPTH} layers at initialization, for a random gradient that enters"
+    f" at the end; share of replicas whose loss or gradient is not finite within {STEPS} steps of SGD; largest slope of"
     " each activation",
-    rule=f"Exploding is more than {FADING:g} decades a layer by the 95% interval. Does not hold unless ReLU with s = 3"
-    " and 4 and tanh with s = 9 explode and at lr 0.01 most ReLU networks with s = 3 end in NaN and most with s = 2 do"
-    " not. Holds with a condition if every arm lies in theory's band and ReLU's slope is at most 1, or most exploding"
-    " tanh networks stay finite at all rates; else holds.",
+    rule=f"Exploding is more than {FADING:g} decades per layer by the 95% interval. Does not hold unless ReLU with s ="
+    " 3 and 4 and tanh with s = 9 explode and at lr 0.01 most ReLU networks with s = 3 end in NaN and most with s = 2"
+    " do not. Holds with a condition if every arm lies in theory's band and ReLU's slope is at most 1, or most"
+    " exploding tanh networks stay finite at all rates; else holds.",
     caption="Left: gradient against layer at initialization, median and range over replicas, theory dashed. Right:"
     " share of replicas that end in NaN in training.",
     measure=measure,

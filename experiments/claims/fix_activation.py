@@ -48,19 +48,19 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Decades a layer, and what is learnt."""
+    """Decades per layer, and what is learnt."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     learnt = {arm: answered(samples[f"{arm}: accuracy"][-1]) for arm in ARMS}
     accuracy = {arm: interval(f"held-out accuracy, {arm}", learnt[arm]) for arm in ARMS}
     gain = difference("accuracy, ReLU with He less sigmoid with Xavier", learnt[HE], learnt[SIGMOID])
     relu, tanh = (delta_slope(samples[f"{arm}: delta_rms"]) for arm in (DEFAULT, TANH_DEFAULT))
-    worse = difference("what ReLU loses more than tanh, torch default", relu, tanh, "decades a layer")
+    worse = difference("what ReLU loses more than tanh, torch default", relu, tanh, "decades per layer")
     strange = profiles.outside(samples, ARMS)
     ahead = difference("accuracy, tanh with Xavier less ReLU with He", learnt[TANH_XAVIER], learnt[HE])
     numbers = (*measured.values(), *accuracy.values(), gain, worse, ahead, *bands(samples, ARMS))
     reason = (
-        f"ReLU loses {text(measured[HE])} decades a layer with He's weights, {text(measured[XAVIER])} with Xavier's and"
-        f" {text(measured[DEFAULT])} with torch's default, where tanh loses {text(measured[TANH_DEFAULT])}; sigmoid"
+        f"ReLU loses {text(measured[HE])} decades per layer with He's weights, {text(measured[XAVIER])} with Xavier's"
+        f" and {text(measured[DEFAULT])} with torch's default, where tanh loses {text(measured[TANH_DEFAULT])}; sigmoid"
         f" with Xavier's loses {text(measured[SIGMOID])}. Trained, {TRAINED_DEPTH} layers reach"
         f" {text(accuracy[HE], 2)}, {text(accuracy[XAVIER], 2)} and {text(accuracy[DEFAULT], 2)} with ReLU,"
         f" {text(accuracy[TANH_XAVIER], 2)} with tanh and Xavier, {text(accuracy[SIGMOID], 2)} with sigmoid."
@@ -111,10 +111,10 @@ CLAIM = Claim(
     " variance of 2 / fan_in. Xavier's weights halve it in every layer, and torch's default for linear layers leaves a"
     " sixth.",
     source="He et al. 2015, section 2.2",
-    quantity=f"decades of delta_rms a layer over {DEPTH} layers at initialization, for a random gradient that enters at"
-    f" the end; held-out accuracy of {TRAINED_DEPTH} layers on digits after {STEPS} steps of SGD at each arm's best of"
-    f" {len(RATES)} rates",
-    rule=f"Vanishing is more than {FADING:g} decades a layer by the 95% interval. Does not hold unless ReLU with He"
+    quantity=f"decades of delta_rms per layer over {DEPTH} layers at initialization, for a random gradient that enters"
+    f" at the end; held-out accuracy of {TRAINED_DEPTH} layers on digits after {STEPS} steps of SGD at each arm's best"
+    f" of {len(RATES)} rates",
+    rule=f"Vanishing is more than {FADING:g} decades per layer by the 95% interval. Does not hold unless ReLU with He"
     " stays within that either way, sigmoid with Xavier vanishes, and ReLU's accuracy is higher by more than"
     f" {GAIN:.0%} of all examples (a diverged network guesses). Holds with a condition if ReLU vanishes with Xavier's"
     " or torch's default weights, and every arm lies in theory's band; else holds.",

@@ -92,7 +92,7 @@ def judge(samples: Samples) -> Judgement:
     }
     slopes = samples["first steps: slope"]
     first, last = (
-        interval(f"growth with batch norm after {step} steps", -slopes[index], "decades a layer")
+        interval(f"growth with batch norm after {step} steps", -slopes[index], "decades per layer")
         for index, step in ((0, 0), (-1, WATCHED))
     )
     numbers: tuple[Number, ...] = (
@@ -106,7 +106,7 @@ def judge(samples: Samples) -> Judgement:
     sigmoid, large, he = (arm for arm in STARTS if not arm.endswith(NORMED))
     deep, skip = "50 ReLU layers", "50 residual ReLU layers"
     reason = (
-        f"At initialization batch norm turns {text(slope[sigmoid])} decades a layer (plus: vanishing) into"
+        f"At initialization batch norm turns {text(slope[sigmoid])} decades per layer (plus: vanishing) into"
         f" {text(slope[sigmoid + NORMED])} for sigmoid, {text(slope[large])} into {text(slope[large + NORMED])} for"
         f" ReLU with s = 3, and {text(slope[he])} into {text(slope[he + NORMED])} for ReLU with He's weights (theory"
         f" {slope[he + NORMED].predicted:.3f}). After {WATCHED} steps 50 layers grow by {text(last)} instead of"
@@ -171,13 +171,13 @@ CLAIM = Claim(
     section="2.3",
     statement="Batch norm keeps the inputs of layers at mean 0 and standard deviation 1, which much reduces vanishing"
     " and exploding gradients and speeds up training.",
-    limit="At initialization it makes the gradient of deep plain networks explode, by sqrt(pi / (pi - 1)) a ReLU"
+    limit="At initialization it makes the gradient of deep plain networks explode, by sqrt(pi / (pi - 1)) per ReLU"
     " layer, whatever the weights. This fades in the first steps; in residual networks it does not arise.",
     source="Yang et al. 2019, A Mean Field Theory of Batch Normalization; De and Smith 2020",
-    quantity="decades of delta_rms a layer over 30 layers at initialization, for a random gradient that enters at the"
+    quantity="decades of delta_rms per layer over 30 layers at initialization, for a random gradient that enters at the"
     f" end; held-out accuracy on digits, at the end and averaged over {STEPS} steps of SGD, at each arm's best of"
-    f" {len(RATES)} rates; {FEW} networks a setting with 50 layers in training",
-    rule=f"Vanishing and exploding are more than {FADING:g} decades a layer by the 95% interval. Does not hold unless"
+    f" {len(RATES)} rates; {FEW} networks per setting with 50 layers in training",
+    rule=f"Vanishing and exploding are more than {FADING:g} decades per layer by the 95% interval. Does not hold unless"
     " batch norm ends the vanishing of sigmoid with Xavier and raises the averaged accuracy of 10 sigmoid or 10 ReLU"
     f" layers by more than {FASTER:g}. Holds with a condition if it makes ReLU with He's weights explode, or 50 plain"
     f" layers stay below {LEARNT:.0%} accuracy with it where residual ones do not, or one of the 10-layer networks"

@@ -48,7 +48,7 @@ def judge(samples: Samples) -> Judgement:
     strange = [f"{arm} ({word})" for name, word in QUANTITIES.items() for arm in profiles.outside(samples, ARMS, name)]
     gradient = measured["delta_rms"]
     shown = "; ".join(f"{pair(arm)} {text(gradient[arm])}" for arm in ARMS)
-    reason = f"Decades of gradient lost a layer towards the input (minus: gained): {shown}."
+    reason = f"Decades of gradient lost per layer towards the input (minus: gained): {shown}."
     lost = [arm for arm in OTHERS if not is_kept[arm]]
     if not all(is_kept[arm] for arm in OWN):
         return Judgement(Verdict.FAILS, reason, numbers)
@@ -84,11 +84,11 @@ CLAIM = Claim(
     limit="Each for the activation it was derived for. Xavier halves ReLU's squared gradient in every layer and leaves"
     " sigmoid's a twentieth; He's weights let GELU's vanish; the customary gain of 5/3 makes tanh's explode slowly.",
     source="Glorot and Bengio 2010, section 4.2.1; He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3",
-    quantity=f"decades a layer of delta_rms and of the pre-activations' rms over {DEPTH} layers at initialization, for"
-    " a random gradient that enters at the end",
-    rule=f"In range is less than {FADING:g} decades a layer either way, a factor of 30 over {DEPTH} layers, for signal"
-    " and gradient, by 95% intervals. Does not hold if Xavier with tanh or He with ReLU is out of range. Holds with a"
-    " condition if another pair is, and every arm lies in theory's band; else holds.",
+    quantity=f"decades per layer of delta_rms and of the pre-activations' rms over {DEPTH} layers at initialization,"
+    " for a random gradient that enters at the end",
+    rule=f"In range is less than {FADING:g} decades per layer either way, a factor of 30 over {DEPTH} layers, for"
+    " signal and gradient, by 95% intervals. Does not hold if Xavier with tanh or He with ReLU is out of range. Holds"
+    " with a condition if another pair is, and every arm lies in theory's band; else holds.",
     caption="Gradient over the last layer's (left) and rms of the pre-activations over the first layer's (right)"
     " against layer at initialization: median and range over replicas, theory dashed.",
     measure=measure,

@@ -147,7 +147,7 @@ def judge(samples: Samples) -> Judgement:
         f"Each example's mean over the units is 0 and its biased deviation 1 to {error.value:.0e}, before gain and"
         f" shift; the mean of one unit over the examples is {text(units)} off. After training gain and shift have moved"
         f" one layer's values by {text(off['after affine'])}, and after the activation the mean is {text(halves)} at"
-        f" the start already. The gradient loses {text(slope['sigmoid, Xavier'])} decades a layer in sigmoid,"
+        f" the start already. The gradient loses {text(slope['sigmoid, Xavier'])} decades per layer in sigmoid,"
         f" {text(slope['tanh, Xavier'])} in tanh and {text(slope['ReLU, He'])} in ReLU networks."
     )
     if not error.value <= ROUNDING:
@@ -199,7 +199,7 @@ CLAIM = Claim(
     " vanishes.",
     source="Ba et al. 2016, equation 4",
     quantity=f"mean and biased standard deviation over units in {DEPTH} ReLU layers, in float64 with eps = 0, at"
-    f" initialization and after {STEPS} steps of Adam; decades of delta_rms a layer over 30 layers at initialization",
+    f" initialization and after {STEPS} steps of Adam; decades of delta_rms per layer over 30 layers at initialization",
     rule="Does not hold if the normalized values of any example are off mean 0 or deviation 1 by more than"
     f" {ROUNDING:g}. Holds with a condition if units over examples, or some layer's values after gain and shift or"
     f" after the activation, are off by more than {OFF:g} (95% interval over replicas); else holds.",

@@ -106,7 +106,7 @@ def judge(samples: Samples) -> Judgement:
         for kind in KINDS
     }
     per_block = interval(
-        "ln of squared gradient a block, skip", _slope(depth, samples[UNDAMPED]), "ln a block", math.log(2)
+        "ln of squared gradient per block, skip", _slope(depth, samples[UNDAMPED]), "ln per block", math.log(2)
     )
     power = interval("power of 1 + depth, skip, norm first", _slope(np.log1p(depth), samples[NORMED]), predicted=1.0)
     accuracy = {

@@ -192,7 +192,7 @@ def _percent(number: Number) -> str:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Each arm's loss over that of ReLU in the same kind of network, one panel a task."""
+    """Each arm's loss over that of ReLU in the same kind of network, one panel per task."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(TASKS))

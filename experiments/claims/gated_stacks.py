@@ -31,7 +31,7 @@ def fixed_point(name: str) -> float:
 def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) -> Array:
     """The variance that each layer hands to the next one's pre-activations: (starts, layers, replicas).
 
-    One input a start and replica, in a random direction, whose first pre-activations have exactly that variance.
+    One input per start and replica, in a random direction, whose first pre-activations have exactly that variance.
     """
     import torch
 

@@ -108,7 +108,7 @@ def _accuracy(samples: Samples, activation: str, place: str) -> Array:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gaps and intervals, one row a place."""
+    """Gaps and intervals, one row per place."""
     from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FADING = 0.03
-"""Decades a layer: a factor of 2 in 10 layers, 30 in 50. Gradients that change less do not keep such networks from
+"""Decades per layer: a factor of 2 in 10 layers, 30 in 50. Gradients that change less do not keep such networks from
 training; what changes more is counted as vanishing or exploding exponentially."""
 
 ALLOWED = 0.05
@@ -48,12 +48,12 @@ def measure(arms: Mapping[str, Sequence[str]], replicas: int) -> dict[str, Array
 
 
 def slope(samples: Samples, arm: str, quantity: str = "delta_rms") -> Number:
-    """Decades a layer that a quantity gains towards the loss: for the gradient positive is vanishing."""
+    """Decades per layer that a quantity gains towards the loss: for the gradient positive is vanishing."""
     expected = samples[f"{arm}: {quantity} expected"][:1].T  # (layers, 1)
     return interval(
         f"{quantity}, {arm}",
         delta_slope(samples[f"{arm}: {quantity}"]),
-        "decades a layer",
+        "decades per layer",
         predicted=float(delta_slope(expected)[0]),
     )
 

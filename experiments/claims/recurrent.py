@@ -26,7 +26,7 @@ WEIGHT_VARS = (0.5, 1.0, 2.0, 4.0)
 """Of the Gaussian matrices; the others, and comparisons between ensembles, have 1 and no activation."""
 KINDS = ("repeated", "fresh")
 MATTERS = 0.1
-"""Nats a step that count as a difference: what 22% more weight variance do, a factor of 400 over 60 steps."""
+"""Nats per step that count as a difference: what 22% more weight variance do, a factor of 400 over 60 steps."""
 
 TRAINED_UNITS, TRAINED_TIME, STEPS, EVERY, BATCH = 32, 30, 1200, 100, 16
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -48,7 +48,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def growth_at_start(replicas: int) -> dict[str, Array]:
-    """`gaussian ACTIVATION KIND` (weight_vars, replicas) and `ENSEMBLE KIND` (replicas,): nats a step back in time.
+    """`gaussian ACTIVATION KIND` (weight_vars, replicas) and `ENSEMBLE KIND` (replicas,): nats per step back in time.
 
     With `ENSEMBLE KIND profile` (T, replicas), log10 of delta_rms over the last step's, `... log radius` (replicas,) of
     the matrices, and `mean field ACTIVATION` (weight_vars,), what wide networks are expected to show.
@@ -130,15 +130,17 @@ def judge(samples: Samples) -> Judgement:
         radii = [samples[f"{ensemble} {kind} log radius"] for kind in KINDS]
         theory = {"gaussian": _lyapunov(UNITS), "orthogonal": 0.0}.get(ensemble)
         numbers += [
-            interval(f"growth, {ensemble}, repeated", repeated, "nats a step", float(radii[0].mean())),
-            interval(f"growth, {ensemble}, fresh", fresh, "nats a step", theory),
+            interval(f"growth, {ensemble}, repeated", repeated, "nats per step", float(radii[0].mean())),
+            interval(f"growth, {ensemble}, fresh", fresh, "nats per step", theory),
         ]
-        worse[ensemble] = difference(f"repeated less fresh, {ensemble}, equal variance", repeated, fresh, "nats a step")
+        worse[ensemble] = difference(
+            f"repeated less fresh, {ensemble}, equal variance", repeated, fresh, "nats per step"
+        )
         equal_radius[ensemble] = difference(
             f"repeated less fresh, {ensemble}, equal spectral radius",
             repeated - radii[0],
             fresh - radii[1],
-            "nats a step",
+            "nats per step",
         )
     for activation in ACTIVATIONS:
         for index, weight_var in enumerate(WEIGHT_VARS):
@@ -146,7 +148,7 @@ def judge(samples: Samples) -> Judgement:
                 interval(
                     f"growth, {activation}, weight variance {weight_var:g}, {kind}",
                     samples[f"gaussian {activation} {kind}"][index],
-                    "nats a step",
+                    "nats per step",
                     float(samples[f"mean field {activation}"][index]),
                 )
                 for kind in KINDS
@@ -173,7 +175,7 @@ def judge(samples: Samples) -> Judgement:
     numbers += [*worse.values(), *equal_radius.values(), *bursts.values(), more, *final.values()]
     reason = (
         "At equal weight variance a repeated matrix lets the gradient grow faster than fresh ones by"
-        f" {text(worse['gaussian'])} nats a step if it is Gaussian, {text(worse['orthogonal'])} if orthogonal and"
+        f" {text(worse['gaussian'])} nats per step if it is Gaussian, {text(worse['orthogonal'])} if orthogonal and"
         f" {text(worse['symmetric'])} if symmetric (ln 2 = 0.693: its spectral radius is twice as large); at equal"
         f" spectral radius by {text(equal_radius['gaussian'])}, {text(equal_radius['orthogonal'])} and"
         f" {text(equal_radius['symmetric'])}. In training without clipping the gradient grows more than {BURST:g}-fold"
@@ -193,10 +195,10 @@ def judge(samples: Samples) -> Judgement:
         conditions.append(
             "at the start for matrices whose spectral radius exceeds their mean gain by much"
             f" ({' and '.join(at_start)}), while for {' and '.join(name for name in ENSEMBLES if name not in at_start)}"
-            f" ones repetition adds less than {MATTERS:g} nats a step"
+            f" ones repetition adds less than {MATTERS:g} nats per step"
         )
     else:
-        conditions.append(f"not at the start, where a repeated matrix adds less than {MATTERS:g} nats a step")
+        conditions.append(f"not at the start, where a repeated matrix adds less than {MATTERS:g} nats per step")
     if in_training:
         conditions.append("in training, where one step changes the matrix of all time steps at once")
     if is_below(final["repeated", "clipped"], SOLVED):
@@ -279,11 +281,11 @@ CLAIMS = (
         " tells where they are not, and in training, where a step changes all time steps at once.",
         source="Pascanu et al. 2013, section 2.1; Chen et al. 2018, Dynamical Isometry and a Mean Field Theory of"
         " RNNs; Le et al. 2015 (identity weights, adding problem)",
-        quantity=f"growth of delta_rms a step back in time over {TIME} steps of {UNITS} units at the start; share of"
+        quantity=f"growth of delta_rms per step back in time over {TIME} steps of {UNITS} units at the start; share of"
         f" trainings on the adding problem ({TRAINED_TIME} steps, SGD, {len(RATES)} rates) in which the gradient's norm"
         f" grows more than {BURST:g}-fold; error on held-out sequences at each arm's best rate, {FEW} networks"
         " each in training",
-        rule=f"At the start a repeated matrix is worse if it adds more than {MATTERS:g} nats a step at equal weight"
+        rule=f"At the start a repeated matrix is worse if it adds more than {MATTERS:g} nats per step at equal weight"
         " variance; in training, if more trainings explode over the same rates and replicas; both by 95% intervals."
         " Does not hold if it is worse in neither; holds if it is worse for Gaussian, orthogonal and symmetric"
         " matrices and in training; else holds with a condition.",

@@ -169,7 +169,7 @@ FASTER = Claim(
     quantity=(
         "held-out loss after equally many steps, each activation at the best of five or six learning rates and of He's"
         " and Xavier's initialization (chosen on other replicas); stacks of 2, 6 and 12 layers of 64 units; 8 networks"
-        " an arm"
+        " per arm"
     ),
     rule=(
         "ReLU is faster (slower) in a place if the 95% interval of the difference of log10 loss lies below (above) the"

@@ -57,7 +57,7 @@ class Map(nn.Module):
 
 
 class Network(nn.Module):
-    """One network a replica, each drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
+    """One network per replica, each drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
 
     def __init__(self, config: Recurrence, replicas: Sequence[Streams], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ LOWER, UPPER = 1 / 8, 1 / 3
 MEAN = (LOWER + UPPER) / 2
 SECOND_MOMENT = (LOWER**2 + LOWER * UPPER + UPPER**2) / 3
 DRAWS = (500, 100)
-"""Examples and units of a pass: so many slopes a replica."""
+"""Examples and units of a pass: the slopes per replica."""
 FARTHEST = 4.0
 """Standard errors from theory."""
 UNLIKELY = 1e-4
@@ -148,7 +148,7 @@ RANDOM = Claim(
         " slope.)"
     ),
     source="Xu et al. 2015, section 2.4",
-    quantity=f"slopes of {DRAWS[0] * DRAWS[1]} entries a replica in two training passes and two evaluations",
+    quantity=f"slopes of {DRAWS[0] * DRAWS[1]} entries per replica in two training passes and two evaluations",
     rule=(
         f"Holds if mean, mean square and correlation between passes lie within {FARTHEST:g} standard errors of a"
         f" uniform law's, a Kolmogorov-Smirnov test does not refute it (p at least {UNLIKELY:g}), positive inputs pass"

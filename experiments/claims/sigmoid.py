@@ -121,8 +121,8 @@ RANGE = Claim(
     rule="Holds if no value touches an end in 50 digits nor in floats; holds with a condition if only floats touch"
     f" one; does not hold if an exact value does, or if floats are off by more than {ROUNDINGS:g} units in the last"
     " place.",
-    caption="How close the sigmoid comes to 0 (left) and to 1 (right). The exact curves go on for ever; each format"
-    " ends at its cross and gives exactly 0 or 1 beyond it.",
+    caption="How close the sigmoid comes to 0 (left) and to 1 (right). The exact curves continue indefinitely; each"
+    " format ends at its cross and gives exactly 0 or 1 beyond it.",
     measure=measure_range,
     judge=judge_range,
     draw=draw_range,

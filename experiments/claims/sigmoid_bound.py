@@ -89,7 +89,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     (ax,) = axes = panels(figure)
     layer = np.arange(LAYERS)
     guide = (LAYERS - 1 - layer) * np.log10(QUARTER)
-    ax.plot(layer, guide, color="0.55", linewidth=5, solid_capstyle="round", label="the guide: 0.25 a layer")
+    ax.plot(layer, guide, color="0.55", linewidth=5, solid_capstyle="round", label="the guide: 0.25 per layer")
     for number, name in enumerate(ARMS):
         measured = np.log10(samples[f"{name} measured"])
         size = 6 if number else 12  # orthogonal and Xavier lie on one another
@@ -111,8 +111,9 @@ BOUND = Claim(
     " weight_var times the mean squared slope, which can be anything from 0 to beyond 1.",
     source="Schoenholz et al. 2017, Deep Information Propagation, section 3; Glorot and Bengio 2010, section 4",
     quantity="delta_rms of the first over the last of ten layers, at initialization with an independent gradient",
-    rule="Holds if every arm's factor a layer is below 0.25 (its 95% interval over replicas); holds with a condition if"
-    " that of orthogonal weights, whose norm is 1, is below and that of critical weights above; else it does not hold.",
+    rule="Holds if every arm's factor per layer is below 0.25 (its 95% interval over replicas); holds with a condition"
+    " if that of orthogonal weights, whose norm is 1, is below and that of critical weights above; else it does not"
+    " hold.",
     caption="Gradient against layer in sigmoid networks of ten layers at initialization, mean over replicas; dashed is"
     " mean-field theory, grey the guide's product.",
     measure=measure,

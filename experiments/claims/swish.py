@@ -202,7 +202,8 @@ SHAPE = Claim(
     f" more than {SLOPE_ROUNDINGS:.0f}, SiLU's minimum is not -W(1/e), swish at beta = 0 is not x / 2, or for beta > 0"
     " its distance from ReLU is not W(1/e) / beta to 2%; holds with a condition if for some beta it does not dip or"
     f" is unbounded below, or learnt betas move by less than {MOVED:g}; else holds.",
-    caption="Left: swish for five betas. Right: beta of each layer after training on digits, a thin line a replica.",
+    caption="Left: swish for five betas. Right: beta of each layer after training on digits, one thin line per"
+    " replica.",
     measure=measure,
     judge=judge,
     draw=draw,

@@ -202,7 +202,7 @@ def centring(samples: Samples, depth: int) -> Number:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Held-out loss against steps, one panel a depth."""
+    """Held-out loss against steps, one panel per depth."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(DEPTHS))
@@ -234,7 +234,7 @@ FASTER = Claim(
     " and the twin starts as the same function as the tanh network, which leaves centring alone to tell them apart.",
     source="LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp, section 4.4; Glorot and Bengio 2010, section 3",
     quantity=f"Steps of Adam until {TARGET:.0%} of the held-out digits are right, at the rate with which other"
-    " replicas of the arm get there soonest; {REPLICAS} networks an arm",
+    " replicas of the arm get there soonest; {REPLICAS} networks per arm",
     rule="tanh is faster where the sigmoid takes more steps (95% interval of the difference above 0). Holds if it is in"
     " all three arms at both depths, and centring alone, the twin's lag, explains more than half of the lag with Xavier"
     " weights (95% interval of the share). Holds with a condition if centring explains less than half at both depths,"

@@ -32,7 +32,7 @@ ENDS = 10
 """Layers left out at the input, where the variance has still to settle, and at the end."""
 POWER = 0.5
 """delta_rms grows as the layer's number to this power at the critical point: q_l tends to 1/(2l), and the squared
-gradient loses the share 2 q_l a layer (Schoenholz et al. 2017; expand V and D at q = 0)."""
+gradient loses the share 2 q_l per layer (Schoenholz et al. 2017; expand V and D at q = 0)."""
 SATURATED = 0.5
 FEW_DECADES = 3.0
 """Decades over all layers that count as vanishing; a power law with the exponent 1/2 loses 1.0 over 100 layers."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lab.train.trainer import Trainer
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-"""Entries of a tensor; a layer of the lab's default run has 128 * 128 a replica."""
+"""Entries of a tensor; a layer of the lab's default run has 128 * 128 per replica."""
 REPEATS = (100, 30, 5, 1)
 """Calls that are timed together at each size, a few tenths of a millisecond: far above the clock's grain."""
 
