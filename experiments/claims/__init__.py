@@ -15,6 +15,6 @@ TOPICS = (
 
 
 def claims() -> Mapping[str, Claim]:
-    """Every claim by its id, in order."""
+    """Return every claim by its id, in order."""
     found = [claim for topic in TOPICS for claim in import_module(f"experiments.claims.{topic}").CLAIMS]
     return {claim.id: claim for claim in found}

@@ -1,4 +1,4 @@
-"""Does GELU, or Swish, beat ReLU? Each at its own best learning rate, in eight settings."""
+"""Sections 5.1 and 5.2: GELU and Swish against ReLU, each at its own best learning rate, in eight settings."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _task(setting: str) -> str:
 
 
 def _measure(rival: str, scale: Scale) -> Samples:
-    """`SETTING/ARM` (replicas,): held-out accuracy at the end; `SETTING/ARM/rate` (1,). Settings, then those aside."""
+    """Measure `SETTING/ARM` (replicas,), final held-out accuracy, and `SETTING/ARM/rate` (1,), asides included."""
     samples: dict[str, Array] = {}
     trials: list[tuple[str, tuple[str, ...], tuple[str, ...], int]]
     trials = [(setting, overrides, START, 1) for setting, overrides in SETTINGS.items()]
@@ -75,19 +75,19 @@ def _measure(rival: str, scale: Scale) -> Samples:
         steps = longer * scale.steps(TASKS[_task(setting)][1])
         for arm, activation in zip(ARMS, ("relu", rival), strict=True):
             chosen = (f"activation={activation}", *init, *overrides)
-            found = networks.tuned(chosen, RATES, scale.replicas, steps, every=0)
-            samples[f"{setting}/{arm}"] = found["eval_accuracy"][-1]
-            samples[f"{setting}/{arm}/rate"] = found["rate"]
+            result = networks.tuned(chosen, RATES, scale.replicas, steps, every=0)
+            samples[f"{setting}/{arm}"] = result["eval_accuracy"][-1]
+            samples[f"{setting}/{arm}/rate"] = result["rate"]
     return samples
 
 
 def _accuracies(samples: Samples, setting: str, arm: str) -> Array:
-    """In percent; a network that diverged guesses."""
+    """Return accuracies in percent; a diverged network counts as guessing."""
     return 100 * np.nan_to_num(samples[f"{setting}/{arm}"], nan=1 / CLASSES[_task(setting)])
 
 
 def _gain(samples: Samples, rival: str, setting: str) -> Number:
-    """How much more the rival gets right than ReLU."""
+    """Return the accuracy that the rival gains over ReLU."""
     relu, own = (_accuracies(samples, setting, arm) for arm in ARMS)
     return difference(f"{rival} minus ReLU: {setting}", own, relu, "percentage points")
 
@@ -124,13 +124,13 @@ def _judge(rival: str, samples: Samples) -> Judgement:
 
 
 def _for_all(samples: Samples, setting: str) -> Number:
-    """The gain with an interval that holds for all settings at once."""
+    """Return the gain with an interval that is valid for all settings at once."""
     relu, own = (_accuracies(samples, setting, arm) for arm in ARMS)
     return wider(own, relu, len(SETTINGS))
 
 
 def _condition(better: list[str], worse: list[str], gains: Mapping[str, Number], aside: Mapping[str, Number]) -> str:
-    """Where it is better, how long that lasts, and where it is worse."""
+    """Describe the settings where the rival is better, how long that lasts, and where it is worse."""
     where = " and ".join(_in_words(setting) for setting in better)
     steps = " and ".join(f"{TASKS[task][1]}" for task in TASKS if any(_task(setting) == task for setting in better))
     where += f", within the {steps} steps of this budget"
@@ -149,14 +149,14 @@ def _in_words(setting: str) -> str:
 
 
 def _mean_gain(samples: Samples, rival: str, task: str) -> Number:
-    """Over the task's settings; a mean over both tasks would be that of the one with the larger differences."""
+    """Return the mean gain over a task's settings; over both tasks the larger differences would dominate."""
     settings = [setting for setting in SETTINGS if _task(setting) == task]
     relu, own = (np.mean([_accuracies(samples, setting, arm) for setting in settings], axis=0) for arm in ARMS)
     return difference(f"{rival} minus ReLU: mean of the settings, {task}", own, relu, "percentage points")
 
 
 def signed(number: Number, digits: int = 1) -> str:
-    """A difference with its interval, in words."""
+    """Format a difference with its interval."""
     if number.lower is None:
         return f"{number.value:+.{digits}f}"
     return f"{number.value:+.{digits}f} [{number.lower:+.{digits}f}, {number.upper:+.{digits}f}]"

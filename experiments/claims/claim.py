@@ -1,4 +1,4 @@
-"""A claim of the guide as a value: what is said, how it is measured, and the rule that decides.
+"""A claim of the guide as a value: the statement, its measurement, and the rule that decides.
 
 `measure` is the expensive part and returns samples, named float64 arrays that can be stored; `judge` is pure and turns
 samples into a verdict; `draw` shows them. So a stored run is judged again without a network, and a test can feed
@@ -30,14 +30,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is spent: `replicas` is the number behind every interval, `share` scales training steps and grids."""
+    """Size of a run: `replicas` is the sample size of every interval, `share` scales training steps and grids."""
 
     name: str
     replicas: int
     share: float
 
     def steps(self, full: int) -> int:
-        """That many training steps in a full run, fewer in a quick one."""
+        """Return the number of training steps: `full` in a full run, fewer in a quick one."""
         return max(1, round(full * self.share))
 
 
@@ -50,7 +50,7 @@ QUICK = Scale("quick", replicas=4, share=0.2)
 
 @dataclass(frozen=True)
 class Number:
-    """A measured or computed number; without an interval `lower` and `upper` are None.
+    """A measured or computed number; `lower` and `upper` are None if there is no interval.
 
     Attributes:
         name: what it is, in a few words.
@@ -69,7 +69,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the rule makes of the samples.
+    """Result of applying the rule to samples.
 
     Attributes:
         verdict: one of four.
@@ -131,7 +131,7 @@ class Claim:
     findings: tuple[str, ...] = ()
 
     def decide(self, samples: Samples, scale: Scale) -> Judgement:
-        """The judgement at a scale: what a quick run cannot support is not decided."""
+        """Judge samples; a quick run leaves claims undecided that need a full one."""
         judgement = self.judge(samples)
         if self.needs_full and scale.name != FULL.name:
             return replace(

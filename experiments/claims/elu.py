@@ -1,4 +1,4 @@
-"""ELU's promises in section 4.4: activations centred nearer 0, and a gradient for negative inputs."""
+"""Section 4.4: ELU centres activations nearer 0, and has a gradient for negative inputs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MEASURES = {
 
 
 def measure_centred(scale: Scale) -> Samples:
-    """Both measures by layer and replica, before and after training, and what theory says of layer 0's mean."""
+    """Measure both shifts by layer and replica, before and after training, and predict layer 0's mean."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
     from lab.train.losses import evaluate
@@ -69,21 +69,21 @@ def measure_centred(scale: Scale) -> Samples:
 
 
 def _shifts(trainer: Trainer) -> dict[str, Array]:
-    """Size of the layer's mean, and rms of the units' means, over the rms of the activations: (layers, R) each."""
+    """Return |mean| of the layer and rms of the units' means, over the rms of the activations: (layers, R) each."""
     import torch
 
-    found: dict[str, list[Array]] = {kind: [] for kind in MEASURES}
+    shifts: dict[str, list[Array]] = {kind: [] for kind in MEASURES}
     with torch.no_grad():
         for a in trainer.network.activations(trainer.instrument.probe_set):
             rms = a.double().square().mean((1, 2)).sqrt()  # (R,)
             of_units = a.double().mean(1)  # (R, N)
-            found["layer"].append((of_units.mean(1).abs() / rms).numpy())
-            found["units"].append((of_units.square().mean(1).sqrt() / rms).numpy())
-    return {kind: np.array(values) for kind, values in found.items()}
+            shifts["layer"].append((of_units.mean(1).abs() / rms).numpy())
+            shifts["units"].append((of_units.square().mean(1).sqrt() / rms).numpy())
+    return {kind: np.array(values) for kind, values in shifts.items()}
 
 
 def _first_mean(trainer: Trainer) -> Array:
-    """Mean activation of layer 0, (R,)."""
+    """Return the mean activation of layer 0, (R,)."""
     import torch
 
     with torch.no_grad():
@@ -92,7 +92,7 @@ def _first_mean(trainer: Trainer) -> Array:
 
 
 def _predicted(trainer: Trainer) -> float:
-    """E a in layer 0, whatever its width: for an input x and Gaussian weights, z is N(0, s |x|^2 / fan_in)."""
+    """Return E a in layer 0, for any width: for an input x and Gaussian weights, z is N(0, s |x|^2 / fan_in)."""
     from lab.theory import kernel
 
     x = trainer.instrument.probe_set[0].double().numpy()  # (P, features)
@@ -102,7 +102,7 @@ def _predicted(trainer: Trainer) -> float:
 
 
 def judge_centred(samples: Samples) -> Judgement:
-    """ELU's shift less ReLU's, by both measures, before and after training."""
+    """Apply the rule: ELU's shift minus ReLU's, by both measures, before and after training."""
     numbers, nearer = [], {}
     for time in TIMES:
         for kind, words in MEASURES.items():
@@ -138,7 +138,7 @@ def judge_centred(samples: Samples) -> Judgement:
 
 
 def draw_centred(figure: Figure, samples: Samples) -> None:
-    """Both measures by layer; dashed at initialization, solid after training."""
+    """Plot both measures by layer, dashed at initialization and solid after training."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
@@ -193,7 +193,7 @@ ROUNDINGS = 4.0
 
 
 def measure_alive(scale: Scale) -> Samples:
-    """ELU's slope against 50 digits, where it and its function end in float32, and what becomes of inactive units."""
+    """Measure ELU's slope against 50 digits, where it underflows in float32, and how many units revive."""
     from experiments.claims.dead_units import deactivated_units
     from lab import schema
     from lab.machine.torch_threads import thread_budget
@@ -210,7 +210,7 @@ def measure_alive(scale: Scale) -> Samples:
 
 
 def slope_samples(layer: ActivationLayer) -> dict[str, Array]:
-    """The layer's slope and backpropagation's, below 0, against exp(z)."""
+    """Return the layer's slope, backpropagation's and exp(z) below 0."""
     import mpmath
     import torch
 
@@ -229,7 +229,7 @@ def slope_samples(layer: ActivationLayer) -> dict[str, Array]:
 
 
 def judge_alive(samples: Samples) -> Judgement:
-    """The slope is exp(z), which inactive units get a gradient, and which revive."""
+    """Apply the rule: the slope is exp(z), inactive units have a gradient, and some revive."""
     eps = float(np.finfo(np.float64).eps)
     error = float(samples["relative_error"][0]) / eps
     flat, until = float(samples["flat_from"][0]), float(samples["slope_until"][0])
@@ -269,7 +269,7 @@ def judge_alive(samples: Samples) -> Judgement:
 
 
 def draw_alive(figure: Figure, samples: Samples) -> None:
-    """Left: the slope. Right: revived share by distance below 0."""
+    """Plot the slope (left), and the revived share by distance below 0 (right)."""
     from lab.plot.figures import COLOURS, MARKERS
 
     slope, revived = panels(figure, 2)
@@ -281,15 +281,17 @@ def draw_alive(figure: Figure, samples: Samples) -> None:
     slope.semilogy(z[shown], in_floats[shown], color=COLOURS[0], alpha=0.6, linewidth=3, label="float32")
     slope.legend(frameon=False, loc="upper left")
     label(slope, "pre-activation z", "slope", "ELU's slope below 0")
-    for number, name in enumerate(ALIVE_ARMS):
-        found = [
+    for index, name in enumerate(ALIVE_ARMS):
+        numbers = [
             interval(name, share(samples[f"revived {name}, {depth:g}"], samples[f"inactive {name}, {depth:g}"]))
             for depth in DISTANCES
         ]
-        middle = np.array([each.value for each in found])
-        ends = np.array([[each.value if end is None else end for end in (each.lower, each.upper)] for each in found])
+        middle = np.array([number.value for number in numbers])
+        ends = np.array(
+            [[number.value if end is None else end for end in (number.lower, number.upper)] for number in numbers]
+        )
         bars = np.abs(ends - middle[:, None]).T
-        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "capsize": 2, "label": name}
+        style: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index], "capsize": 2, "label": name}
         revived.errorbar(DISTANCES, middle, yerr=bars, **style)
     revived.set_ylim(-0.02, 1.02)
     revived.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Is ELU robust to noise? Accuracy under growing input noise (the guide's section 4.4)."""
+"""Section 4.4: robustness of ELU to noise, by the accuracy on inputs with growing noise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Held-out accuracy by size of the noise, (sizes, R), of every arm trained at its own best rate."""
+    """Measure held-out accuracy by noise level, (levels, R), of every arm trained at its own best rate."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
 
@@ -55,22 +55,22 @@ def measure(scale: Scale) -> Samples:
 
 
 def accuracies(trainer: Trainer) -> Array:
-    """Accuracy on noisy held-out inputs, mean over draws: (sizes, R). The noise is the same for every network."""
+    """Return accuracy on noisy held-out inputs, mean over draws, (levels, R); all networks get the same noise."""
     import torch
 
     dataset, generator = trainer.dataset, torch.Generator().manual_seed(0)
     noise = torch.randn(DRAWS, *dataset.test_x.shape, generator=generator)
-    found = np.zeros((len(SIZES), trainer.config.replicas))
+    accuracy = np.zeros((len(SIZES), trainer.config.replicas))
     with torch.no_grad(), trainer.network.evaluating():
         for row, draw in product(range(len(SIZES)), noise):
             x = (dataset.test_x + SIZES[row] * draw).expand(trainer.config.replicas, -1, -1)
             hits = trainer.network(x).argmax(-1) == dataset.test_y  # (R, examples)
-            found[row] += hits.double().mean(1).numpy() / DRAWS
-    return np.where(trainer.watch.alive.numpy(), found, np.nan)
+            accuracy[row] += hits.double().mean(1).numpy() / DRAWS
+    return np.where(trainer.watch.alive.numpy(), accuracy, np.nan)
 
 
 def judge(samples: Samples) -> Judgement:
-    """What noise costs ELU, less what it costs the others."""
+    """Apply the rule: accuracy that ELU loses to noise, minus that of the others."""
     numbers: list[Number] = []
     gaps: dict[tuple[str, int], Number] = {}
     for depth in DEPTHS:
@@ -109,12 +109,12 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _cost(accuracy: Array) -> Array:
-    """Accuracy lost, mean over the sizes above 0: (sizes, R) -> (R,)."""
+    """Return the accuracy lost, mean over the noise levels above 0: (levels, R) -> (R,)."""
     return np.asarray((accuracy[0] - accuracy[1:]).mean(0))
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Left: accuracy against the size of the noise, the deeper stack. Right: the same less ReLU's, both depths."""
+    """Plot accuracy against noise for the deeper stack (left), and minus ReLU's for both depths (right)."""
     from lab.plot.figures import COLOURS, MARKERS
 
     whole, gap = panels(figure, 2)

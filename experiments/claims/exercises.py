@@ -1,4 +1,4 @@
-"""Both coding questions: the guide's formulas in NumPy and torch, against autograd and against torch's own."""
+"""Both coding questions: the guide's formulas in NumPy and torch, against autograd and torch's own functions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCRIPT: Mapping[str, tuple[Callable[[Array], Any], Callable[[Array], Any]]] = {
 
 
 def measure_plot(scale: Scale) -> Samples:
-    """The script's curves beside torch's functions and autograd's slopes, and where its axes lie."""
+    """Measure the script's curves, torch's functions and autograd's slopes, and the position of its axes."""
     import torch.nn.functional as F
     from torch import sigmoid, tanh
 
@@ -59,7 +59,7 @@ def measure_plot(scale: Scale) -> Samples:
 
 
 def _height_of_axis(limits: tuple[float, float]) -> float:
-    """The value at which matplotlib draws the horizontal axis when its spine is put in the centre of this range."""
+    """Return the height of matplotlib's horizontal axis with its spine in the centre of the range."""
     from matplotlib.figure import Figure
 
     figure = Figure()
@@ -74,7 +74,7 @@ def _height_of_axis(limits: tuple[float, float]) -> float:
 
 
 def judge_plot(samples: Samples) -> Judgement:
-    """Right curves, the slope that the text names, and the axis at 0."""
+    """Apply the rule: correct curves, the slope given in the text, and the axis at 0."""
     errors = {
         name: max(
             exact.roundings(samples[f"{kind} {name}"], samples[f"torch {kind} {name}"], "float64")
@@ -115,7 +115,7 @@ def judge_plot(samples: Samples) -> Judgement:
 
 
 def draw_plot(figure: Figure, samples: Samples) -> None:
-    """The four functions with their derivatives, leaky ReLU with both slopes."""
+    """Plot the four functions with their derivatives, leaky ReLU with both slopes."""
     from lab.plot.figures import COLOURS
 
     figure.set_layout_engine("constrained")
@@ -177,13 +177,15 @@ PAIRS = ("tanh form minus exact", "exact by hand minus torch", "tanh form by han
 
 
 def measure_gelu(scale: Scale) -> Samples:
-    """Differences of three pairs in two formats on a fine grid, and in float32 on the script's own."""
+    """Measure differences of three pairs in two formats on a fine grid, and in float32 on the script's own."""
     from experiments.claims import gelu_comparison
 
     x = gelu_comparison.grid()
     samples = {"x": x}
-    found = gelu_comparison.compare(x)
-    for name, comparison in zip((f"{pair}, {name}" for pair in PAIRS for name in exact.FORMATS), found, strict=True):
+    comparisons = gelu_comparison.compare(x)
+    for name, comparison in zip(
+        (f"{pair}, {name}" for pair in PAIRS for name in exact.FORMATS), comparisons, strict=True
+    ):
         samples[name] = comparison.difference
     own = np.linspace(*GUIDE_GRID).astype(np.float32).astype(np.float64)
     by_script = gelu_comparison.compare(own)
@@ -194,7 +196,7 @@ def measure_gelu(scale: Scale) -> Samples:
 
 
 def judge_gelu(samples: Samples) -> Judgement:
-    """By hand equals torch's to rounding, and the approximation is close."""
+    """Apply the rule: by hand equals torch's to rounding, and the approximation is close."""
     x = samples["x"]
     size = np.maximum(1.0, np.abs(x))
     numbers, worst = [], 0.0
@@ -223,7 +225,7 @@ def judge_gelu(samples: Samples) -> Judgement:
 
 
 def draw_gelu(figure: Figure, samples: Samples) -> None:
-    """The difference of the forms, and what rounding leaves between by hand and torch's."""
+    """Plot the difference of the forms, and the rounding between by hand and torch's."""
     from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""Section 2: what is it that is above 1 where gradients explode, and does the loss end in NaN?"""
+"""Section 2: the factor that exceeds 1 when gradients explode, and losses that end in NaN."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MOST = 0.5
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradient against layer; which replicas diverge at which rate; and the largest slope of each activation."""
+    """Measure gradient against layer, replicas that diverge at each rate, and the largest slope of each activation."""
     samples = profiles.measure({name: (*words, *READ) for name, words in ARMS.items()}, scale.replicas)
     for name, words in ARMS.items():
         samples[f"{name}: diverged"] = diverged((*words, *TRAINED), scale)
@@ -53,7 +53,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def diverged(overrides: tuple[str, ...], scale: Scale) -> Array:
-    """1 where the loss or a gradient was not finite within the steps, (rates, replicas)."""
+    """Return 1 where the loss or a gradient was not finite within the steps, (rates, replicas)."""
     from dataclasses import replace
 
     from lab import compose
@@ -71,7 +71,7 @@ def diverged(overrides: tuple[str, ...], scale: Scale) -> Array:
 
 
 def largest_slopes() -> Array:
-    """The largest |slope| of each of GUIDE on a grid of 2,000,001 points over [-20, 20], (activations,)."""
+    """Return the largest |slope| of each of GUIDE on a grid of 2,000,001 points over [-20, 20], (activations,)."""
     import torch
 
     from lab import schema
@@ -83,7 +83,7 @@ def largest_slopes() -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Growth of the gradient, its prediction, and the share of replicas that end in NaN."""
+    """Apply the rule: growth of the gradient, its prediction, and the share of replicas that end in NaN."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     middle = RATES.index(0.01)
     shares = {arm: share(f"share in NaN at lr 0.01, {arm}", samples[f"{arm}: diverged"][middle]) for arm in ARMS}
@@ -122,14 +122,14 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _growth(slope: Number) -> Number:
-    """Decades gained towards the input: the sign of `profiles.slope` turned."""
+    """Return decades gained towards the input: `profiles.slope` with the opposite sign."""
     assert slope.lower is not None
     assert slope.upper is not None
     return Number(slope.name, -slope.value, -slope.upper, -slope.lower, slope.units)
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, and the share of replicas that ended in NaN at each rate."""
+    """Plot gradient against layer, and the share of replicas that end in NaN at each rate."""
     from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)

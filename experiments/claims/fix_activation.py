@@ -1,4 +1,4 @@
-"""Section 2.1: does ReLU cure vanishing gradients? Its slope is one factor, and the weights are the other."""
+"""Section 2.1: effect of ReLU on vanishing gradients, for different weights."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ MATTERS = 0.05
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradient against layer at initialization, and learning curves at each arm's best rate."""
+    """Measure gradient against layer at initialization, and learning curves at each arm's best rate."""
     samples = profiles.measure(ARMS, scale.replicas)
     for arm, words in WEIGHTS.items():
-        found = networks.tuned((*words, *TRAINED), RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples[f"{arm}: accuracy"], samples[f"{arm}: steps"] = found["eval_accuracy"], found["steps"]
+        result = networks.tuned((*words, *TRAINED), RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples[f"{arm}: accuracy"], samples[f"{arm}: steps"] = result["eval_accuracy"], result["steps"]
     return samples
 
 
 def judge(samples: Samples) -> Judgement:
-    """Decades per layer, and what is learnt."""
+    """Apply the rule: decades per layer, and final accuracy."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     learnt = {arm: answered(samples[f"{arm}: accuracy"][-1]) for arm in ARMS}
     accuracy = {arm: interval(f"held-out accuracy, {arm}", learnt[arm]) for arm in ARMS}
@@ -86,7 +86,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, and accuracy against steps."""
+    """Plot gradient against layer, and accuracy against steps."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

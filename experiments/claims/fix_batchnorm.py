@@ -1,4 +1,4 @@
-"""Section 2.3: batch norm against vanishing and exploding gradients, at initialization and in training."""
+"""Section 2.3: effect of batch norm on vanishing and exploding gradients, at initialization and in training."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ LEARNT = 0.5
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradients at initialization, how their slope changes in the first steps, and learning curves."""
+    """Measure gradients at initialization, the change of their slope in the first steps, and learning curves."""
     samples = profiles.measure(STARTS, scale.replicas)
     for arm, overrides in TRAINED.items():
         replicas = min(FEW, scale.replicas) if "model.depth=50" in overrides else scale.replicas
-        found = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples |= {f"{arm}: accuracy": found["eval_accuracy"], f"{arm}: steps": found["steps"]}
+        result = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples |= {f"{arm}: accuracy": result["eval_accuracy"], f"{arm}: steps": result["steps"]}
     first = networks.trained(
         TRAINED["50 ReLU layers, batch norm"],
         scale.replicas,
@@ -78,7 +78,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """What batch norm changes at initialization, in the first steps, in training at 10 layers and at 50."""
+    """Apply the rule: effect of batch norm at initialization, in the first steps, and in training at two depths."""
     slope = {arm: profiles.slope(samples, arm) for arm in STARTS}
     strange = profiles.outside(samples, STARTS)
     learning = {arm: answered(samples[f"{arm}: accuracy"]) for arm in TRAINED}
@@ -137,7 +137,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer at initialization, and learning curves of ReLU networks, with and without."""
+    """Plot gradient against layer at initialization, and learning curves of ReLU networks, with and without it."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

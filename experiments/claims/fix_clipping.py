@@ -1,4 +1,4 @@
-"""Section 2.5: what does clipping the gradient's norm cure, and what does it leave as it is?"""
+"""Section 2.5: effect of clipping the gradient's norm, and its limits."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ WATCHED, RATE = 100, 0.1
 
 
 def measure(scale: Scale) -> Samples:
-    """What one clipped step is; accuracy at every rate with and without; the same for a vanishing network."""
+    """Measure the effect of one clipped step, accuracy at every rate with and without, and a vanishing network."""
     samples = dict(zip(("norm error", "ratio error", "step ratio"), one_step(scale.replicas), strict=True))
     for arm in TRAINED:
-        found = networks.tuned(ARMS[arm], RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
+        result = networks.tuned(ARMS[arm], RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
         samples |= {
-            f"{arm}: grid": found["grid"],
-            f"{arm}: accuracy": found["eval_accuracy"],
-            f"{arm}: rate": found["rate"],
+            f"{arm}: grid": result["grid"],
+            f"{arm}: accuracy": result["eval_accuracy"],
+            f"{arm}: rate": result["rate"],
         }
     plain, clipped = (
         networks.trained(ARMS[arm], scale.replicas, WATCHED, f"optimizer.lr={RATE}", "probe.every=10")
@@ -65,11 +65,11 @@ def measure(scale: Scale) -> Samples:
 
 
 def one_step(replicas: int) -> tuple[Array, Array, Array]:
-    """Relative errors of two identities in an exploding network, and its steps' ratio: (thresholds, replicas) each.
+    """Return relative errors of two identities, and the ratio of the steps of two layers: (thresholds, replicas) each.
 
-    The norm after clipping is min(norm, threshold); and the step's size over the gradient's is the same in all layers.
-    The third is log10 of the first layer's step over the last's. Of tanh, because in a ReLU network without biases the
-    gradients of all weights are about as large, whatever becomes of dL/dz: as one factor grows, the other shrinks.
+    The identities: the norm after clipping is min(norm, threshold), and all layers have the same ratio of step to
+    gradient. The third array is log10 of the first layer's step over the last's. The network is tanh because in a ReLU
+    network without biases all weight gradients have about the same size even if dL/dz explodes.
     """
     overrides = (*ARMS[BOUNDED], "dtype=float64", "model.bias=false", "optimizer.lr=1", "clip=norm")
     norms, ratios, gradients = [], [], []
@@ -85,7 +85,7 @@ def one_step(replicas: int) -> tuple[Array, Array, Array]:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Both identities, the rescue, what is missing to a critical network, and the vanishing network."""
+    """Apply the rule: both identities, the rescue, the gap to a critical network, and the vanishing network."""
     norm_error = Number("largest relative error of norm = min(norm, threshold)", float(np.max(samples["norm error"])))
     ratio_error = Number("largest relative change of the ratio between layers", float(np.max(samples["ratio error"])))
     final = {arm: answered(samples[f"{arm}: accuracy"][-1]) for arm in TRAINED}
@@ -144,7 +144,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Accuracy against the learning rate."""
+    """Plot accuracy against the learning rate."""
     from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)

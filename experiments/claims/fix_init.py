@@ -1,4 +1,4 @@
-"""Section 2.2: do Xavier's and He's weights keep signal and gradient in range? Each for which activation?"""
+"""Section 2.2: Xavier's and He's weights keep signal and gradient in range, each for its own activation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Which arms keep both signal and gradient."""
+    """Apply the rule: arms that keep both signal and gradient."""
     measured = {name: {arm: profiles.slope(samples, arm, name) for arm in ARMS} for name in QUANTITIES}
     numbers = tuple(number for of_arms in measured.values() for number in of_arms.values())
     numbers += (*bands(samples, ARMS), *bands(samples, ARMS, "pre_rms", -1))
@@ -65,7 +65,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient and signal against layer."""
+    """Plot gradient and signal against layer."""
     axes = panels(figure, 2)
     for ax, (name, word) in zip(axes, QUANTITIES.items(), strict=True):
         base, where = (-1, "last") if name == "delta_rms" else (0, "first")

@@ -1,4 +1,4 @@
-"""Section 2.4: what skips do to the gradient of very deep networks: it does not shrink, but does it stay?"""
+"""Section 2.4: effect of skip connections on the gradient of very deep networks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 
 
 def measure(scale: Scale) -> Samples:
-    """ln of the squared gradient below all blocks over that above them, by depth; learning curves of 30 blocks."""
+    """Measure the growth of ln squared gradient over all blocks, by depth, and learning curves of 30 blocks."""
     samples = {}
     for kind in KINDS:
         readings = [
@@ -75,13 +75,13 @@ def measure(scale: Scale) -> Samples:
         )
     for kind in TRAINED_KINDS:
         arm, replicas = ARMS[f"trained: {kind}"], min(FEW, scale.replicas)
-        found = networks.tuned(arm, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples |= {f"accuracy, {kind}": found["eval_accuracy"], f"steps, {kind}": found["steps"]}
+        result = networks.tuned(arm, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples |= {f"accuracy, {kind}": result["eval_accuracy"], f"steps, {kind}": result["steps"]}
     return samples
 
 
 def expected(kind: str, depth: Array) -> Array:
-    """ln of the growth of the squared gradient, `depth` (D,) -> (D,): L ln(1 + alpha^2), or ln(1 + L) behind a norm."""
+    """Return ln of the growth of the squared gradient, (D,): L ln(1 + alpha^2), or ln(1 + L) behind a norm."""
     return np.asarray(
         {
             NO_SKIP: depth * math.log(SMALL_SHARE - 1),
@@ -94,7 +94,7 @@ def expected(kind: str, depth: Array) -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """How the growth depends on depth, and what trains."""
+    """Apply the rule: growth against depth, and trainability."""
     depth, deepest = np.array(DEPTHS, dtype=np.float64), DEPTHS[-1]
     total = {
         kind: interval(
@@ -138,13 +138,13 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _slope(x: Array, y: Array) -> Array:
-    """Least-squares slope of y (D, R) against x (D,): (R,)."""
+    """Return the least-squares slope of y (D, R) against x (D,): (R,)."""
     centred = x - x.mean()
     return np.asarray(centred @ y / (centred @ centred))
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Growth against depth, and learning curves."""
+    """Plot growth against depth, and learning curves."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

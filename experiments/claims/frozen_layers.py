@@ -1,4 +1,4 @@
-"""Section 2: vanishing gradients freeze the first layers. Those of an optimizer that rescales gradients too?"""
+"""Section 2: vanishing gradients freeze the first layers under SGD, and under Adam."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ LEARNT = 0.5
 
 
 def measure(scale: Scale) -> Samples:
-    """Accuracy at each arm's best rate, and there the relative updates of each layer and the gradient at the start."""
+    """Measure accuracy at each arm's best rate, and there the relative updates by layer and the initial gradient."""
     samples = {}
     for arm, overrides in ARMS.items():
         rates = SGD_RATES if arm.endswith("SGD") else ADAM_RATES
-        found = networks.tuned(overrides, rates, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples[f"{arm}: accuracy"] = found["eval_accuracy"]
-        samples[f"{arm}: steps"], samples[f"{arm}: rate"] = found["steps"], found["rate"]
+        result = networks.tuned(overrides, rates, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples[f"{arm}: accuracy"] = result["eval_accuracy"]
+        samples[f"{arm}: steps"], samples[f"{arm}: rate"] = result["steps"], result["rate"]
         watched = networks.trained(
             overrides,
             scale.replicas,
             WATCHED,
-            f"optimizer.lr={float(found['rate'][0])}",
+            f"optimizer.lr={float(result['rate'][0])}",
             f"probe.every={WATCHED_EVERY}",
             "probe.eval_every=0",
         )
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Whether first layers move, and whether the network learns, with either optimizer."""
+    """Apply the rule: do the first layers move, and does the network learn, with either optimizer?"""
     gradient, update, accuracy = {}, {}, {}
     for arm in ARMS:
         gradient[arm] = interval(f"first over last gradient, {arm}", samples[f"{arm}: gradient"], "log10")
@@ -103,7 +103,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Relative update of each layer, and accuracy against steps."""
+    """Plot the relative update of each layer, and accuracy against steps."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""Eight feed-forward blocks with exactly as many parameters, each at its own best learning rate, on two tasks."""
+"""Eight feed-forward blocks with exactly equal parameter counts, each at its own best rate, on two tasks."""
 
 from __future__ import annotations
 
@@ -68,24 +68,24 @@ PUBLISHED = (1.636 - 1.677) / 1.677
 
 
 def measure(scale: Scale) -> Samples:
-    """At the end `ARM/loss` and `ARM/accuracy` on held-out data, `ARM/training` loss (replicas,).
+    """Measure at the end `ARM/loss` and `ARM/accuracy` on held-out data, `ARM/training` loss (replicas,).
 
     `ARM/rate` and `ARM/parameters` (1,).
     """
     samples: dict[str, Array] = {}
     for arm, overrides in ARMS.items():
         steps = scale.steps(TASKS[_task(arm)][1])
-        found = networks.tuned(overrides, RATES, scale.replicas, steps, every=0, metric="eval_loss")
-        samples[f"{arm}/loss"] = found["eval_loss"][-1]
-        samples[f"{arm}/training"] = found["loss"][-1]
-        samples[f"{arm}/accuracy"] = found["eval_accuracy"][-1]
-        samples[f"{arm}/rate"] = found["rate"]
+        result = networks.tuned(overrides, RATES, scale.replicas, steps, every=0, metric="eval_loss")
+        samples[f"{arm}/loss"] = result["eval_loss"][-1]
+        samples[f"{arm}/training"] = result["loss"][-1]
+        samples[f"{arm}/accuracy"] = result["eval_accuracy"][-1]
+        samples[f"{arm}/rate"] = result["rate"]
         samples[f"{arm}/parameters"] = np.array([count(overrides)], dtype=np.float64)
     return samples
 
 
 def count(overrides: Sequence[str]) -> int:
-    """Parameters of one replica of that network."""
+    """Return the number of parameters of one replica."""
     import torch
 
     from lab import compose, data
@@ -104,19 +104,19 @@ def _task(arm: str) -> str:
 
 
 def _log_loss(samples: Samples, arm: str, kind: str) -> Array:
-    """ln of the loss; a network that diverged guesses, which is worth ln of the number of classes."""
+    """Return ln of the loss; a diverged network counts as guessing, ln of the number of classes."""
     return np.log(np.nan_to_num(samples[f"{arm}/{kind}"], nan=math.log(CLASSES[_task(arm)])))
 
 
 def _change(samples: Samples, arm: str, base: str, kind: str = "loss") -> Number:
-    """How much larger the loss is than the base's, in %: 100 times the difference of mean logarithms."""
+    """Return 100 times the difference of mean log losses, roughly the change of the loss in %."""
     name = f"{arm.partition(', ')[2]} over {base.partition(', ')[2]}, {_task(arm)}"
     name += ", training loss" if kind == "training" else ""
     return difference(name, 100 * _log_loss(samples, arm, kind), 100 * _log_loss(samples, base, kind), "ln, %")
 
 
 def judge(samples: Samples) -> Judgement:
-    """SwiGLU against both usual blocks on each task, then what qualifies it."""
+    """Apply the rule: SwiGLU against ReLU and GELU on each task, then its conditions."""
     table, wins, losses = [], [], []
     for task in TASKS:
         table += [_change(samples, f"{task}, {block}", f"{task}, relu") for block in BLOCKS[1:]]
@@ -139,7 +139,7 @@ def judge(samples: Samples) -> Judgement:
         *(Number(f"fewest parameters, {task}", min(counts[task]), predicted=max(counts[task])) for task in TASKS),
         Number("blocks whose best learning rate is at an end of the grid", float(edge), units="of 16"),
     )
-    if any(len(found) > 1 for found in counts.values()):
+    if any(len(sizes) > 1 for sizes in counts.values()):
         reason = "The blocks do not have the same number of parameters."
         return Judgement(Verdict.UNDECIDED, reason, numbers, "blocks of equal size")
     against = "; ".join(
@@ -175,7 +175,7 @@ def _names(tasks: Sequence[str]) -> str:
 
 
 def _fate(samples: Samples) -> str:
-    """What became of the plain gated stacks: a network that diverged counts as guessing, and others guess as well."""
+    """Describe how many plain gated stacks diverged or ended at guessing."""
     fates = []
     for name in [*PLAIN_ARMS][1:]:
         loss = samples[f"{PLAIN_TASK}, plain {name}/loss"]
@@ -186,13 +186,13 @@ def _fate(samples: Samples) -> str:
 
 
 def _percent(number: Number) -> str:
-    """100 ln of a ratio, as the ratio in %."""
+    """Format 100 ln of a ratio as the ratio in %."""
     ends = [100 * math.exp(end / 100) for end in (number.value, number.lower, number.upper) if end is not None]
     return f"{ends[0]:.0f}%" + (f" [{ends[1]:.0f}, {ends[2]:.0f}]" if len(ends) == 3 else "")
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Each arm's loss over that of ReLU in the same kind of network, one panel per task."""
+    """Plot each arm's loss over that of ReLU in the same kind of network, one panel per task."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(TASKS))

@@ -1,4 +1,4 @@
-"""Does gating make training stable? The signal of gated stacks, and the learning rates at which blocks still train."""
+"""Sections 5.3 and Q3: stability of gated networks, by the signal in plain stacks and the largest usable rates."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """`STACK/variance` (starts, layers, replicas), `OPTIMIZER/BLOCK/loss` (readings, rates, replicas), `BLOCK/tails`.
+    """Measure `STACK/variance` (starts, layers, replicas), `OPTIMIZER/BLOCK/loss` and `BLOCK/tails`.
 
-    The last has shape (replicas,).
+    Losses have shape (readings, rates, replicas), tails (replicas,).
     """
     samples: dict[str, Array] = {}
     for name in STACKS:
@@ -74,7 +74,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _losses(overrides: Sequence[str], rates: Sequence[float], replicas: int, steps: int) -> Array:
-    """Training loss at each reading, all rates side by side: (readings, rates, replicas); diverged ones are NaN."""
+    """Return training losses of all rates side by side, (readings, rates, replicas); NaN after divergence."""
     from lab import compose
     from lab.run import simulation
 
@@ -90,7 +90,7 @@ def _losses(overrides: Sequence[str], rates: Sequence[float], replicas: int, ste
 
 
 def tails(overrides: Sequence[str], replicas: int) -> Array:
-    """E a^4 / (E a^2)^2 over units and inputs of a block's activations at initialization: (replicas,)."""
+    """Return E a^4 / (E a^2)^2 over units and inputs of a block at initialization: (replicas,)."""
     import torch
 
     from lab import compose, data
@@ -111,9 +111,9 @@ def tails(overrides: Sequence[str], replicas: int) -> Array:
 
 
 def stable_octaves(losses: Array, rates: Sequence[float]) -> Array:
-    """log2 of the largest rate up to which a replica still learns at every rate: (replicas,).
+    """Return log2 of the largest rate up to which a replica learns at every rate: (replicas,).
 
-    It learns where the mean loss over the last quarter of the readings is below LEARNT. One that learns at no rate
+    A replica learns if the mean loss over the last quarter of the readings is below LEARNT. One that learns at no rate
     gets an octave below the grid.
     """
     late = losses[-max(1, len(losses) // 4) :].mean(0)  # (rates, replicas), NaN where it diverged
@@ -124,26 +124,26 @@ def stable_octaves(losses: Array, rates: Sequence[float]) -> Array:
 
 
 def spiking(losses: Array) -> Array:
-    """Share of the rates at which a replica's loss spikes or is lost, among those that are tried: (replicas,)."""
+    """Return the share of rates at which a replica's loss spikes or diverges: (replicas,)."""
     filled = np.where(np.isnan(losses), np.inf, losses)
     least = np.minimum.accumulate(filled, axis=0)
     return np.asarray((filled[1:] > least[:-1] + SPIKE).any(0).mean(0))
 
 
 def judge(samples: Samples) -> Judgement:
-    """Whether un-normalized gated stacks go the way theory says, and who bears the larger learning rates."""
+    """Apply the rule: agreement of plain stacks with theory, and the largest stable learning rates."""
     from lab.theory import kernel
 
     numbers, misses, checks = [], 0, 0
     for name in STACKS:
         for which, start in enumerate(STARTS):
             wanted, sd, bias = predicted(name, start)
-            found = np.log(samples[f"{name}/variance"][which])  # (layers, R)
-            allowed = 3 * sd / math.sqrt(found.shape[1]) + np.abs(bias)
-            misses += int(np.sum(~(np.abs(found.mean(1) - wanted) <= allowed)))
+            logs = np.log(samples[f"{name}/variance"][which])  # (layers, R)
+            allowed = 3 * sd / math.sqrt(logs.shape[1]) + np.abs(bias)
+            misses += int(np.sum(~(np.abs(logs.mean(1) - wanted) <= allowed)))
             checks += len(wanted)
             title = f"plain {name} from {start:g} fixed points: ln variance after {LAYERS} layers"
-            numbers.append(interval(title, found[-1], "", float(wanted[-1])))
+            numbers.append(interval(title, logs[-1], "", float(wanted[-1])))
     numbers.append(Number("layers where theory and measurement differ", float(misses), units=f"of {checks}"))
     gains = []
     for optimizer, rates in OPTIMIZERS.items():
@@ -198,17 +198,17 @@ def _of(gains: Sequence[Number], optimizer: str) -> list[Number]:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """The variance through plain stacks with theory, and who still learns against the learning rate."""
+    """Plot the variance through plain stacks with theory, and the share that learns against the learning rate."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 1 + len(OPTIMIZERS))
     layers = np.arange(1, LAYERS + 1)
     for number, name in enumerate(("relu", "swiglu")):
         for which, start in enumerate(STARTS):
-            found = np.log(samples[f"{name}/variance"][which]).mean(1) / math.log(10)
+            logs = np.log(samples[f"{name}/variance"][which]).mean(1) / math.log(10)
             axes[0].plot(
                 layers,
-                found,
+                logs,
                 linestyle="none",
                 color=COLOURS[number],
                 marker=MARKERS[number],

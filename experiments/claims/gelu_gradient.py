@@ -1,4 +1,4 @@
-"""Q1: GELU's gradient: whether it is 0 anywhere, whether its units die, and what it does to deep networks."""
+"""Q1: zeros of GELU's gradient, dead units, and gradients in deep networks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _silent(kind: str, replicas: int) -> Array:
-    """Share of units that are silent after a burst of large steps, (rates, R); NaN for a network that diverged."""
+    """Return the share of silent units after a burst of large steps, (rates, R); NaN for a diverged network."""
     import torch
 
     trainer = dead_units.start((f"activation={kind}", *HURT), replicas, RATES)
@@ -95,7 +95,7 @@ def _silent(kind: str, replicas: int) -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """A zero of the slope or none; silent units and inactive units against ReLU's; deep gradients against ReLU's."""
+    """Apply the rule: a zero of the slope; silent and revived units, and deep gradients, against ReLU's."""
     silent = {
         (kind, rate): interval(
             f"silent units after {BURST} steps at rate {rate:g}, {kind}", samples[f"silent {kind}"][row]
@@ -159,7 +159,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Silent units against the learning rate, and the gradient against depth."""
+    """Plot silent units against the learning rate, and the gradient against depth."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
@@ -180,7 +180,7 @@ def draw(figure: Figure, samples: Samples) -> None:
 
 
 def _bars(numbers: list[Number]) -> Array:
-    """Lengths (2, K) of error bars down and up."""
+    """Return lengths (2, K) of error bars down and up."""
     return np.array([[n.value - (n.lower or n.value), (n.upper or n.value) - n.value] for n in numbers]).T.clip(0)
 
 

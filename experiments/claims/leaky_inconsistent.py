@@ -52,20 +52,20 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Held-out accuracy (R,) of every arm at its own best rate; replica r starts from the same weights in every arm."""
+    """Measure held-out accuracy (R,) of every arm at its best rate; replica r has the same weights in all arms."""
     samples: dict[str, Array] = {}
     for task, depth, init in PLACES:
         _, rates, full_steps, _ = TASKS[task]
         steps = scale.steps(full_steps)
         for activation in ACTIVATIONS:
             name = f"{activation}: {_place(task, depth, init)}"
-            found = tuned(ARMS[name], rates, scale.replicas, steps, steps)
-            samples |= {f"accuracy {name}": found["eval_accuracy"][-1], f"rate {name}": found["rate"]}
+            result = tuned(ARMS[name], rates, scale.replicas, steps, steps)
+            samples |= {f"accuracy {name}": result["eval_accuracy"][-1], f"rate {name}": result["rate"]}
     return samples
 
 
 def judge(samples: Samples) -> Judgement:
-    """In how many places each slope is better, and worse, than ReLU."""
+    """Apply the rule: in how many places each slope is better, and worse, than ReLU."""
     gaps = _gaps(samples)
     better = {name: sum(is_above(gap, 0) for gap in gaps[name]) for name in LEAKY}
     worse = {name: sum(is_below(gap, 0) for gap in gaps[name]) for name in LEAKY}
@@ -92,7 +92,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _gaps(samples: Samples) -> dict[str, list[Number]]:
-    """Accuracy less ReLU's, paired by replica, in every place."""
+    """Return accuracy less ReLU's, paired by replica, in every place."""
     gaps: dict[str, list[Number]] = {name: [] for name in LEAKY}
     for name, (task, depth, init) in product(LEAKY, PLACES):
         place = _place(task, depth, init)
@@ -102,13 +102,13 @@ def _gaps(samples: Samples) -> dict[str, list[Number]]:
 
 
 def _accuracy(samples: Samples, activation: str, place: str) -> Array:
-    """A diverged replica guesses."""
+    """Return a diverged replica guesses."""
     values = samples[f"accuracy {activation}: {place}"]
     return np.where(np.isfinite(values), values, 1 / TASKS[place.partition(",")[0]][3])
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gaps and intervals, one row per place."""
+    """Plot gaps and intervals, one row per place."""
     from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)

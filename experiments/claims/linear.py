@@ -1,4 +1,4 @@
-"""Section 1: linear layers are one map, which learns no more than one, and yet is not what gradient descent sees."""
+"""Section 1: linear layers compose to one map, but gradient descent treats them differently."""
 
 from __future__ import annotations
 
@@ -54,12 +54,16 @@ DECADES = 2.0
 
 
 def measure(scale: Scale) -> Samples:
-    """Stack against its product, learning on circles and digits, and the gradient that the weights leave."""
+    """Measure stack against product, learning on circles and digits, and the gradient at initialization."""
     samples = {"collapse": _collapse(scale.replicas)}
     replicas = max(2, scale.replicas // 2)
     for name, overrides in LEARNERS.items():
-        found = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples |= {f"accuracy {name}": found["eval_accuracy"], f"rate {name}": found["rate"], "steps": found["steps"]}
+        result = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples |= {
+            f"accuracy {name}": result["eval_accuracy"],
+            f"rate {name}": result["rate"],
+            "steps": result["steps"],
+        }
     for variance, overrides in STACKS.items():
         reading = networks.initial(overrides, scale.replicas)
         delta = reading["delta_rms"].transpose("layer", "replica").to_numpy()
@@ -70,7 +74,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _collapse(replicas: int) -> Array:
-    """The largest difference between stack and single map over the logits' rms, (R,)."""
+    """Return the largest difference between stack and single map over the logits' rms, (R,)."""
     import torch
 
     from lab import compose
@@ -88,7 +92,7 @@ def _collapse(replicas: int) -> Array:
 
 
 def single_map(network: Network) -> tuple[Tensor, Tensor]:
-    """The product of all maps of a plain network: weight (R, features, classes) and bias (R, 1, classes)."""
+    """Return the product of all maps of a plain network: weight (R, features, classes) and bias (R, 1, classes)."""
     import torch
 
     from lab.network.network import Block
@@ -106,7 +110,7 @@ def single_map(network: Network) -> tuple[Tensor, Tensor]:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Equal as functions, no better than a line on circles, and different in gradient and training."""
+    """Apply the rule: equal functions, no better than a line on circles, different in gradient and training."""
     accuracy = {
         name: interval(f"held-out accuracy, {name}", samples[f"accuracy {name}"][-1], "share") for name in LEARNERS
     }
@@ -160,7 +164,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Learning two circles, and the gradient along a linear stack."""
+    """Plot learning on two circles, and the gradient along a linear stack."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""What many claims do with networks: read gradients at initialization, and train each arm at its own best rate."""
+"""Measurements shared by claims: gradients at initialization, and training of each arm at its own best rate."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ SELECTED_ON = 100
 
 
 def initial(overrides: Sequence[str], replicas: int, *more: str) -> xr.Dataset:
-    """The reading at initialization, on one thread of the CPU: dimensions (layer, replica)."""
+    """Return the reading at initialization, on one thread of the CPU: dimensions (layer, replica)."""
     import lab
 
     return lab.simulate(*overrides, f"replicas={replicas}", "steps=0", *ALONE, *more).isel(step=0)
 
 
 def trained(overrides: Sequence[str], replicas: int, steps: int, *more: str) -> xr.Dataset:
-    """All readings of a training, on one thread of the CPU: dimensions (step, layer, replica)."""
+    """Return all readings of a training run, on one thread of the CPU: dimensions (step, layer, replica)."""
     import lab
 
     return lab.simulate(*overrides, f"replicas={replicas}", f"steps={steps}", *ALONE, *more)
 
 
 def first_over_last(reading: xr.Dataset, quantity: str = "delta_rms") -> Array:
-    """log10 of a quantity at layer 0 over that at the last layer, (replicas,)."""
+    """Return log10 of a quantity at layer 0 over that at the last layer, (replicas,)."""
     values = reading[quantity].transpose("layer", "replica").to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.log10(values[0]) - np.log10(values[-1]))
@@ -53,7 +53,7 @@ def tuned(
     every: int,
     metric: str = "eval_accuracy",
 ) -> dict[str, Array]:
-    """Train at the rate that is best for these overrides, of a grid that every arm shares.
+    """Train at the learning rate that is best for these overrides, of a grid shared by all arms.
 
     All rates train side by side as replicas of one network. Half of the replicas choose the rate, by the mean of the
     metric at the end (a diverged one counts as worst); the other half, which had no say, is what is compared.

@@ -1,4 +1,4 @@
-"""Section 2: does the gradient explode worst in recurrent networks? One matrix for all steps against one for each."""
+"""Section 2: exploding gradients in recurrent networks, with one repeated matrix and with fresh ones for each step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHT_VARS = (0.5, 1.0, 2.0, 4.0)
 """Of the Gaussian matrices; the others, and comparisons between ensembles, have 1 and no activation."""
 KINDS = ("repeated", "fresh")
 MATTERS = 0.1
-"""Nats per step that count as a difference: what 22% more weight variance do, a factor of 400 over 60 steps."""
+"""Nats per step that count as a difference: the effect of 22% more weight variance, a factor of 400 over 60 steps."""
 
 TRAINED_UNITS, TRAINED_TIME, STEPS, EVERY, BATCH = 32, 30, 1200, 100, 16
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -34,13 +34,13 @@ MAX_NORM = 1.0
 FEW = 8
 """Replicas that are compared; as many choose the rate."""
 BURST = 100.0
-"""Growth of the whole gradient's norm in training that counts as an explosion."""
+"""Growth of the total gradient norm in training that counts as an explosion."""
 SOLVED = 0.5
-"""Share of the error of guessing below which something about the sequences has been learnt."""
+"""Share of the error of guessing below which a network has learnt something."""
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradients in time at the start, and training on the adding problem."""
+    """Measure gradients in time at initialization, and training on the adding problem."""
     from lab.machine.torch_threads import thread_budget
 
     with thread_budget(1):
@@ -48,21 +48,21 @@ def measure(scale: Scale) -> Samples:
 
 
 def growth_at_start(replicas: int) -> dict[str, Array]:
-    """`gaussian ACTIVATION KIND` (weight_vars, replicas) and `ENSEMBLE KIND` (replicas,): nats per step back in time.
+    """Return nats per step back, `gaussian ACTIVATION KIND` (weight_vars, replicas) and `ENSEMBLE KIND` (replicas,).
 
     With `ENSEMBLE KIND profile` (T, replicas), log10 of delta_rms over the last step's, `... log radius` (replicas,) of
     the matrices, and `mean field ACTIVATION` (weight_vars,), what wide networks are expected to show.
     """
     from experiments.claims import rnn
 
-    found = {}
+    samples = {}
     for kind in KINDS:
         for ensemble in ENSEMBLES:
             config = rnn.Recurrence(ensemble, 1.0, kind == "repeated", "identity", UNITS, TIME)
             delta = rnn.gradient_in_time(config, replicas)
-            found[f"{ensemble} {kind} profile"] = np.log10(delta / delta[-1])
-            found[f"{ensemble} {kind}"] = np.log(delta[0] / delta[-1]) / (TIME - 1)
-            found[f"{ensemble} {kind} log radius"] = rnn.log_radii(config, replicas)
+            samples[f"{ensemble} {kind} profile"] = np.log10(delta / delta[-1])
+            samples[f"{ensemble} {kind}"] = np.log(delta[0] / delta[-1]) / (TIME - 1)
+            samples[f"{ensemble} {kind} log radius"] = rnn.log_radii(config, replicas)
         for activation in ACTIVATIONS:
             deltas = [
                 rnn.gradient_in_time(
@@ -70,33 +70,33 @@ def growth_at_start(replicas: int) -> dict[str, Array]:
                 )
                 for weight_var in WEIGHT_VARS
             ]
-            found[f"gaussian {activation} {kind}"] = np.stack([np.log(d[0] / d[-1]) / (TIME - 1) for d in deltas])
-    return found | {f"mean field {name}": mean_field(name) for name in ACTIVATIONS}
+            samples[f"gaussian {activation} {kind}"] = np.stack([np.log(d[0] / d[-1]) / (TIME - 1) for d in deltas])
+    return samples | {f"mean field {name}": mean_field(name) for name in ACTIVATIONS}
 
 
 def mean_field(activation: str) -> Array:
-    """Mean of ln sqrt(s D(q_t)) over the steps, (weight_vars,): q' = s V(q) + E |x|^2 / 2, with or without repetition.
+    """Return the mean of ln sqrt(s D(q_t)) over the steps, (weight_vars,), for q' = s V(q) + E |x|^2 / 2.
 
     Chen, Pennington and Schoenholz 2018, "Dynamical Isometry and a Mean Field Theory of RNNs", section 3: in wide
-    networks a matrix that is used again acts like a fresh one. The adding problem's inputs have E |x|^2 = 1/3 + 2/T.
+    networks a repeated matrix acts like a fresh one. The adding problem's inputs have E |x|^2 = 1/3 + 2/T.
     """
     from lab import schema, theory
 
     kernel, driven = theory.kernel(schema.Activation(activation)), (1 / 3 + 2 / TIME) / 2
-    found = []
+    means = []
     for weight_var in WEIGHT_VARS:
         q, rates = driven, []
         for _ in range(TIME - 1):
             rates.append(math.log(weight_var * float(kernel.slope_moment(q))) / 2)
             q = weight_var * float(kernel.second_moment(q)) + driven
-        found.append(float(np.mean(rates)))
-    return np.array(found)
+        means.append(float(np.mean(rates)))
+    return np.array(means)
 
 
 def training(scale: Scale) -> dict[str, Array]:
-    """`KIND CLIPPING growth` (rates, replicas), `... grid` and `... loss` (readings, replicas) at the best rate.
+    """Return `KIND CLIPPING growth` (rates, replicas), `... grid` and `... loss` (readings, replicas) at the best rate.
 
-    The grid, (rates, replicas), is the final loss of the replicas that choose the rate.
+    The grid, (rates, replicas), holds the final losses of the replicas that choose the rate.
     """
     from experiments.claims import rnn
 
@@ -105,7 +105,7 @@ def training(scale: Scale) -> dict[str, Array]:
     cells = [(rate, limit, number) for limit in (np.inf, MAX_NORM) for rate in RATES for number in numbers]
     rates, limits = np.array([rate for rate, _, _ in cells]), np.array([limit for _, limit, _ in cells])
     replicas = [number for _, _, number in cells]
-    found: dict[str, Array] = {"guessing": np.array([rnn.GUESSING])}
+    samples: dict[str, Array] = {"guessing": np.array([rnn.GUESSING])}
     for kind in KINDS:
         config = rnn.Recurrence("identity", 1.0, kind == "repeated", "relu", TRAINED_UNITS, TRAINED_TIME)
         result = rnn.train(config, rates, limits, replicas, steps, scale.steps(EVERY), BATCH)
@@ -114,16 +114,16 @@ def training(scale: Scale) -> dict[str, Array]:
         for clipping, words in enumerate(("unclipped", "clipped")):
             final = np.where(np.isfinite(loss[-1, clipping]), loss[-1, clipping], np.inf)  # (rates, 2, count)
             best = int(np.argmin(final[:, 1].mean(-1)))
-            found[f"{kind} {words} growth"] = growth[clipping, :, 0]
-            found[f"{kind} {words} grid"] = final[:, 1]
-            found[f"{kind} {words} loss"] = loss[:, clipping, best, 0]
-            found[f"{kind} {words} rate"] = np.array([RATES[best]])
-        found["steps"] = result["steps"]
-    return found
+            samples[f"{kind} {words} growth"] = growth[clipping, :, 0]
+            samples[f"{kind} {words} grid"] = final[:, 1]
+            samples[f"{kind} {words} loss"] = loss[:, clipping, best, 0]
+            samples[f"{kind} {words} rate"] = np.array([RATES[best]])
+        samples["steps"] = result["steps"]
+    return samples
 
 
 def judge(samples: Samples) -> Judgement:
-    """Repeated against fresh: at the start by ensemble, in training by the gradient's bursts; what clipping adds."""
+    """Apply the rule: repeated against fresh matrices, at initialization and in training; effect of clipping."""
     worse, equal_radius, numbers = {}, {}, []
     for ensemble in ENSEMBLES:
         repeated, fresh = (samples[f"{ensemble} {kind}"] for kind in KINDS)
@@ -207,17 +207,17 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _lyapunov(units: int) -> float:
-    """E ln |W v| / |v| for Gaussian W of variance 1 / units: half of E ln of a chi-squared number over its mean."""
+    """Return E ln |W v| / |v| for Gaussian W of variance 1 / units: E ln(chi^2 / units) / 2."""
     return float(special.digamma(units / 2) + math.log(2 / units)) / 2
 
 
 def _failed_is_guessing(loss: Array, guessing: float) -> Array:
-    """Errors over that of guessing; one that diverged, or is worse, could have guessed."""
+    """Return errors over that of guessing, at most 1; a diverged network counts as guessing."""
     return np.minimum(np.nan_to_num(loss, nan=np.inf) / guessing, 1.0)
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against time at the start, and learning curves."""
+    """Plot the gradient against time at initialization, and learning curves."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""ReLU's gradient and ReLU's outputs from layer to layer (the guide's section 4.1), and the topic's other claims."""
+"""Section 4.1: ReLU's gradient and outputs from layer to layer, and the topic's other claims."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GRADIENT_ARMS = {
 
 
 def tolerance(replicas: int) -> float:
-    """Decades per layer by which a mean over replicas may miss ln chi: finite width's shift and three standard errors.
+    """Return the allowed deviation from ln chi in decades per layer: finite width plus three standard errors.
 
     ln delta^2 over L layers of width n has mean -5L/(2n) and variance 5L/n beyond mean field (form: Hanin 2018).
     """
@@ -46,7 +46,7 @@ def tolerance(replicas: int) -> float:
 
 
 def measure_gradient(scale: Scale) -> Samples:
-    """Decades of gradient lost over all layers, the share of slopes that are 1, and slopes that are neither 0 nor 1."""
+    """Measure decades of gradient lost, the share of slopes that are 1, and slopes that are neither 0 nor 1."""
     import torch
 
     from lab.network.activations import FUNCTIONS
@@ -64,7 +64,7 @@ def measure_gradient(scale: Scale) -> Samples:
 
 
 def judge_gradient(samples: Samples) -> Judgement:
-    """Rates against s / 2; the claim needs no condition only if the gradient passes at every weight variance."""
+    """Apply the rule: rates against s / 2, and whether the gradient passes at every weight variance."""
     arms = [name for name in GRADIENT_ARMS if name.startswith("relu")]
     replicas = len(samples[f"decades {arms[0]}"])
     rates, passes, misses = [], {}, 0.0
@@ -96,7 +96,7 @@ def judge_gradient(samples: Samples) -> Judgement:
 
 
 def draw_gradient(figure: Figure, samples: Samples) -> None:
-    """Decades of gradient over all layers against the weights' variance."""
+    """Plot decades of gradient over all layers against the weights' variance."""
     from lab.plot.figures import COLOURS
 
     (ax,) = panels(figure)
@@ -166,7 +166,7 @@ UNBOUNDED_ARMS = {
 
 
 def measure_unbounded(scale: Scale) -> Samples:
-    """log10 of act_rms by layer, and decades of gradient."""
+    """Measure log10 of act_rms by layer, and decades of gradient."""
     samples = {}
     for name, overrides in UNBOUNDED_ARMS.items():
         reading = initial(overrides, scale.replicas)
@@ -176,7 +176,7 @@ def measure_unbounded(scale: Scale) -> Samples:
 
 
 def judge_unbounded(samples: Samples) -> Judgement:
-    """Growth of the activations from layer to layer, against log10(s / 2) / 2."""
+    """Apply the rule: growth of the activations per layer against log10(s / 2) / 2."""
     replicas = samples["gradient tanh, s = 4"].shape[-1]
     allowed = tolerance(replicas)
     growth = {
@@ -214,7 +214,7 @@ def judge_unbounded(samples: Samples) -> Judgement:
 
 
 def draw_unbounded(figure: Figure, samples: Samples) -> None:
-    """act_rms against depth."""
+    """Plot act_rms against depth."""
     from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)

@@ -1,4 +1,4 @@
-"""What a slope below 0 does: inactive units revive, the slope is learnt or drawn (the guide's sections 4.2 and 4.3)."""
+"""Sections 4.2 and 4.3: effects of a slope below 0: units revive, and the slope can be learnt or random."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure_revives(scale: Scale) -> Samples:
 
 
 def largest_differences() -> Array:
-    """The largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
+    """Return the largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
     import torch
 
     from lab.network.activations import LeakyReLU
@@ -62,7 +62,7 @@ def largest_differences() -> Array:
 
 
 def judge_revives(samples: Samples) -> Judgement:
-    """Who gets a gradient, who revives, and up to which slope the maximum is leaky ReLU."""
+    """Apply the rule: units with a gradient, units that revive, and slopes for which the maximum is leaky ReLU."""
     numbers, moved, shares = [], {}, {}
     for name in REVIVE_ARMS:
         for depth in DISTANCES:
@@ -93,7 +93,7 @@ def judge_revives(samples: Samples) -> Judgement:
 
 
 def _condition(revives: list[str]) -> str:
-    """The condition: at which slopes, and how far below 0, none revived that can be told from 0."""
+    """Return the condition: slopes and distances at which revival cannot be distinguished from 0."""
     parts = []
     for a in NEGATIVE_SLOPES:
         missing = [depth for depth in DISTANCES if f"slope {a:g}, {depth:g} below 0" not in revives]
@@ -108,7 +108,7 @@ def _condition(revives: list[str]) -> str:
 
 
 def draw_revives(figure: Figure, samples: Samples) -> None:
-    """Revived share by slope, for both distances below 0."""
+    """Plot the revived share by slope, for both distances below 0."""
     from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
@@ -182,7 +182,7 @@ LEARN_ARMS = {
 
 
 def measure_learns(scale: Scale) -> Samples:
-    """Slopes of every layer at every look."""
+    """Measure the slopes of every layer in every observation."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
     from lab.train.losses import evaluate
@@ -205,7 +205,7 @@ def measure_learns(scale: Scale) -> Samples:
 
 
 def judge_learns(samples: Samples) -> Judgement:
-    """Whether slopes move, differ by layer, and forget where they started."""
+    """Apply the rule: do slopes move, differ by layer, and become independent of their start?"""
     numbers = []
     moves = []
     for name in LEARN_ARMS:
@@ -242,7 +242,7 @@ def judge_learns(samples: Samples) -> Judgement:
 
 
 def draw_learns(figure: Figure, samples: Samples) -> None:
-    """Left: slopes against steps, mean over layers, by start. Right: slopes at the end by layer."""
+    """Plot slopes against steps by start (left), and final slopes by layer (right)."""
     from lab.plot.figures import COLOURS, MARKERS
 
     course, ends = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""How sparse ReLU's activations are, at which depth, before and after training (the guide's section 4.1)."""
+"""Section 4.1: sparsity of ReLU's activations by depth, before and after training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANY = 0.25
 
 
 def measure(scale: Scale) -> Samples:
-    """For each layer and replica, before and after training: the share of zeros and of units that are never on."""
+    """Measure, by layer and replica, before and after training, the shares of zeros and of units that are never on."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
     from lab.train.losses import evaluate
@@ -54,7 +54,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """A half at initialization, and zeros that are not just units that never fire."""
+    """Apply the rule: one half of zeros at initialization, not only from units that never fire."""
     numbers, is_sparse, is_half, drift = [], {}, True, 0.0
     for name in RELU_ARMS:
         for time in TIMES:
@@ -100,7 +100,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Zeros and units that are never on, against depth, before and after training."""
+    """Plot zeros and units that are never on against depth, before and after training."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

@@ -33,7 +33,7 @@ FEATURES = 2
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What is repeated: `ensemble` is a key of ENSEMBLES, entries of W have variance weight_var / units."""
+    """A recurrent network: `ensemble` is a key of ENSEMBLES, entries of W have variance weight_var / units."""
 
     ensemble: str = "gaussian"
     weight_var: float = 1.0
@@ -57,7 +57,7 @@ class Map(nn.Module):
 
 
 class Network(nn.Module):
-    """One network per replica, each drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
+    """One network per replica, drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
 
     def __init__(self, config: Recurrence, replicas: Sequence[Streams], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -73,27 +73,27 @@ class Network(nn.Module):
         self.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answers (R, B) to sequences (R, B, T, features)."""
+        """Return the answers (R, B) to sequences (R, B, T, features)."""
         return self.readout(self.states(x)[1])[..., 0]
 
     def states(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """All z_t and h_T, (R, B, N) each."""
+        """Return all z_t and h_T, (R, B, N) each."""
         replicas, batch, steps, features = x.shape
         driven = self.into(x.reshape(replicas, batch * steps, features)).view(replicas, batch, steps, -1)
-        found: list[Tensor] = []
+        pre_activations: list[Tensor] = []
         for t in range(steps):
             z = driven[:, :, t]  # (R, B, N)
-            if found:
-                z = z + self.steps[t - 1 if len(self.steps) > 1 else 0](self.activation(found[-1]))
-            found.append(z)
-        return found, self.activation(found[-1])
+            if pre_activations:
+                z = z + self.steps[t - 1 if len(self.steps) > 1 else 0](self.activation(pre_activations[-1]))
+            pre_activations.append(z)
+        return pre_activations, self.activation(pre_activations[-1])
 
     def sections(self) -> list[nn.Module]:
         return [self.into, *self.steps, self.readout]
 
 
 def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array:
-    """delta_rms of each step, (T, replicas), when a random gradient enters at the last state. float64."""
+    """Return delta_rms of each step, (T, replicas), in float64, for a random gradient that enters at the last state."""
     own = [streams(SEED, r) for r in range(replicas)]
     network = Network(config, own, torch.float64)
     x = _of_replicas([adding(stream.batches, batch, config.steps)[0] for stream in own])  # (R, B, T, features)
@@ -104,7 +104,7 @@ def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array
 
 
 def log_radii(config: Recurrence, replicas: int) -> Array:
-    """ln of the spectral radius of the matrices of `gradient_in_time`, its mean over them: (replicas,)."""
+    """Return the mean of ln of the spectral radius over the matrices of `gradient_in_time`: (replicas,)."""
     network = Network(config, [streams(SEED, r) for r in range(replicas)], torch.float64)
     with torch.no_grad():
         radii = [torch.linalg.eigvals(step.weight).abs().amax(1).log() for step in network.steps]  # (R,) each
@@ -123,7 +123,7 @@ def train(
     every: int,
     batch: int = 32,
 ) -> dict[str, Array]:
-    """SGD on the adding problem; entry r of every argument is replica r's own, an infinite max_norm does not clip.
+    """Train with SGD on the adding problem; entry r of every argument belongs to replica r.
 
     Returns:
         `loss` on held-out sequences at every `every` steps and at the end, (readings, R), NaN once diverged; `steps`
@@ -158,7 +158,7 @@ def train(
 
 
 def adding(rng: np.random.Generator, examples: int, steps: int) -> tuple[Array, Array]:
-    """Sequences (examples, T, 2) of a number in [0, 1] and a mark, and the sum (examples,) of the two marked numbers.
+    """Return sequences (examples, T, 2) of numbers in [0, 1] and marks, and sums (examples,) of marked numbers.
 
     One mark lies in each half (Hochreiter and Schmidhuber 1997, section 5.4, as simplified by Le et al. 2015, section
     4.1). Who always answers 1 has a mean squared error of 1/6.
@@ -184,13 +184,13 @@ def _dataset(steps: int) -> Dataset:
 
 
 def _sequences(flat: Tensor) -> Tensor:
-    """(R, B, T features) -> (R, B, T, features)."""
+    """Unflatten (R, B, T features) to (R, B, T, features)."""
     return flat.unflatten(-1, (-1, FEATURES))
 
 
 @torch.no_grad()
 def _held_out(network: Network, dataset: Dataset) -> Tensor:
-    """Mean squared error of every replica on the held-out sequences, (R,) float64."""
+    """Return the mean squared error of every replica on the held-out sequences, (R,) float64."""
     replicas = len(network.readout.weight)
     x = _sequences(dataset.test_x.expand(replicas, -1, -1))
     return (network(x) - dataset.test_y).double().square().mean(1)
@@ -204,12 +204,12 @@ def _gaussian(rng: np.random.Generator, fan_in: int, fan_out: int) -> Array:
 
 
 def _fresh_gaussian(rng: np.random.Generator, count: int, units: int) -> Array:
-    """The spectral radius tends to 1 (Ginibre 1965), as does each matrix's mean gain."""
+    """Draw matrices whose spectral radius tends to 1 (Ginibre 1965), as does their mean gain."""
     return rng.normal(0, 1 / math.sqrt(units), (count, units, units))
 
 
 def _symmetric(rng: np.random.Generator, count: int, units: int) -> Array:
-    """Entries as large as a Gaussian matrix's, but the spectral radius tends to 2 (Wigner 1958)."""
+    """Draw matrices with entries as large as a Gaussian's, but a spectral radius that tends to 2 (Wigner 1958)."""
     drawn = _fresh_gaussian(rng, count, units)
     return np.asarray((drawn + drawn.swapaxes(1, 2)) / math.sqrt(2))
 
@@ -219,7 +219,7 @@ def _orthogonal(rng: np.random.Generator, count: int, units: int) -> Array:
 
 
 def _identity(rng: np.random.Generator, count: int, units: int) -> Array:
-    """Le et al. 2015, section 3."""
+    """Return identity matrices (Le et al. 2015, section 3)."""
     return np.broadcast_to(np.eye(units), (count, units, units)).copy()
 
 

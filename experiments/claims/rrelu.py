@@ -1,4 +1,4 @@
-"""RReLU: what is random about its slope, and what evaluation makes of it (the guide's section 4.3)."""
+"""Section 4.3: randomness of RReLU's slope in training, and its value in evaluation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Slopes of two passes in training and in evaluation, and the mean output of many passes beside evaluation's."""
+    """Measure slopes in two training passes and in evaluation, and the mean output of many training passes."""
     import torch
 
     from experiments.claims import dead_units
@@ -74,7 +74,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Moments, shape and independence of the slopes in training; one fixed slope in evaluation."""
+    """Apply the rule: moments, distribution and independence of the slopes in training; a fixed slope in evaluation."""
     count = DRAWS[0] * DRAWS[1]
     variance = SECOND_MOMENT - MEAN**2
     fourth = sum(LOWER**i * UPPER ** (4 - i) for i in range(5)) / 5
@@ -123,7 +123,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Histogram of the slopes in training, and the one of evaluation."""
+    """Plot the histogram of slopes in training, and the slope in evaluation."""
     from lab.plot.figures import COLOURS
 
     (ax,) = panels(figure)

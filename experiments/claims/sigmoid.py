@@ -1,4 +1,4 @@
-"""The sigmoid of sections 3.1 and Q2: its range and its derivative, exactly and in floats."""
+"""Sections 3.1 and Q2: range and derivative of the sigmoid, exactly and in floats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RIGHT = 0.01
 
 
 def measure_range(scale: Scale) -> Samples:
-    """The function's distance from both ends of (0, 1), exactly and in both formats."""
+    """Measure the distance from both ends of (0, 1), exactly and in both formats."""
     import mpmath
     import torch
 
@@ -48,7 +48,7 @@ def measure_range(scale: Scale) -> Samples:
 
 
 def judge_range(samples: Samples) -> Judgement:
-    """Inside (0, 1) in exact arithmetic, right to rounding in floats, and whether floats keep off both ends."""
+    """Apply the rule: inside (0, 1) in exact arithmetic, accurate to rounding in floats, and inside (0, 1) there."""
     is_inside = bool(np.all(np.isfinite(samples["above"]) & np.isfinite(samples["below"])))
     is_inside &= bool(np.all((samples["above"] <= 0) & (samples["below"] <= 0)))
     numbers, errors, ends = [], [], 0
@@ -81,7 +81,7 @@ def judge_range(samples: Samples) -> Judgement:
 
 
 def draw_range(figure: Figure, samples: Samples) -> None:
-    """How far the value is from 0 on the left and from 1 on the right, and where each format ends."""
+    """Plot the distance from 0 (left) and from 1 (right), and where each format reaches them."""
     from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
@@ -139,7 +139,7 @@ RANGE = Claim(
 
 
 def measure_derivative(scale: Scale) -> Samples:
-    """The derivative from differences in many digits, from the identity, from the lab, and from backpropagation."""
+    """Measure the derivative from differences in many digits, the identity, the lab, and backpropagation."""
     import mpmath
     import torch
 
@@ -172,7 +172,7 @@ def measure_derivative(scale: Scale) -> Samples:
 
 
 def judge_derivative(samples: Samples) -> Judgement:
-    """The identity in 50 digits; the lab's slope and the printed expression in floats."""
+    """Apply the rule: the identity in 50 digits; the lab's slope and the printed expression in floats."""
     gap = float(np.max(samples["log10_gap"]))
     lab = max(exact.roundings(samples[f"value_{name}"], samples["exact"], name) for name in FORMATS)
     written = max(exact.roundings(samples[f"written_{name}"], samples["exact"], name) for name in FORMATS)
@@ -202,7 +202,7 @@ def judge_derivative(samples: Samples) -> Judgement:
 
 
 def draw_derivative(figure: Figure, samples: Samples) -> None:
-    """What float32 makes of the derivative along z, in three ways: right, off, exactly 0 or NaN."""
+    """Plot where float32 gives the derivative right, off, exactly 0 or NaN, in three ways of computing it."""
     from lab.plot.figures import COLOURS
 
     (ax,) = axes = panels(figure)

@@ -1,4 +1,4 @@
-"""Q2: how fast the gradient shrinks through sigmoid layers, whose slopes are at most 1/4 but whose weights are not."""
+"""Q2: decay of the gradient through sigmoid layers, with slopes of at most 1/4 and arbitrary weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, f"init={init}") for name,
 
 
 def measure(scale: Scale) -> Samples:
-    """delta_rms of every layer over the last one's, measured and predicted, and log10 of the first's."""
+    """Measure delta_rms of every layer over the last one's, and its prediction."""
     samples: dict[str, Array] = {}
     for name, overrides in ARMS.items():
         reading = networks.initial(overrides, scale.replicas)
@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The factor of one layer against 1/4, arm by arm; weights of norm 1 are what the bound is about."""
+    """Apply the rule: the factor of one layer against 1/4, by arm; the bound assumes weights of norm 1."""
     factors, products = {}, []
     for name in ARMS:
         measured, predicted = samples[f"{name} measured"], samples[f"{name} predicted"]
@@ -83,7 +83,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer for the four arms, with theory, and the guide's product."""
+    """Plot gradient against layer for the four arms, with theory and the guide's product."""
     from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = axes = panels(figure)

@@ -1,4 +1,4 @@
-"""Section 3.1: signs of a unit's weight gradients when its inputs are all positive, for one example and for a batch."""
+"""Section 3.1: signs of a unit's weight gradients for positive inputs, for one example and for a batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REVERSED = -0.5
 
 
 def measure(scale: Scale) -> Samples:
-    """Shares of like signs and of reversals in the second and third layer, before and after training."""
+    """Measure shares of like signs and of reversals in the second and third layer, before and after training."""
     import torch
 
     from lab import compose, data
@@ -51,15 +51,15 @@ def measure(scale: Scale) -> Samples:
                 if time == "trained":
                     for _ in range(scale.steps(STEPS)):
                         trainer.step(is_reading=False)
-                found = [_signs(trainer, batch, max(2, round(DRAWS * scale.share) // batch)) for batch in BATCHES]
-                for quantity in found[0]:
-                    samples[f"{quantity} {name} {time}"] = np.stack([of[quantity] for of in found])  # (K, R)
+                shares = [_signs(trainer, batch, max(2, round(DRAWS * scale.share) // batch)) for batch in BATCHES]
+                for quantity in shares[0]:
+                    samples[f"{quantity} {name} {time}"] = np.stack([of[quantity] for of in shares])  # (K, R)
     return samples
 
 
 def _signs(trainer: Trainer, batch: int, draws: int) -> dict[str, Any]:
-    """Means over units, two layers and draws, (R,) each: how often a unit's weight gradients share a sign (alike), a
-    whole layer's do (together), and a unit's step goes back (reversed)."""
+    """Return means over units, two layers and draws, (R,) each: `alike`, weight gradients of a unit share a sign;
+    `together`, those of a layer do; `reversed`, a unit's step goes back."""
     import torch
 
     rng = np.random.default_rng(batch)
@@ -74,12 +74,12 @@ def _signs(trainer: Trainer, batch: int, draws: int) -> dict[str, Any]:
             cosines = [torch.cosine_similarity(a, b, dim=1) for a, b in zip(before, gradients, strict=True)]
             reversals.append(torch.stack([(cosine < REVERSED).double().mean(-1) for cosine in cosines]).mean(0))
         before = gradients
-    found = {"alike": alike, "together": together, "reversed": reversals}
-    return {quantity: torch.stack(values).mean(0).numpy() for quantity, values in found.items()}
+    kinds = {"alike": alike, "together": together, "reversed": reversals}
+    return {quantity: torch.stack(values).mean(0).numpy() for quantity, values in kinds.items()}
 
 
 def weight_gradients(trainer: Trainer, x: Tensor, y: Tensor) -> list[Tensor]:
-    """dL/dW (R, fan_in, fan_out) of the hidden layers whose inputs are activations, for inputs (R, B, features)."""
+    """Return dL/dW (R, fan_in, fan_out) of the hidden layers but the first, for x (R, B, features)."""
     import torch
 
     from lab.network.network import Block
@@ -90,12 +90,12 @@ def weight_gradients(trainer: Trainer, x: Tensor, y: Tensor) -> list[Tensor]:
 
 
 def same_sign(gradient: Tensor) -> Tensor:
-    """Share of units whose incoming weights' gradients are all positive or all negative: (R, I, N) -> (R,)."""
+    """Return the share of units whose weight gradients all have one sign: (R, I, N) -> (R,)."""
     return ((gradient > 0).all(1) | (gradient < 0).all(1)).double().mean(-1)
 
 
 def judge(samples: Samples) -> Judgement:
-    """Like signs for one example and for a batch of 128, and how often a step goes back."""
+    """Apply the rule: like signs for one example and for a batch of 128, and reversed steps."""
     numbers: list[Number] = []
     shares: dict[tuple[str, str, int], Number] = {}
     for time in TIMES:
@@ -146,7 +146,7 @@ def _percent(number: Number) -> str:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Like signs and reversals against the batch size."""
+    """Plot like signs and reversals against the batch size."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""Section 5.2: the shape of swish for every beta, its limits, and what becomes of a beta that is learnt."""
+"""Section 5.2: shape of swish for every beta, its limits, and learnt values of beta."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Errors of the lab's swish and slope, the dip, the distance to ReLU, and beta after training."""
+    """Measure errors of the lab's swish and slope, the dip, the distance from ReLU, and beta after training."""
     import mpmath
     import torch
 
@@ -74,7 +74,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _learnt(scale: Scale) -> Array:
-    """beta of every layer before and after training: (2, layers, replicas)."""
+    """Return beta of every layer before and after training: (2, layers, replicas)."""
     import torch
 
     from lab import compose, data
@@ -98,7 +98,7 @@ def _learnt(scale: Scale) -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The formula, the limits in beta, and for which beta swish dips, is bounded below and unbounded above."""
+    """Apply the rule: formula and limits in beta; for which beta swish dips and is bounded on one side only."""
     z = samples["z"]
     errors = [
         exact.roundings(samples[f"lab {beta:g} {name}"], samples[f"exact {beta:g}"], name)
@@ -165,7 +165,7 @@ def _bounds(number: Number) -> str:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """The family around 0, and the learnt betas of every layer."""
+    """Plot the family around 0, and the learnt betas of every layer."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

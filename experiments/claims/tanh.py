@@ -26,7 +26,7 @@ OVERFLOW = {name: math.log(np.finfo(name).max) for name in FORMATS}
 
 
 def measure(scale: Scale) -> Samples:
-    """Both forms and the derivative in 50 digits; the lab's tanh and the printed forms in two formats."""
+    """Measure both forms and the derivative in 50 digits; the lab's tanh and the printed forms in two formats."""
     import mpmath
     import torch
 
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The identities in 50 digits; whether tanh is the steeper one everywhere, and what survives in floats."""
+    """Apply the rule: the identities in 50 digits; where tanh is steeper; accuracy in floats."""
     gap = float(max(np.max(samples["gap_forms"]), np.max(samples["gap_slope"])))
     references = {"value": samples["exact"], "slope": samples["exact_slope"]}
     lab = max(
@@ -110,7 +110,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Both slopes with their crossing, and the relative error of the forms in float32."""
+    """Plot both slopes with their crossing, and the relative error of the forms in float32."""
     from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)

@@ -1,8 +1,7 @@
-"""Section 3.2: whether tanh trains faster than the sigmoid, each at its own best rate, and whether centring does it.
+"""Section 3.2: training speed of tanh and sigmoid, each at its own best rate, and the effect of centring.
 
-Since tanh(z) = 2 sigmoid(2z) - 1, a sigmoid network can start as the very function that a tanh network is, with larger
-weights and with biases that take the ones away. This twin differs from it in nothing but what its weights are
-multiplied with: outputs in (0, 1) instead of (-1, 1).
+Since tanh(z) = 2 sigmoid(2z) - 1, a sigmoid network can start as the same function as a tanh network, with larger
+weights and shifted biases. This twin differs only in the outputs that its weights multiply, (0, 1) instead of (-1, 1).
 """
 
 from __future__ import annotations
@@ -48,21 +47,21 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Held-out loss and accuracy along training at each arm's best rate, of replicas that did not choose it."""
+    """Measure held-out loss and accuracy at each arm's best rate, of replicas that did not choose it."""
     steps, replicas = scale.steps(STEPS), min(scale.replicas, REPLICAS)
     samples: dict[str, Array] = {}
     for name in ARMS:
-        found = _tuned(name, replicas, steps, max(1, steps // READINGS))
-        samples |= {f"{quantity} {name}": found[quantity] for quantity in ("eval_loss", "eval_accuracy", "rate")}
-        samples["steps"] = found["steps"]
+        result = _tuned(name, replicas, steps, max(1, steps // READINGS))
+        samples |= {f"{quantity} {name}": result[quantity] for quantity in ("eval_loss", "eval_accuracy", "rate")}
+        samples["steps"] = result["steps"]
     return samples
 
 
 def make_twin(network: Network) -> None:
-    """Give a plain sigmoid network the weights with which it is the tanh network that it would be with its own ones.
+    """Change the weights of a plain sigmoid network so that it computes the tanh network with its original weights.
 
-    Of a map W, b with inputs tanh(z) = 2a - 1, where a = sigmoid(2z): W tanh(z) + b = 2 W a + b - W 1. The next sigmoid
-    wants twice that.
+    For a map W, b with inputs tanh(z) = 2a - 1 and a = sigmoid(2z): W tanh(z) + b = 2 W a + b - W 1. The next sigmoid
+    needs twice that.
     """
     import torch
 
@@ -116,7 +115,7 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
 
 
 def choose(steps: Array, curves: Mapping[str, Array]) -> dict[str, Array]:
-    """The best rate (1,) by the second half of the replicas, and the first half's curves (S, R) there.
+    """Return the best rate (1,) by the second half of the replicas, and there the curves (S, R) of the first half.
 
     Args:
         steps: (S,)
@@ -130,13 +129,13 @@ def choose(steps: Array, curves: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def steps_to_target(steps: Array, accuracy: Array) -> Array:
-    """The first reading (S,) at which a replica's accuracy (S, R) reaches the target; the budget if none does: (R,)."""
+    """Return the first step (S,) at which a replica's accuracy (S, R) reaches the target, else the budget: (R,)."""
     reached = accuracy >= TARGET  # false for a NaN
     return np.where(reached.any(0), steps[np.argmax(reached, axis=0)], steps[-1])
 
 
 def judge(samples: Samples) -> Judgement:
-    """Steps to the target, sigmoid minus tanh, at both depths and for three ways to start the sigmoid."""
+    """Apply the rule: steps to the target, sigmoid minus tanh, at both depths and for three initializations."""
     numbers: list[Number] = []
     gaps, means = {}, {}
     for name in ARMS:
@@ -187,7 +186,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def centring(samples: Samples, depth: int) -> Number:
-    """The twin's lag behind tanh over that of the sigmoid with Xavier weights; all of it where the latter has none."""
+    """Return the twin's lag behind tanh over that of the sigmoid with Xavier weights; 1 if the latter has none."""
     twin, usual, tanh = (
         steps_to_target(samples["steps"], samples[f"eval_accuracy {kind}, depth {depth}"])
         for kind in (TWIN, "sigmoid, Xavier", TANH)
@@ -202,7 +201,7 @@ def centring(samples: Samples, depth: int) -> Number:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Held-out loss against steps, one panel per depth."""
+    """Plot held-out loss against steps, one panel per depth."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(DEPTHS))

@@ -1,4 +1,4 @@
-"""Section 3.2: when tanh's gradient vanishes, and whether saturation is what makes it."""
+"""Section 3.2: conditions under which tanh's gradient vanishes, and the role of saturation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LATE = 0.25
 
 
 def measure(scale: Scale) -> Samples:
-    """delta_rms of every layer over the last one's, measured and predicted, and the share of saturated units."""
+    """Measure delta_rms of every layer over the last one's, its prediction, and the share of saturated units."""
     samples = {}
     for name, overrides in ARMS.items():
         reading = networks.initial(overrides, scale.replicas)
@@ -58,7 +58,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """How many decades the gradient loses, whether by a power of depth, and how many units are saturated."""
+    """Apply the rule: decades of gradient lost, whether as a power of depth, and the share of saturated units."""
     fall, saturated = {}, {}
     for name in ARMS:
         predicted = samples[f"predicted {name}"]
@@ -111,12 +111,12 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _late(logs: Array) -> Array:
-    """Decades lost over the upper half of the layers, less a quarter of those over all: (L, ...) -> (...)."""
+    """Return decades lost over the upper half of the layers minus a quarter of all: (L, ...) -> (...)."""
     return np.asarray(LATE * logs[0] - logs[len(logs) // 2])
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, with theory and each arm's share of saturated units."""
+    """Plot gradient against layer, with theory and each arm's share of saturated units."""
     from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)

@@ -1,4 +1,4 @@
-"""Section 2: do slopes below 1 alone make gradients vanish? Weights are factors of the same product."""
+"""Section 2: slopes below 1 and weights as factors of a vanishing gradient."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Decades per layer of each arm, beside those that its slopes alone would cost."""
+    """Apply the rule: decades per layer of each arm, and those that its slopes alone would cost."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     alone = {arm: by_slopes_alone(samples, arm) for arm in ARMS}
     strange = profiles.outside(samples, ARMS)
@@ -78,7 +78,7 @@ def by_slopes_alone(samples: Samples, arm: str) -> Number:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, and beside it what slopes alone would leave of critical arms."""
+    """Plot gradient against layer, with the effect of slopes alone for critical arms."""
     (ax,) = panels(figure)
     profiles.draw(ax, samples, list(ARMS))
     arm = "sigmoid, critical"
