@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.claims.networks import ALONE
+from experiments.claims.networks import ALONE, at_rates
 from lab.typing import Array
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ def start(overrides: Sequence[str], replicas: int, rates: Sequence[float] = ()) 
     from lab.train.trainer import Trainer
 
     base = compose.compose([*overrides, "replicas=1", *ALONE])
-    variants = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in rates or (base.optimizer.lr,)
-        for number in range(replicas)
-    ]
+    variants = at_rates(base, rates or (base.optimizer.lr,), range(replicas))
     device = torch.device("cpu")
     dataset = data.load(base.data, getattr(torch, base.dtype), device)
     return Trainer(replace(variants[0], replicas=len(variants)), dataset, device, variants)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.claims import profiles
+from experiments.claims import networks, profiles
 from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
-from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
 from experiments.claims.shares import share
@@ -54,18 +53,14 @@ def measure(scale: Scale) -> Samples:
 
 def diverged(overrides: tuple[str, ...], scale: Scale) -> Array:
     """Return 1 where the loss or a gradient was not finite within the steps, (rates, replicas)."""
-    from dataclasses import replace
-
     from lab import compose
     from lab.run import simulation
 
     steps = scale.steps(STEPS)
-    base = compose.compose([*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *ALONE])
-    arms = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in RATES
-        for number in range(scale.replicas)
-    ]
+    base = compose.compose(
+        [*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *networks.ALONE]
+    )
+    arms = networks.at_rates(base, RATES, range(scale.replicas))
     loss = simulation.side_by_side(arms)["loss"].isel(step=-1).to_numpy()
     return np.asarray(~np.isfinite(loss), dtype=np.float64).reshape(len(RATES), scale.replicas)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from experiments.claims.better import signed
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.gated_ffn import BLOCK
 from experiments.claims.gated_stacks import LAYERS, STACK, STACKS, STARTS, fixed_point, predicted, variances
-from experiments.claims.networks import ALONE
+from experiments.claims.networks import ALONE, at_rates
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
 from lab import schema
@@ -80,12 +79,7 @@ def _losses(overrides: Sequence[str], rates: Sequence[float], replicas: int, ste
 
     common = ("replicas=1", f"steps={steps}", f"probe.every={EVERY}", "probe.set=norms", "probe.eval_every=0")
     base = compose.compose([*overrides, *common, "probe.examples=1", *ALONE])
-    arms = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in rates
-        for number in range(replicas)
-    ]
-    loss = simulation.side_by_side(arms)["loss"].to_numpy()
+    loss = simulation.side_by_side(at_rates(base, rates, range(replicas)))["loss"].to_numpy()
     return np.where(np.isfinite(loss), loss, np.nan).reshape(-1, len(rates), replicas)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from experiments.claims.claim import Claim, Judgement, Samples, Scale, Verdict
-from experiments.claims.networks import SELECTED_ON
+from experiments.claims.networks import compared_and_selecting
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import text
 from experiments.claims.statistics import difference, interval, is_above, is_below
@@ -101,7 +101,7 @@ def training(scale: Scale) -> dict[str, Array]:
     from experiments.claims import rnn
 
     count, steps = min(FEW, scale.replicas), scale.steps(STEPS)
-    numbers = [*range(count), *range(SELECTED_ON, SELECTED_ON + count)]
+    numbers = compared_and_selecting(count)
     cells = [(rate, limit, number) for limit in (np.inf, MAX_NORM) for rate in RATES for number in numbers]
     rates, limits = np.array([rate for rate, _, _ in cells]), np.array([limit for _, limit, _ in cells])
     replicas = [number for _, _, number in cells]

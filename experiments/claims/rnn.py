@@ -1,9 +1,9 @@
-"""Recurrent networks, R of them side by side, and networks alike in all but that every step has a matrix of its own.
+"""Recurrent networks, R of them side by side, and equal networks with a different matrix for every step.
 
     z_t = h_(t-1) W_t + x_t U + c,   h_t = phi(z_t),   y = h_T V + d,   t = 1 .. T,   h_0 = 0
 
 W_t is the same for all t in a recurrent network and fresh for each t in the other, which is a feed-forward network of
-T layers that gets its input bit by bit. Time is the layer axis of the lab's probes.
+T layers that receives its input step by step. Time is the layer axis of the lab's probes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lab.train import clipping, optimizers
 from lab.typing import Array
 
 FEATURES = 2
-"""Of the adding problem's sequences: a number and a mark."""
+"""Features of the adding problem's sequences: a number and a mark."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Map(nn.Module):
         return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
 
 
-class Network(nn.Module):
+class RecurrentNetwork(nn.Module):
     """One network per replica, drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
 
     def __init__(self, config: Recurrence, replicas: Sequence[Streams], dtype: torch.dtype = torch.float32) -> None:
@@ -95,7 +95,7 @@ class Network(nn.Module):
 def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array:
     """Return delta_rms of each step, (T, replicas), in float64, for a random gradient that enters at the last state."""
     own = [streams(SEED, r) for r in range(replicas)]
-    network = Network(config, own, torch.float64)
+    network = RecurrentNetwork(config, own, torch.float64)
     x = _of_replicas([adding(stream.batches, batch, config.steps)[0] for stream in own])  # (R, B, T, features)
     pre_activations, last = network.states(x)
     entering = _of_replicas([stream.cotangents.standard_normal((batch, config.units)) for stream in own])
@@ -105,7 +105,7 @@ def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array
 
 def log_radii(config: Recurrence, replicas: int) -> Array:
     """Return the mean of ln of the spectral radius over the matrices of `gradient_in_time`: (replicas,)."""
-    network = Network(config, [streams(SEED, r) for r in range(replicas)], torch.float64)
+    network = RecurrentNetwork(config, [streams(SEED, r) for r in range(replicas)], torch.float64)
     with torch.no_grad():
         radii = [torch.linalg.eigvals(step.weight).abs().amax(1).log() for step in network.steps]  # (R,) each
     return np.asarray(torch.stack(radii).mean(0).numpy())
@@ -127,11 +127,11 @@ def train(
 
     Returns:
         `loss` on held-out sequences at every `every` steps and at the end, (readings, R), NaN once diverged; `steps`
-        (readings,); and `growth` (R,), the largest norm of a whole gradient over the first step's, infinity where a
+        (readings,); and `growth` (R,), the largest total gradient norm over the first step's, infinity where a
         loss or gradient was not finite.
     """
     own = [streams(SEED, int(number)) for number in replicas]
-    network = Network(config, own)
+    network = RecurrentNetwork(config, own)
     parameters = Parameters(network.sections())
     optimizer = optimizers.build(schema.SGD("sgd"), [run.values for run in parameters.runs], torch.from_numpy(rates))
     limit, clip = torch.from_numpy(max_norms), schema.ClipNorm("norm")
@@ -161,7 +161,7 @@ def adding(rng: np.random.Generator, examples: int, steps: int) -> tuple[Array, 
     """Return sequences (examples, T, 2) of numbers in [0, 1] and marks, and sums (examples,) of marked numbers.
 
     One mark lies in each half (Hochreiter and Schmidhuber 1997, section 5.4, as simplified by Le et al. 2015, section
-    4.1). Who always answers 1 has a mean squared error of 1/6.
+    4.1). The constant answer 1 has a mean squared error of 1/6.
     """
     numbers, marks = rng.uniform(size=(examples, steps)), np.zeros((examples, steps))
     half, rows = steps // 2, np.arange(examples)
@@ -189,7 +189,7 @@ def _sequences(flat: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _held_out(network: Network, dataset: Dataset) -> Tensor:
+def _held_out(network: RecurrentNetwork, dataset: Dataset) -> Tensor:
     """Return the mean squared error of every replica on the held-out sequences, (R,) float64."""
     replicas = len(network.readout.weight)
     x = _sequences(dataset.test_x.expand(replicas, -1, -1))

@@ -80,8 +80,10 @@ def make_twin(network: Network) -> None:
 
 
 def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]:
-    """Train an arm at every rate side by side; of the rate at which half of the replicas get to the target soonest
-    (then, to the lowest loss), the curves (S, replicas) of the other half."""
+    """Train an arm at every rate side by side and return the curves (S, replicas) at the best one, see `choose`.
+
+    Unlike `networks.tuned`, it can change the initial weights, and prefers the rate that reaches the target soonest.
+    """
     import torch
 
     from lab import compose, data
@@ -91,12 +93,7 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     from lab.train.trainer import Trainer
 
     base = compose.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
-    numbers = [*range(replicas), *range(networks.SELECTED_ON, networks.SELECTED_ON + replicas)]
-    variants = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in RATES
-        for number in numbers
-    ]
+    variants = networks.at_rates(base, RATES, networks.compared_and_selecting(replicas))
     cpu, records = torch.device("cpu"), []
     with thread_budget(1):
         dataset = data.load(base.data, torch.float32, cpu)
@@ -116,6 +113,8 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
 
 def choose(steps: Array, curves: Mapping[str, Array]) -> dict[str, Array]:
     """Return the best rate (1,) by the second half of the replicas, and there the curves (S, R) of the first half.
+
+    The best rate reaches the target soonest, then has the lowest final loss.
 
     Args:
         steps: (S,)
