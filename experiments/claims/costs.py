@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPENSIVE = 1.5
-"""Elementwise: half as much again as ReLU."""
+"""Elementwise ratio to ReLU that counts as expensive."""
 NOTICED = 1.1
-"""In a whole step: a tenth more time."""
+"""Ratio of training steps that counts as noticeable."""
 TURNS, STEP_TURNS = 250, 100
 
 Places = dict[tuple[str, int], bool]
-"""(device, size or width) -> whether it is so there."""
+"""(device, size or width) -> flag."""
 
 
 def _measure(names: Sequence[str], scale: Scale) -> Samples:
@@ -210,7 +210,7 @@ def _draw(names: Sequence[str], figure: Figure, samples: Samples) -> None:
 
 COMMON_QUANTITY = (
     "Ratio of median times: elementwise at 1,000 to 1,000,000 float32 entries, and of whole training steps of networks"
-    f" {DEPTH} layers deep and {WIDTHS[0]} to {WIDTHS[-1]} wide, batch {BATCH}; one thread, sides taking turns; on the"
+    f" {DEPTH} layers deep and {WIDTHS[0]} to {WIDTHS[-1]} wide, batch {BATCH}; one thread, sides in turns; on the"
     " CPU (the thread's time), and on a GPU if there is one."
 )
 SLOW_RULE = (

@@ -66,7 +66,7 @@ COURSES = (*AFTER, "plain_sgd_with_burst", "momentum_with_burst")
 OTHERS = ("relu", "leaky_relu", "prelu", "elu", "gelu")
 """Activations whose units are deactivated through biases: the large weights after ReLU's burst suit none of them."""
 ARMS = {
-    **{f"born dead, width {width}": (*TINY_STACK, f"model.width={width}") for width in WIDTHS},
+    **{f"dead at initialization, width {width}": (*TINY_STACK, f"model.width={width}") for width in WIDTHS},
     **{f"burst, rate {rate:g}": (*STACK, f"optimizer.lr={rate:g}") for rate in RATES},
     "burst, momentum": (*STACK, *MOMENTUM, f"optimizer.lr={MOMENTUM_RATE:g}"),
     **{f"after, {name}": (*STACK, *more, f"optimizer.lr={RATE:g}") for name, more in AFTER.items()},
@@ -110,7 +110,7 @@ def measure(scale: Scale) -> Samples:
 
 def _born_dead(width: int, replicas: int) -> Array:
     """Return 1 where a tiny network has a layer of zeros for one input, at this layer or below: (depth, replicas)."""
-    reading = initial(ARMS[f"born dead, width {width}"], replicas)
+    reading = initial(ARMS[f"dead at initialization, width {width}"], replicas)
     dead = reading["dead_fraction"].transpose("layer", "replica").to_numpy() == 1
     return np.maximum.accumulate(dead, axis=0).astype(np.float64)
 
@@ -154,7 +154,7 @@ def judge(samples: Samples) -> Judgement:
     """Compare with the closed form and with small steps; check which units revive under plain SGD and otherwise."""
     farthest = max(_standard_errors(samples[f"born_{width}"], width) for width in WIDTHS)
     large, small = samples["dead"][-1, -1].mean(0), samples["dead_small_steps"].mean(0)  # (R,) each, over layers
-    killed = difference("dead units: large steps less as long a way in small ones", large, small)
+    killed = difference("dead units: large steps less the same distance in small ones", large, small)
     inactive, revived = (
         float(np.nansum(samples[f"{word}_plain_sgd_with_burst"][0])) for word in ("inactive", "revived")
     )
@@ -167,7 +167,7 @@ def judge(samples: Samples) -> Judgement:
     numbers = (
         *(
             interval(
-                f"dead at birth: {BORN_DEPTH} layers of width {width}",
+                f"dead at initialization: {BORN_DEPTH} layers of width {width}",
                 samples[f"born_{width}"][-1],
                 "of networks",
                 float(_closed_form(width)[-1]),
@@ -189,9 +189,9 @@ def judge(samples: Samples) -> Judgement:
         *(_revived(samples, name, deeper=True) for name in COURSES),
     )
     reason = (
-        f"Shares of tiny networks dead at birth lie within {farthest:.1f} standard errors of 1 - (1 - 2^-N)^H. Large"
-        f" steps leave {np.nanmean(large):.0%} of units dead, as long a way in small ones {np.nanmean(small):.0%}. Of"
-        f" {inactive:.0f} dead units in layer 0 plain SGD revived {revived:.0f}; "
+        f"Shares of tiny networks dead at initialization lie within {farthest:.1f} standard errors of 1 - (1 - 2^-N)^H."
+        f" Large steps leave {np.nanmean(large):.0%} of units dead, the same distance in small ones"
+        f" {np.nanmean(small):.0%}. Of {inactive:.0f} dead units in layer 0 plain SGD revived {revived:.0f}; "
         + "; ".join(f"{way}: {number.value:.0%}" for way, number in ways.items())
         + "."
     )
@@ -203,7 +203,7 @@ def judge(samples: Samples) -> Judgement:
         return Judgement(Verdict.HOLDS, reason, numbers)
     condition = (
         "permanently only in layer 0, under plain SGD, and if the unit is inactive on every training example; units"
-        f" came back in {'; in '.join(come_back)}"
+        f" revived in {'; in '.join(come_back)}"
     )
     return Judgement(Verdict.CONDITION, reason, numbers, condition)
 
@@ -253,7 +253,7 @@ def _draw_born(ax: Axes, samples: Samples) -> None:
     ax.set_ylim(0, 1.03)
     ax.set_xticks([1, 5, 10, 15, 20])
     ax.legend(loc="lower right", frameon=False)
-    label(ax, "hidden layers", "share of networks", "Dead at birth (lines: theory)")
+    label(ax, "hidden layers", "share of networks", "Dead at initialization (lines: theory)")
 
 
 def _draw_revived(ax: Axes, samples: Samples) -> None:
@@ -286,15 +286,15 @@ DYING = Claim(
     section="4.1, Q1",
     statement=(
         "A ReLU unit whose input has become negative for everything outputs 0, receives no gradient and never learns"
-        " again; too large a learning rate or a bad initialization brings it about."
+        " again; too large a learning rate or a bad initialization causes it."
     ),
     limit=(
-        "Dead is meant with respect to a set of inputs: a unit that is inactive on a probe set may be active"
-        " on another example. A unit above layer 0 also comes back when the layers below it change, and any unit when"
+        "Dead refers to a set of inputs: a unit that is inactive on a probe set may be active"
+        " on another example. A unit above layer 0 also revives when the layers below it change, and any unit when"
         " momentum carries it on. Weight decay scales weights and biases of layer 0 together, which cannot change the"
         " sign of a pre-activation; on centred inputs the mean pre-activation is the bias, so a dead unit's bias is"
-        " negative, and only a decay of biases alone revives it. At birth depth and width decide: a ReLU network of H"
-        " layers of width N is dead for one input with probability 1 - (1 - 2^-N)^H."
+        " negative, and only a decay of biases alone revives it. At initialization depth and width decide: a ReLU"
+        " network of H layers of width N is dead for one input with probability 1 - (1 - 2^-N)^H."
     ),
     source='Lu et al. 2019, "Dying ReLU and Initialization: Theory and Numerical Examples"',
     quantity=(
@@ -305,7 +305,7 @@ DYING = Claim(
     ),
     rule=(
         f"Fails if a share of dead networks misses the closed form by more than {FARTHEST:g} standard errors, if large"
-        f" steps do not leave {ENOUGH_KILLED:.0%} more of the units dead than as long a way in small steps (95%"
+        f" steps do not leave {ENOUGH_KILLED:.0%} more of the units dead than the same distance in small steps (95%"
         " interval), or if plain SGD revives a single dead unit of layer 0. Then: holds if nothing revives elsewhere"
         " either; holds with a condition if the interval of the revived share lies above 0 in later layers, with"
         f" momentum, or with a decay of biases. Not decided below {ENOUGH_UNITS} dead units in layer 0."

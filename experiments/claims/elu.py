@@ -27,7 +27,7 @@ TIMES = ("at initialization", "trained")
 FOR_THEORY = 20
 """Networks for each of the scale's replicas, at initialization only, to compare layer 0 with theory."""
 NEARER_BY = 0.1
-"""Of the activations' rms."""
+"""Difference that counts as nearer, in units of the activations' rms."""
 _STACK = (
     *(f"model.depth={DEPTH}", "model.width=64", "data=digits", "batch_size=64", "optimizer.lr=0.03"),
     *("probe.examples=512", "probe.set=norms"),
@@ -43,7 +43,7 @@ MEASURES = {
     "layer": "mean of the layer",
     "units": "means of its units (rms)",
 }
-"""Two ways to see a shift, each over the rms of the layer's activations."""
+"""Two measures of a shift, each over the rms of the layer's activations."""
 
 
 def measure_centred(scale: Scale) -> Samples:
@@ -189,7 +189,7 @@ DISTANCES = (0.1, 1.0, 4.0, 8.0)
 REVIVAL_STEPS, REVIVAL_EVERY = 1000, 50
 ALIVE_ARMS = {name: (*DEACTIVATED, f"activation={name}") for name in ("relu", "elu")}
 ROUNDINGS = 4.0
-"""Units of the last place by which a slope may miss the exact one."""
+"""Tolerance of a slope in units of the last place."""
 
 
 def measure_alive(scale: Scale) -> Samples:
@@ -263,7 +263,7 @@ def judge_alive(samples: Samples) -> Judgement:
     inactive = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
     condition = (
         f"near 0: the gradient shrinks as exp(z), and of units {inactive} below 0 none revived within {REVIVAL_STEPS}"
-        " steps that can be told from 0"
+        " steps that can be distinguished from 0"
     )
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
 

@@ -26,7 +26,7 @@ SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """Standard deviations of the noise; the inputs' is 1."""
 DRAWS = 5
 MARGIN = 0.01
-"""Of accuracy, on average over the noisy sizes: a smaller difference is no robustness to speak of."""
+"""Accuracy, averaged over the noise levels, that counts as a difference in robustness."""
 ARMS = {
     f"{activation}, {depth} layers": (
         *("data=digits", "model.width=64", "batch_size=32", f"model.depth={depth}"),
@@ -94,7 +94,7 @@ def judge(samples: Samples) -> Judgement:
         + f" ({depth} layers)"
         for depth in DEPTHS
     ).replace("_", " ")
-    reason += "; below 0 ELU is the more robust one. So on digits with Gaussian noise on the inputs at test time, at"
+    reason += "; below 0 ELU is more robust. This holds on digits with Gaussian noise on the inputs at test time, at"
     reason += " width 64; other data and other noise were not tried."
     better = [depth for depth, gap in zip(DEPTHS, against_relu, strict=True) if is_below(gap, -MARGIN)]
     no_better = [depth for depth, gap in zip(DEPTHS, against_relu, strict=True) if is_above(gap, -MARGIN)]
@@ -146,7 +146,7 @@ NOISE = Claim(
     statement="Because it saturates for negative inputs, ELU can make a network more robust to noise.",
     limit=(
         "In the paper this is an argument of design, that a saturated unit passes little of its input's variation on,"
-        " and no experiment. ReLU passes nothing below 0. Leaky ReLU, which does not saturate, tells whether saturation"
+        " and no experiment. ReLU passes nothing below 0. Leaky ReLU, which does not saturate, shows whether saturation"
         f" makes the difference. Tested: digits, Gaussian noise on the inputs at test time, stacks of {DEPTHS[0]} and"
         f" {DEPTHS[1]} layers of width 64. Not tested: other data, noise in labels, weights or training, other widths."
     ),

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 # --- question 1: functions and derivatives --------------------------------------------------------------------------
 
 SLOPE_IN_TEXT, SLOPE_IN_CODE = 0.01, 0.1
-"""Of leaky ReLU: what section 4.2 calls typical, and the default of the script."""
+"""Slopes of leaky ReLU: the typical one of section 4.2, and the default of the script."""
 Z = (-10.0, 10.0, 200)
-"""Where the script draws: ends and number of points."""
+"""The script's grid: ends and number of points."""
 VALUE_RANGE, SLOPE_RANGE = (-2.0, 2.0), (-0.5, 1.5)
-"""The vertical ranges that the script sets for functions and derivatives."""
+"""The script's vertical ranges for functions and derivatives."""
 SCRIPT: Mapping[str, tuple[Callable[[Array], Any], Callable[[Array], Any]]] = {
     "sigmoid": (lambda x: by_hand.sigmoid(x, np), lambda x: by_hand.sigmoid_slope(x, np)),
     "tanh": (np.tanh, lambda x: by_hand.tanh_slope(x, np)),
@@ -33,7 +33,7 @@ SCRIPT: Mapping[str, tuple[Callable[[Array], Any], Callable[[Array], Any]]] = {
         lambda x: np.where(x > 0, 1, SLOPE_IN_CODE),
     ),
 }
-"""Name -> function and derivative in NumPy, as the script has them."""
+"""Name -> the script's function and derivative in NumPy."""
 
 
 def measure_plot(scale: Scale) -> Samples:
@@ -145,7 +145,7 @@ PLOT = Claim(
     id="plot-activations",
     section="Coding question 1",
     statement="Its NumPy script draws sigmoid, tanh, ReLU and leaky ReLU with their derivatives.",
-    limit="The leaky ReLU drawn is another one than the text's, and the axes are not where 0 is.",
+    limit="The leaky ReLU drawn differs from the text's, and the axes are not at 0.",
     source="Sections 4.2 and coding question 1 of the guide itself; torch's autograd for the derivatives",
     quantity="The script's formulas against torch's functions and autograd on 4,000 points; slope and axes of its"
     " picture",
@@ -247,8 +247,8 @@ def draw_gelu(figure: Figure, samples: Samples) -> None:
 FROM_SCRATCH = Claim(
     id="gelu-from-scratch",
     section="Coding question 2",
-    statement="Its torch module computes GELU exactly as torch does, and its approximation lies close by.",
-    limit="Equal to rounding, not bit by bit; how far the approximation is off depends on where one looks.",
+    statement="Its torch module computes GELU exactly as torch does, and its approximation is close.",
+    limit="Equal to rounding, not bit by bit; the error of the approximation depends on the input.",
     source="Hendrycks and Gimpel 2016, section 2; torch.nn.functional.gelu",
     quantity="Differences in float32 and float64 on 20,481 points from -10 to 10, and on the script's 100 points",
     rule=f"Holds if both forms by hand are within {2 * ROUNDINGS:g} units in the last place of x of torch's,"

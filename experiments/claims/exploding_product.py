@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEPTH, STEPS = 30, 200
 RATES = (0.001, 0.01, 0.1)
-"""Of SGD, as one would try them."""
+"""Learning rates of SGD."""
 COMMON = (f"model.depth={DEPTH}", "init=gaussian")
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "ReLU, s = 2": ("activation=relu", "init.weight_var=2"),
@@ -36,10 +36,10 @@ ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words i
 CRITICAL_RELU, LARGE_RELU, LARGER_RELU, CRITICAL_TANH, LARGE_TANH = ARMS
 EXPLODING = (LARGE_RELU, LARGER_RELU, LARGE_TANH)
 GUIDE = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu")
-"""The guide's activations whose slope is no free parameter."""
+"""The guide's activations without a free slope."""
 LARGEST_SLOPE = 1.13
 MOST = 0.5
-"""Share of replicas: more of them end in NaN than not."""
+"""Share of replicas that counts as most of them."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -167,7 +167,7 @@ CLAIM = Claim(
     f" {', '.join(f'{rate:g}' for rate in RATES)}",
     needs_full=True,
     findings=(
-        "Section 2 does not say what is above 1 when gradients explode. It cannot be the activations' slopes, of which"
-        " it speaks for vanishing: ReLU's never exceed 1, and GELU's, the steepest of the guide's, never 1.129.",
+        "Section 2 does not say what is above 1 when gradients explode. It cannot be the activations' slopes, to which"
+        " it attributes vanishing: ReLU's never exceed 1, and GELU's, the steepest of the guide's, never 1.129.",
     ),
 )

@@ -33,9 +33,9 @@ READ = (f"model.depth={DEPTH}", "model.width=128", "batch_size=32", "dtype=float
 TRAINED = (f"model.depth={TRAINED_DEPTH}", "model.width=32", "batch_size=32")
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*words, *READ) for name, words in WEIGHTS.items()}
 GAIN = 0.3
-"""Accuracy that ReLU must add to sigmoid's for it to have cured something; guessing has 10%."""
+"""Accuracy that ReLU must gain over sigmoid to count as a cure; guessing has 10%."""
 MATTERS = 0.05
-"""Accuracy by which two networks may differ and one still learns as well as the other."""
+"""Difference in accuracy up to which two networks learn equally well."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -116,8 +116,8 @@ CLAIM = Claim(
     f" of {len(RATES)} rates",
     rule=f"Vanishing is more than {FADING:g} decades per layer by the 95% interval. Does not hold unless ReLU with He"
     " stays within that either way, sigmoid with Xavier vanishes, and ReLU's accuracy is higher by more than"
-    f" {GAIN:.0%} of all examples (a diverged network guesses). Holds with a condition if ReLU vanishes with Xavier's"
-    " or torch's default weights, and every arm lies in theory's band; else holds.",
+    f" {GAIN:.0%} of all examples (a diverged network counts as guessing). Holds with a condition if ReLU vanishes with"
+    " Xavier's or torch's default weights, and every arm lies in theory's band; else holds.",
     caption="Left: gradient against layer at initialization, median and range over replicas, theory dashed. Right:"
     " learning curves, mean over replicas.",
     measure=measure,

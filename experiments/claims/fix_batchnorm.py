@@ -49,7 +49,7 @@ NORMED = ", batch norm"
 STEPS, EVERY = 300, 30
 RATES = (0.01, 0.1, 1.0)
 FEW = 8
-"""Replicas of the deep networks that are compared, which cost most."""
+"""Compared replicas of the deep networks, which cost most."""
 WATCHED, WATCHED_EVERY, RATE = 60, 10, 0.1
 FASTER = 0.05
 """Gain in accuracy, averaged over the learning curve, that counts as faster."""
@@ -120,7 +120,7 @@ def judge(samples: Samples) -> Judgement:
         return Judgement(Verdict.FAILS, reason, numbers)
     conditions = []
     if profiles.stays(slope[he]) and profiles.explodes(slope[he + NORMED]):
-        conditions.append("at initialization it makes deep plain networks explode that did not")
+        conditions.append("at initialization it makes the gradient of deep plain networks explode")
     if is_below(final[deep + NORMED], LEARNT) and is_above(final[skip + NORMED], LEARNT):
         neither = "neither with nor without it" if is_below(final[deep], LEARNT) else "without it only"
         conditions.append(f"50 plain layers learn {neither}, residual ones do with it")
@@ -172,7 +172,7 @@ CLAIM = Claim(
     statement="Batch norm keeps the inputs of layers at mean 0 and standard deviation 1, which much reduces vanishing"
     " and exploding gradients and speeds up training.",
     limit="At initialization it makes the gradient of deep plain networks explode, by sqrt(pi / (pi - 1)) per ReLU"
-    " layer, whatever the weights. This fades in the first steps; in residual networks it does not arise.",
+    " layer, whatever the weights. This fades in the first steps; in residual networks it does not occur.",
     source="Yang et al. 2019, A Mean Field Theory of Batch Normalization; De and Smith 2020",
     quantity="decades of delta_rms per layer over 30 layers at initialization, for a random gradient that enters at the"
     f" end; held-out accuracy on digits, at the end and averaged over {STEPS} steps of SGD, at each arm's best of"

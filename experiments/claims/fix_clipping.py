@@ -37,11 +37,11 @@ EXPLODING, CLIPPED_ARM, STRONG, BOUNDED, CRITICAL, PLAIN, PLAIN_CLIPPED = ARMS
 TRAINED = (EXPLODING, CLIPPED_ARM, STRONG, CRITICAL)
 THRESHOLDS = (0.01, 1.0, 100.0)
 EXACT = 1e-9
-"""Relative error that float64 leaves in a step of 1e-6 of a weight; float32 would leave far more."""
+"""Relative error of float64 in a step of 1e-6 of a weight; that of float32 is far larger."""
 MATTERS = 0.1
-"""Accuracy that a rescue must add, and that must be missing where a cure is incomplete: as much as guessing has."""
+"""Accuracy that a rescue must add and an incomplete cure must lack: that of guessing."""
 WATCHED, RATE = 100, 0.1
-"""Steps and learning rate of the vanishing networks, whose gradients' norm stays below their threshold of 10."""
+"""Steps and learning rate of the vanishing networks, whose gradient norm stays below their threshold of 10."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -96,7 +96,7 @@ def judge(samples: Samples) -> Judgement:
         for arm in (CLIPPED_ARM, STRONG)
     }
     best = int(np.argmin(np.abs(np.array(RATES) - samples[f"{CLIPPED_ARM}: rate"][0])))
-    # No network that answers is wrong on all 359 examples: an accuracy of exactly 0 is that of one that diverged.
+    # No working network is wrong on all 359 examples: an accuracy of exactly 0 means divergence.
     lost = share("diverged without clipping at the rate best with it", samples[f"{EXPLODING}: grid"][best] == 0)
     changed = Number(
         "largest change of a vanishing network's loss", float(np.max(samples["vanishing: loss changed by"]))
@@ -133,13 +133,13 @@ def judge(samples: Samples) -> Judgement:
     incomplete = [arm for arm, number in missing.items() if is_above(number, MATTERS)]
     if ratio_error.value > EXACT or not incomplete:
         return Judgement(Verdict.HOLDS, reason, numbers)
-    where = "it bounds the step, but all layers keep the ratio they had"
+    where = "it bounds the step, but the ratio between layers is unchanged"
     for arm, what in ((CLIPPED_ARM, "a mild explosion (s = 3)"), (STRONG, "a stronger one (s = 4)")):
         fate = "stays worse" if arm in incomplete else "is cured" if is_below(missing[arm], MATTERS) else "is open"
         where += f"; {what} {fate}: accuracy {accuracy[arm].value:.2f}"
     where += f", critical weights {accuracy[CRITICAL].value:.2f}"
     if changed.value == 0:
-        where += "; against vanishing it does nothing"
+        where += "; it does not help against vanishing"
     return Judgement(Verdict.CONDITION, reason, numbers, where)
 
 
@@ -165,9 +165,9 @@ CLAIM = Claim(
     section="2.5",
     statement="Scaling a gradient whose norm exceeds a threshold down to the threshold cures explosion: it prevents"
     " updates that are too large.",
-    limit="It bounds the step and nothing else: all layers are scaled by one number, so that their ratio stays, and a"
-    " gradient that vanishes is not touched.",
-    source="Pascanu et al. 2013, section 3.2 (the algorithm); that one factor keeps ratios is arithmetic",
+    limit="It only bounds the step: all layers are scaled by the same factor, so that their ratio is unchanged, and a"
+    " vanishing gradient is not affected.",
+    source="Pascanu et al. 2013, section 3.2 (the algorithm); that a common factor preserves ratios is arithmetic",
     quantity=f"norm after clipping; size of a layer's step over its gradient; held-out accuracy of {DEPTH} ReLU layers"
     f" with weight variance s / fan_in, s = 3 (strongly: 4), on digits after {STEPS} steps of SGD, each arm at its best"
     f" of {len(RATES)} rates",

@@ -30,7 +30,7 @@ WEIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words in WEIGHTS.items()}
 OWN = ("Xavier, tanh", "He, ReLU")
-"""The activation each was derived for."""
+"""Each initialization with the activation it was derived for."""
 OTHERS = ("Xavier, sigmoid", "Xavier, ReLU", "He, tanh", "He, GELU", "Xavier times 5/3, tanh")
 QUANTITIES: Mapping[str, str] = {"delta_rms": "gradient", "pre_rms": "signal"}
 

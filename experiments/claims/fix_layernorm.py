@@ -32,9 +32,9 @@ STARTS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {"trained": TRAINED, **STARTS}
 PLACES = ("normalized", "affine", "activated")
-"""What comes out of the division, of gain and shift, and of the activation: the inputs to the next layer."""
+"""Outputs of the division, of gain and shift, and of the activation, which are the inputs of the next layer."""
 ROUNDING = 1e-12
-"""float64 over 64 units keeps a mean and a deviation to a few 1e-16; a float32 slip or a wrong divisor shows."""
+"""Means and deviations over 64 units are exact to a few 1e-16 in float64; float32 or a wrong divisor exceeds this."""
 OFF = 0.05
 """Departure from mean 0 or deviation 1 that counts: a twentieth of the deviation."""
 

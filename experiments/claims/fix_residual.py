@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEPTHS = (4, 8, 16, 32, 64)
 GAIN = 2**-0.25
-"""He's weights times this have s = sqrt(2) in either map of a block, whose branch then keeps the variance."""
+"""Factor of He's weights for which both maps of a block have s = sqrt(2), so that its branch preserves the variance."""
 BLOCK = ("model.block=ffn", "model.expansion=1", "activation=relu")
 KEEPING = (*BLOCK, "init=he_normal", f"init.gain={GAIN!r}")
 SMALL = (*BLOCK, "init=torch_default")
@@ -37,18 +37,18 @@ NO_SKIP, SMALL_SKIP, UNDAMPED, DAMPED, NORMED = KINDS
 READ = ("model.width=64", "batch_size=32", "data=gaussian", f"data.variance={2**-0.5!r}")
 """With s = sqrt(2) in the embedding too, the stream starts at a mean square of 1."""
 SMALL_SHARE = 1 + (1 / 3) ** 2 / 2
-"""1 + s^2 / 2, what a block with a skip multiplies the squared gradient by; torch's default s is 1/3 in both maps."""
+"""1 + s^2 / 2, the factor of the squared gradient per block with a skip; torch's default s is 1/3 in both maps."""
 LAYERS, STEPS, EVERY = 30, 300, 30
 RATES = (1e-6, 1e-4, 0.01, 0.1, 1.0)
-"""Down to where networks survive whose gradient explodes by 2^15."""
+"""Low enough for networks whose gradient explodes by 2^15."""
 FEW = 8
-"""Replicas of the trained networks that are compared."""
+"""Compared replicas of the trained networks."""
 TRAINED = (f"model.depth={LAYERS}", "model.width=32", "batch_size=32")
 TRAINED_KINDS = ("no skip", UNDAMPED, NORMED)
 LEARNT = 0.5
 """Accuracy between guessing (10%) and what this data allows (95% and more)."""
 LARGE = math.log(10.0)
-"""Growth of the squared gradient, as ln: more than tenfold is not undiminished and unchanged."""
+"""ln of the growth of the squared gradient that counts as a change: tenfold."""
 
 
 def overrides(kind: str, depth: int) -> tuple[str, ...]:

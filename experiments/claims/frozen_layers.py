@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SHALLOW, DEEP = 5, 20
 STEPS, EVERY = 600, 100
 WATCHED, WATCHED_EVERY = 100, 20
-"""Steps over which updates are looked at, and how often; the first is left out, where each of Adam's updates is lr."""
+"""Steps over which updates are recorded, and the interval; the first, where Adam's updates are lr, is excluded."""
 SGD_RATES = (0.1, 1.0, 10.0)
 ADAM_RATES = (0.001, 0.003, 0.01)
-"""Of Adam the step is about the rate, of SGD the rate times a gradient near 1: the grids are apart by a factor of 100
-and more, and as long."""
+"""Adam's step is about the rate, SGD's the rate times a gradient near 1, hence grids that differ by a factor of 100
+and more, of equal length."""
 COMMON = ("activation=sigmoid", "init=xavier_normal", "model.width=32", "batch_size=32")
 SGD = ("optimizer=sgd",)
 ADAM = ("optimizer=adam",)
@@ -38,9 +38,9 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 }
 SHALLOW_SGD, SHALLOW_ADAM, DEEP_SGD, DEEP_ADAM, DEEP_TINY = ARMS
 NEGLIGIBLE = -2.0
-"""log10 of the first layer's relative update over the last's: a layer that needs 100 times the steps stands still."""
+"""log10 of the first layer's relative update over the last's below which the layer counts as frozen."""
 EVEN = -0.5
-"""The same, above which both move alike: within a factor of 3."""
+"""The same, above which both layers move alike: within a factor of 3."""
 LEARNT = 0.5
 """Accuracy, between the 10% of guessing and the 95% and more that this data allows."""
 
@@ -97,7 +97,7 @@ def judge(samples: Samples) -> Judgement:
         where += f", and then trains the same {SHALLOW} layers"
     if moves[DEEP_TINY] and is_below(accuracy[DEEP_TINY], LEARNT):
         where += (
-            f"; but {DEEP} layers do not learn even where all of them move, so frozen layers are not all that is wrong"
+            f"; but {DEEP} layers do not learn even where all of them move, so frozen layers are not the only problem"
         )
     return Judgement(Verdict.CONDITION, reason, numbers, where)
 
@@ -132,7 +132,7 @@ CLAIM = Claim(
     " sigmoid networks with Xavier weights",
     rule="Frozen: the first layer's relative update is less than 1/100 of the last's; not learning: accuracy below"
     f" 50%; both by 95% intervals. Does not hold if with SGD the first of {DEEP} layers is not frozen, or they learn"
-    " all the same. Holds with a condition if under Adam the first layer moves at least a third as far as the last,"
+    " nevertheless. Holds with a condition if under Adam the first layer moves at least a third as far as the last,"
     " from the same gradient; else holds.",
     caption="Left: relative update of each layer, mean over replicas. Right: held-out accuracy, mean over replicas.",
     measure=measure,

@@ -28,22 +28,22 @@ GATES = {
     "geglu": lambda u, mp: u * mp.ncdf(u),
     "swiglu": lambda u, mp: u / (1 + mp.exp(-u)),
 }
-"""Gated activation -> what a gate's pre-activation u lets pass, as the papers write it, for mpmath."""
+"""Gated activation -> gain of a gate with pre-activation u, as the papers write it, for mpmath."""
 
 VALUES = (-1e4, -1.5, 1e-8, 2.0)
-"""What stands at the gate; its sign and size must not matter."""
+"""Values at the gate; sign and size must not matter."""
 
 ROUNDING = 64 * float(np.finfo(np.float64).eps)
-"""Of |value| (1 + |gate|): a dozen roundings in a row, and room for their propagation."""
+"""Tolerance relative to |value| (1 + |gate|): a dozen successive roundings and their propagation."""
 
 CLOSED = 0.05
-"""A gate is closed where less than a twentieth of its value passes."""
+"""A gate is closed if less than a twentieth of its value passes."""
 
 SHARE = 0.05
-"""A share of gates that counts."""
+"""Share of gates that counts."""
 
 STEPS, RATE = 200, 3e-3
-"""To some 97% of the held-out digits; what gates then do does not hang on the last percent."""
+"""Enough for about 97% accuracy on the held-out digits; the gates' shares do not depend on the last percent."""
 
 ARMS = {
     name: (f"activation={name}", *BLOCK, "init=lecun_normal", "data=digits", f"optimizer.lr={RATE:g}")

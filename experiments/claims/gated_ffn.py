@@ -24,16 +24,16 @@ BLOCKS = ("relu", "gelu", "silu", "glu", "bilinear", "reglu", "geglu", "swiglu")
 WIDTH = 24
 EXPANSION = (3 * WIDTH + 2) / WIDTH
 """A plain block of h hidden units has h (2N + 1) + N parameters, a gated one of g units g (3N + 2) + N: with
-h = 3N + 2 and g = 2N + 1, which is 2/3 of h rounded, both have the same number, biases and all."""
+h = 3N + 2 and g = 2N + 1, which is 2/3 of h rounded, both have the same number, biases included."""
 
 BLOCK = (
     *("model.block=ffn", f"model.width={WIDTH}", f"model.expansion={EXPANSION}", "model.depth=4"),
     *("norm=rms", "norm.place=pre", "residual=identity", "optimizer=adamw", "batch_size=64"),
 )
-"""All but activation, init and task."""
+"""Overrides of a block without activation, init and task."""
 
 START = ("init=gaussian", "init.weight_var=1", "init.bias_var=0.1")
-"""With biases of 0 the norm before the first block would hide from it how long an input is, the radius in a spiral."""
+"""With biases of 0 the norm before the first block would remove the length of an input, the radius in a spiral."""
 
 PLAIN_TASK = "digits"
 PLAIN = ("model.depth=12", "optimizer=adamw", "batch_size=64")
@@ -43,7 +43,7 @@ PLAIN_ARMS = {
     "swiglu, s = 0.1": ("activation=swiglu", "init=gaussian", "init.weight_var=0.1", "model.width=24"),
 }
 """A plain stack of linear layers; two maps of width 24 have about as many weights as one of width 35. The gated ones
-start on either side of the variance that would reproduce itself; in between some digits overflow and others vanish."""
+start on either side of the fixed point of the variance; in between some digits overflow and others vanish."""
 
 ARMS = {
     **{
@@ -57,11 +57,11 @@ ARMS = {
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 MARGIN = 0.05
-"""Share of the loss that counts. Another draw of 359 held-out digits would move the ratio of two blocks' losses by
+"""Share of the loss that counts. Another draw of 359 held-out digits would change the ratio of two blocks' losses by
 about this much, which no number of replicas averages out."""
 
 LEARNT_NOTHING = 0.99
-"""Share of the loss of guessing, above which a network has learnt nothing."""
+"""Share of the loss of guessing above which a network has learnt nothing."""
 
 PUBLISHED = (1.636 - 1.677) / 1.677
 """SwiGLU's loss against ReLU's after 524,288 steps, relative (Shazeer 2020, table 1)."""
@@ -182,7 +182,7 @@ def _fate(samples: Samples) -> str:
         lost, guessing = np.isnan(loss), loss > LEARNT_NOTHING * math.log(CLASSES[PLAIN_TASK])
         what = name.rpartition(", ")[2]
         fates.append(f"from {what} {lost.sum()} of {len(loss)} diverged and {guessing.sum()} end at guessing")
-    return f"where who diverged counts as guessing: {'; '.join(fates)}"
+    return f"where a diverged network counts as guessing: {'; '.join(fates)}"
 
 
 def _percent(number: Number) -> str:
@@ -247,7 +247,7 @@ SWIGLU_FFN = Claim(
         "One block beats another on a task where the whole 95% interval of the difference of mean ln loss lies beyond"
         " 5%. Holds: SwiGLU beats both ReLU and GELU on both tasks. With a condition: on one of them, or on both while"
         " plain stacks of it lose to ReLU, however it starts. Does not hold: on neither, and one beats it. Small"
-        " networks can show gains of some 10%; the published one is 2%, of transformers on text, and stays out of their"
+        " networks can show gains of some 10%; the published one is 2%, of transformers on text, and is out of their"
         " reach."
     ),
     caption=(

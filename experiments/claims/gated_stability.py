@@ -27,13 +27,13 @@ OPTIMIZERS = {
     "sgd": tuple(2.0 ** np.array([-4, -2, 0, 0.5, 1, 1.25, 1.5, 1.75, 2, 2.5, 3])),
     "adamw": tuple(2.0 ** np.array([-5, -3, -1, 1, 1.5, 2, 2.5, 2.75, 3, 3.5, 4])),
 }
-"""Optimizer -> learning rates, from ones at which ReLU learns the digits in the budget to ones at which nothing can,
-and closest where it stops."""
+"""Optimizer -> learning rates, from those at which ReLU learns the digits to those at which no block does, densest near
+the limit."""
 STEPS, EVERY = 100, 4
 LEARNT = 0.5 * math.log(10)
-"""Training loss (nats) below which a network has learnt something: half of what guessing one of ten costs."""
+"""Training loss (nats) below which a network has learnt something: half of that of guessing one of ten."""
 SPIKE = 1.0
-"""A loss this many nats above the least so far is a spike."""
+"""A loss this many nats above the lowest so far is a spike."""
 
 ARMS = {
     **{
@@ -163,8 +163,8 @@ def _verdict(misses: int, gains: Sequence[Number], numbers: tuple[Number, ...]) 
     plain = {number.name.split()[1] + number.name.split()[3]: number.value for number in numbers[: 2 * len(STACKS)]}
     reason = (
         f"Without a norm a SwiGLU stack leaves its fixed point doubly exponentially: started a factor of 2 away, the"
-        f" variance is e^{plain['swiglu2']:+.0f} or e^{plain['swiglu0.5']:+.0f} after {LAYERS} layers, as theory has"
-        f" it, while ReLU's stays (e^{plain['relu2']:+.1f}, e^{plain['relu0.5']:+.1f})."
+        f" variance is e^{plain['swiglu2']:+.0f} or e^{plain['swiglu0.5']:+.0f} after {LAYERS} layers, as theory"
+        f" predicts, while ReLU's stays (e^{plain['relu2']:+.1f}, e^{plain['relu0.5']:+.1f})."
         f" With norm and skip, octaves of learning rate that still train: {listed}."
     )
     if misses:
@@ -180,9 +180,9 @@ def _verdict(misses: int, gains: Sequence[Number], numbers: tuple[Number, ...]) 
     if worse:
         return Judgement(Verdict.FAILS, reason, numbers)
     condition = (
-        "training runs of very large models, where the guide places the observation; what can be seen here is that"
-        " gating without a norm destabilizes, and that with norm and skip it does not bear larger learning rates than"
-        " every block of one map, with either optimizer"
+        "training runs of very large models, where the guide places the observation; these experiments show that"
+        " gating without a norm destabilizes, and that with norm and skip it does not tolerate larger learning rates"
+        " than every plain block, with either optimizer"
     )
     return Judgement(Verdict.UNDECIDED, reason, numbers, condition)
 
@@ -236,8 +236,8 @@ SWIGLU_STABLE = Claim(
     section="5.3, Q3",
     statement="Gating makes training more stable: by filtering, it keeps extreme activations from spreading.",
     limit=(
-        "A product of two maps squares what comes in, so that gated stacks without a norm run away from an unstable"
-        " fixed point doubly exponentially; what keeps transformers stable is norm and skip. SwiGLU's products have"
+        "A product of two maps squares its input, so that gated stacks without a norm diverge from an unstable fixed"
+        " point doubly exponentially; what keeps transformers stable is norm and skip. SwiGLU's products have"
         " heavier tails than ReLU's or GELU's, and in very long runs they have been the cause of outliers."
     ),
     source=(
@@ -254,7 +254,7 @@ SWIGLU_STABLE = Claim(
         " and the bias of a mean's logarithm. Then, with norm and skip, a replica's largest stable rate is the last one"
         " of the grid (octaves) up to which its loss ends below half of guessing at every rate. With a condition: with"
         " at least one optimizer SwiGLU's is above those of ReLU, GELU and Swish, whole 95% intervals. Does not hold:"
-        " with neither, and it is below one of them. Otherwise not decided: small networks cannot show what is said of"
+        " with neither, and it is below one of them. Otherwise not decided: small networks cannot test statements about"
         " very large ones."
     ),
     caption=(

@@ -25,7 +25,7 @@ MASKED_AT = np.linspace(-3, 3, 25)
 DRAWS = 100_000
 """Masks drawn for each point and replica."""
 FARTHEST = 4.5
-"""Standard errors by which one of 25 means may miss its expectation; by chance one in 6,000 runs misses by more."""
+"""Standard errors by which one of 25 means may miss its expectation; one in 6,000 runs exceeds this by chance."""
 
 
 def measure_definition(scale: Scale) -> Samples:
@@ -143,7 +143,7 @@ DEFINITION = Claim(
 # --- approximation --------------------------------------------------------------------------------------------------
 
 CLOSE, CLOSE_RELATIVE, WITHIN = 1e-3, 0.1, 4.0
-"""What counts as close: absolutely, everywhere, and relatively, for inputs as large as the guide plots."""
+"""Tolerances: absolute everywhere, and relative within the range that the guide plots."""
 
 
 def measure_approximation(scale: Scale) -> Samples:

@@ -28,7 +28,7 @@ DEEP: Mapping[tuple[str, int], tuple[str, ...]] = {
     for depth in DEPTHS
 }
 RATES, BURST = (0.3, 1.0, 2.0), 20
-"""Learning rates, the last two far too large, and steps at them."""
+"""Learning rates, the last two far too large, and number of steps."""
 HURT = (
     *("init=he_normal", "data=spirals", "model.depth=3", "model.width=32", "batch_size=64", "probe.examples=1600"),
     "probe.set=norms",
@@ -37,7 +37,7 @@ SILENT = 0.01
 """A unit is silent if its slope is below this share of the largest for every training example."""
 REVIVAL_STEPS, REVIVAL_EVERY = 400, 50
 DISTANCES = (0.1, 3.0)
-"""How far below 0 the largest pre-activation of a unit is that is deactivated."""
+"""Distances below 0 of the largest pre-activation of deactivated units."""
 ARMS: Mapping[str, tuple[str, ...]] = {
     **{f"{kind}, He, depth {depth}": words for (kind, depth), words in DEEP.items()},
     **{f"{kind}, large steps": (f"activation={kind}", *HURT) for kind in KINDS},

@@ -34,7 +34,7 @@ LEAKY = tuple(ACTIVATIONS)[1:]
 MOST = 0.75
 """Share of places in which a consistent benefit must show."""
 WORTH = 0.01
-"""Of accuracy: a benefit that the interval keeps below this is none."""
+"""Accuracy that counts as a benefit."""
 
 
 def _place(task: str, depth: int, init: str) -> str:
@@ -136,7 +136,7 @@ INCONSISTENT = Claim(
     statement="Leaky ReLU is not consistently better than ReLU from task to task and network to network.",
     limit=(
         "What was tried: two small data sets, two depths, two initializations, two slopes; differences of a few points"
-        " among well-tuned small networks say little of large ones."
+        " among well-tuned small networks say little about large ones."
     ),
     source="Maas et al. 2013, section 4; Xu et al. 2015, section 4",
     quantity=(
@@ -146,8 +146,8 @@ INCONSISTENT = Claim(
     rule=(
         f"A slope helps consistently if it is better (95% interval above 0) in at least {MOST:.0%} of the places and"
         " worse (below 0) in none. Fails if both slopes do, holds with a condition if one does. Holds if, for both, the"
-        f" interval stays below {100 * WORTH:g} point in more than {1 - MOST:.0%} of the places, so that nothing"
-        " consistent is left to find; else not decided."
+        f" interval stays below {100 * WORTH:g} point in more than {1 - MOST:.0%} of the places, so that no"
+        " consistent benefit remains; else not decided."
     ),
     caption=(
         "Leaky ReLU's held-out accuracy less ReLU's in eight places. Points: mean over replicas, bars: 95%. Left of 0"

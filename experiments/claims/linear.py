@@ -43,12 +43,12 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     **{f"gradient, linear, weight_var {variance:g}": words for variance, words in STACKS.items()},
 }
 ROUNDING = 1e-11
-"""Share of the logits' rms by which the stack may be off its one map: 20 sums of 128 terms add roundings up to about
-1e-14, and a factor of 1000 is left for the largest of 2560 logits and for terms that cancel."""
+"""Allowed deviation of stack and product over the logits' rms: 20 sums of 128 terms have rounding errors of about
+1e-14, and a factor of 1000 allows for the largest of 2560 logits and for cancellation."""
 BEST_LINE = 2 / 3 + 3 * math.sqrt(2 / 9 / 400)
-"""Share of the circles that an affine map can put right: a line at the distance d from the centre of radii 1 and 1/2
-has 1/2 + (arccos(d) - arccos(min(2 d, 1))) / (2 pi) on their own sides, at most 2/3, at d = 1/2; and three standard
-errors of a share of 400 held-out points."""
+"""Accuracy of the best line on the circles: a line at distance d from the centre of radii 1 and 1/2 separates
+1/2 + (arccos(d) - arccos(min(2 d, 1))) / (2 pi) correctly, at most 2/3, at d = 1/2; plus three standard errors of a
+share of 400 held-out points."""
 GAP = 0.2
 DECADES = 2.0
 
@@ -194,16 +194,16 @@ CLAIMS = (
     Claim(
         id="linear-collapse",
         section="1",
-        statement="Linear layers without an activation between them amount to one linear map, however many there are,"
+        statement="Linear layers without an activation between them compose to one linear map, whatever their number,"
         " and cannot learn nonlinear relations.",
-        limit="They are one map as a function. Under gradient descent the stack behaves otherwise than its product:"
-        " its gradient shrinks or grows with depth as the weights have it, though every derivative is 1.",
+        limit="They are one map as a function. Under gradient descent the stack behaves differently from its product:"
+        " its gradient shrinks or grows with depth, depending on the weights, though every derivative is 1.",
         source="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep"
         " linear neural networks, section 1",
         quantity="Difference of stack and product in float64; held-out accuracy on two concentric circles and on"
         " digits, each arm at its own best rate (8 networks each); first over last gradient at initialization",
-        rule=f"Does not hold if stack and product differ by more than {ROUNDING:g} or a linear network does better"
-        f" than a line can ({BEST_LINE:.2f}, sampling included); not decided if the nonlinear network is not {GAP:g}"
+        rule=f"Does not hold if stack and product differ by more than {ROUNDING:g} or a linear network exceeds the"
+        f" best line ({BEST_LINE:.2f}, sampling included); not decided if the nonlinear network is not {GAP:g}"
         f" better; holds with a condition if depth changes the gradient by more than {DECADES:g} decades either way,"
         f" depending on the weights, or costs a linear network {GAP:g} of its accuracy on digits; else holds. By 95%"
         " intervals over replicas.",
@@ -217,7 +217,7 @@ CLAIMS = (
         training=f"{STEPS} steps of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}",
         needs_full=True,
         findings=(
-            "Section 1 calls the one map that a stack amounts to a larger one. It is smaller: two maps from 64 inputs"
+            "Section 1 calls the map that a stack composes to a larger one. It is smaller: two maps from 64 inputs"
             " over 128 units to 10 outputs have 9,610 numbers, their product 650, and its rank is that of the"
             " narrowest layer at most.",
         ),

@@ -23,7 +23,7 @@ UNITS, TIME = 64, 60
 ENSEMBLES = ("gaussian", "orthogonal", "symmetric")
 ACTIVATIONS = ("tanh", "relu")
 WEIGHT_VARS = (0.5, 1.0, 2.0, 4.0)
-"""Of the Gaussian matrices; the others, and comparisons between ensembles, have 1 and no activation."""
+"""Weight variances of the Gaussian matrices; the others, and comparisons between ensembles, use 1 and no activation."""
 KINDS = ("repeated", "fresh")
 MATTERS = 0.1
 """Nats per step that count as a difference: the effect of 22% more weight variance, a factor of 400 over 60 steps."""
@@ -32,7 +32,7 @@ TRAINED_UNITS, TRAINED_TIME, STEPS, EVERY, BATCH = 32, 30, 1200, 100, 16
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 MAX_NORM = 1.0
 FEW = 8
-"""Replicas that are compared; as many choose the rate."""
+"""Compared replicas; as many choose the rate."""
 BURST = 100.0
 """Growth of the total gradient norm in training that counts as an explosion."""
 SOLVED = 0.5
@@ -278,7 +278,7 @@ CLAIMS = (
         statement="Exploding gradients, rarer with modern activations, are above all a danger in recurrent networks.",
         limit="A repeated matrix multiplies the gradient by its spectral radius in the long run, fresh ones by the"
         " square root of the weight variance. For Gaussian and orthogonal matrices these are the same; repetition"
-        " tells where they are not, and in training, where a step changes all time steps at once.",
+        " matters where they differ, and in training, where a step changes all time steps at once.",
         source="Pascanu et al. 2013, section 2.1; Chen et al. 2018, Dynamical Isometry and a Mean Field Theory of"
         " RNNs; Le et al. 2015 (identity weights, adding problem)",
         quantity=f"growth of delta_rms per step back in time over {TIME} steps of {UNITS} units at the start; share of"

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 WIDTH, DEPTH = 128, 40
 STEPS_UP = DEPTH - 1
-"""Layers that a gradient passes from the last to the first."""
+"""Layers between the last and the first."""
 VARIANCES = {"torch's default": 1 / 3, "Xavier": 1.0, "He": 2.0, "twice He's": 4.0}
 """weight_var s of each arm: weights N(0, s / fan_in), no bias."""
 NEARLY_ALL = 1.0
-"""Decades over all layers: a gradient that keeps a tenth to ten times its size has passed."""
+"""Decades over all layers within which a gradient counts as passed: a factor of ten."""
 _PASSAGE = (f"model.depth={DEPTH}", f"model.width={WIDTH}", "probe.cotangent=random", "data=digits")
 GRADIENT_ARMS = {
     **{
@@ -91,7 +91,7 @@ def judge_gradient(samples: Samples) -> Judgement:
     if all(passes.values()):
         return Judgement(Verdict.HOLDS, reason, numbers)
     return Judgement(
-        Verdict.CONDITION, reason, numbers, "the weights' variance makes up for the half that is off: s = 2 (He)"
+        Verdict.CONDITION, reason, numbers, "the weights' variance compensates for the half that is off: s = 2 (He)"
     )
 
 
@@ -129,7 +129,7 @@ GRADIENT_ONE = Claim(
     ),
     limit=(
         "About half of the units are off, so the mean squared slope is D = 1/2, and the squared gradient changes by s/2"
-        " per layer, s being the weights' variance times fan_in. Only s = 2 makes up for the missing half."
+        " per layer, s being the weights' variance times fan_in. Only s = 2 compensates for the missing half."
     ),
     source="He et al. 2015, section 2.2",
     quantity=(
@@ -242,7 +242,7 @@ UNBOUNDED = Claim(
         " allow. Fails if ReLU's do not grow at s = 4 or a growth misses log10(s/2)/2 by more than that. Holds if they"
         " grow at s = 1, 2, 3 and 4; holds with a condition if only at some."
     ),
-    caption="Size of the activations by layer: ReLU's explode or vanish as the weights' variance s has it.",
+    caption="Size of the activations by layer: ReLU's explode or vanish, depending on the weights' variance s.",
     measure=measure_unbounded,
     judge=judge_unbounded,
     draw=draw_unbounded,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NEGATIVE_SLOPES = (0.01, 0.1, 0.3)
 DISTANCES = (0.1, 1.0)
-"""How far below 0 a unit's largest pre-activation is put."""
+"""Distances below 0 of the largest pre-activation of deactivated units."""
 STEPS, EVERY = 1000, 50
 REVIVE_ARMS = {
     "relu": (*DEACTIVATED, "activation=relu"),
@@ -31,7 +31,7 @@ REVIVE_ARMS = {
     },
 }
 MAXIMUM_SLOPES = (-0.5, 0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
-"""Slopes at which max(a z, z) is compared with the definition by cases."""
+"""Slopes at which max(a z, z) is compared with the piecewise definition."""
 
 
 def measure_revives(scale: Scale) -> Samples:
@@ -99,8 +99,8 @@ def _condition(revives: list[str]) -> str:
         missing = [depth for depth in DISTANCES if f"slope {a:g}, {depth:g} below 0" not in revives]
         if len(missing) == len(DISTANCES):
             parts.append(
-                f"at {a:g} none revived within {STEPS} steps that can be told from 0 (a limit of this experiment: 1/a ="
-                f" {1 / a:.0f} times as many would be needed)"
+                f"at {a:g} none revived within {STEPS} steps that can be distinguished from 0 (a limit of this"
+                f" experiment: 1/a = {1 / a:.0f} times as many would be needed)"
             )
         elif missing:
             parts.append(f"at {a:g} none that was {' or '.join(f'{depth:g}' for depth in missing)} below 0")
@@ -134,7 +134,7 @@ def draw_revives(figure: Figure, samples: Samples) -> None:
 REVIVES = Claim(
     id="leaky-revives",
     section="4.2",
-    statement="With max(az, z), a about .01, negative inputs keep a gradient, so that dead units can come back.",
+    statement="With max(az, z), a about .01, negative inputs keep a gradient, so that dead units can revive.",
     limit=(
         "The gradient is a times as large, so reviving takes 1/a times as long and may not happen in any training. Here"
         f" training ends after {STEPS} steps; slope 0.01 would need 1/a = 100 times as many, which was not tried. And"
@@ -147,10 +147,10 @@ REVIVES = Claim(
     ),
     rule=(
         "Fails if not every inactive unit of leaky ReLU gets a gradient, if one of ReLU does, if leaky ReLU revives"
-        " none (95% interval above 0) at any slope, or if max(az, z) differs from the definition by cases for some a up"
-        " to 1. Holds if units revive at every slope and distance tried; else holds with a condition, which names"
-        f" the slopes at which none revived that can be told from 0 within {STEPS} steps: a limit of this experiment,"
-        " since a slope of a needs 1/a times as many."
+        " none (95% interval above 0) at any slope, or if max(az, z) differs from the piecewise definition for some a"
+        " up to 1. Holds if units revive at every slope and distance tried; else holds with a condition, which names"
+        f" the slopes at which none revived that can be distinguished from 0 within {STEPS} steps: a limit of this"
+        " experiment, since a slope of a needs 1/a times as many."
     ),
     caption=(
         "Share of units that revived, by slope, for units whose largest pre-activation was put 0.1 or 1 below 0. Bars:"
@@ -171,7 +171,7 @@ LEARN_STEPS, LEARN_EVERY = 1500, 50
 MOVED = 0.02
 """Mean absolute change of a slope that counts as learning: nearly a tenth of the usual start."""
 SETTLED = 0.25
-"""Of the distance between two starts: what may be left of it if the slope that is best is found."""
+"""Share of the distance between two starts that may remain if the best slope is reached."""
 LEARN_ARMS = {
     f"from {start:g}": (
         *("init=he_normal", "data=digits", "model.depth=6", "model.width=32", "batch_size=64", "optimizer.lr=0.02"),
@@ -264,7 +264,7 @@ LEARNS = Claim(
     statement="PReLU's slope is a parameter that backpropagation trains, so the network finds the best slope itself.",
     limit=(
         "It follows the gradient like any weight. Layers end at slopes of their own, and a finite training may leave it"
-        " near where it started."
+        " near its start."
     ),
     source="He et al. 2015, sections 2.1 and 4.1",
     quantity=f"slopes of 6 layers of 32 on digits, {LEARN_STEPS} steps of SGD with momentum, from {STARTS}",

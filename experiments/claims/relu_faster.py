@@ -33,12 +33,12 @@ PLACES = (
 )
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 INITS = ("he_normal", "xavier_normal")
-"""Each activation gets the better one in each place. Their variances differ by 2 in hidden layers, but by 33 in layer 0
-of spirals, where Xavier's average of fan_in and fan_out suits nobody."""
+"""Each activation uses the better one in each place. Their variances differ by 2 in hidden layers, but by 33 in layer 0
+of spirals, where Xavier's average of fan_in and fan_out suits no activation."""
 RIVALS = ("sigmoid", "tanh")
 TICKS = (0.1, 0.2, 0.5, 1, 2)
 FASTER_BY = math.log10(1.1)
-"""A loss a tenth lower after as many steps."""
+"""log10 ratio of losses that counts as faster: a tenth lower."""
 
 
 def _name(activation: str, task: str, depth: int, init: str) -> str:

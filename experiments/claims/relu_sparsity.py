@@ -25,7 +25,7 @@ ARMS = {
 RELU_ARMS = ("4 layers", "20 layers")
 TIMES = ("at initialization", "trained")
 MANY = 0.25
-"""Of the activations of units that are on for some example: half of what symmetric weights give."""
+"""Share of zeros among units that are on for some example: half of that for symmetric weights."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -69,7 +69,7 @@ def judge(samples: Samples) -> Judgement:
             numbers += [share, interval(f"units never on: {name}, {time}", never.mean(0), "of units"), living]
             is_sparse[f"{name}, {time}"] = is_above(living, MANY)
             if is_initial:
-                # Given the layer below, each unit is off with probability 1/2; at worst for all examples at once.
+                # Given the layer below, each unit is off with probability 1/2; at worst for all examples together.
                 allowed = 4 * math.sqrt(0.25 / (WIDTH * zeros.size))
                 is_half &= abs(share.value - 0.5) <= allowed
             else:

@@ -19,11 +19,11 @@ LOWER, UPPER = 1 / 8, 1 / 3
 MEAN = (LOWER + UPPER) / 2
 SECOND_MOMENT = (LOWER**2 + LOWER * UPPER + UPPER**2) / 3
 DRAWS = (500, 100)
-"""Examples and units of a pass: the slopes per replica."""
+"""Examples and units of a pass, one slope each."""
 FARTHEST = 4.0
-"""Standard errors from theory."""
+"""Allowed deviation from theory in standard errors."""
 UNLIKELY = 1e-4
-"""Smallest p-value of the test for uniform slopes that is put down to chance."""
+"""Smallest p-value of the test for uniform slopes that counts as chance."""
 PASSES = 400
 DEPTHS = (1, 6)
 ARMS = {
@@ -68,7 +68,7 @@ def measure(scale: Scale) -> Samples:
             with network.evaluating():
                 evaluated = network(x).double()
             gap = (outputs.mean(0) - evaluated).square().mean((1, 2))
-            noise = outputs.var(0).mean((1, 2)) / PASSES  # what is left of the drawing in the mean
+            noise = outputs.var(0).mean((1, 2)) / PASSES  # remaining variance of the mean
             samples[f"gap_{depth}"] = ((gap - noise) / evaluated.square().mean((1, 2))).numpy()
     return samples
 

@@ -23,7 +23,7 @@ ONE_FROM = {name: math.log(2 / np.finfo(name).eps) for name in FORMATS}
 OVERFLOW_TO = {name: -math.log(np.finfo(name).max) for name in FORMATS}
 """Where exp(-z) is the largest finite number."""
 RIGHT = 0.01
-"""Share by which a slope in the figure may be off and still be called right."""
+"""Relative error of a slope in the figure up to which it counts as right."""
 
 
 # --- range ----------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def judge_range(samples: Samples) -> Judgement:
     reason = (
         f"In 50 digits neither end is reached on {len(samples['z'])} points up to 1e4 on either side. In float32 the"
         f" value is exactly 1 above z = {one:.2f}, and below z = {overflow:.2f} the textbook formula overflows inside"
-        f" (the quotient that is left is 0); in float64 above {samples['edges_float64'][0]:.2f} and below"
+        f" (the remaining quotient is 0); in float64 above {samples['edges_float64'][0]:.2f} and below"
         f" {samples['edges_float64'][1]:.1f}."
     )
     if ends:
@@ -95,7 +95,7 @@ def draw_range(figure: Figure, samples: Samples) -> None:
                 shown = np.log10(values if side < 0 else 1 - values)
             known = np.isfinite(shown)
             ax.plot(z[inside][known], shown[known], style, color=colour, linewidth=2, label=name)
-            if not known.all():  # where the format's line ends for good
+            if not known.all():  # the end of the format's line
                 end = np.flatnonzero(known)[0 if side < 0 else -1]
                 ax.plot(z[inside][end], shown[end], "x", color=colour, markersize=9, markeredgewidth=2.5)
     label(axes[0], "z", "log10 of the value", "Distance from 0")
@@ -190,7 +190,7 @@ def judge_derivative(samples: Samples) -> Judgement:
     nothing, broken = samples["edges_float32"]
     reason = (
         f"Both sides agree to 1e{gap:.0f} in 50 digits, and in floats to {max(lab, written):.2g} units in the last"
-        f" place of 1. The digits that are left are fewer: in float32 s (1 - s) is exactly 0 above z = {nothing:.2f},"
+        f" place of 1. Fewer digits remain: in float32 s (1 - s) is exactly 0 above z = {nothing:.2f},"
         f" and backpropagation through the printed formula gives NaN below z = {broken:.2f}."
     )
     if gap > EQUAL or lab > ROUNDINGS:

@@ -92,7 +92,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     ax.plot(layer, guide, color="0.55", linewidth=5, solid_capstyle="round", label="the guide: 0.25 per layer")
     for number, name in enumerate(ARMS):
         measured = np.log10(samples[f"{name} measured"])
-        size = 6 if number else 12  # orthogonal and Xavier lie on one another
+        size = 6 if number else 12  # orthogonal and Xavier coincide
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": size}
         style |= {} if number else {"markerfacecolor": "white"}
         ax.plot(layer, measured.mean(1), "-", label=name, **style)

@@ -34,7 +34,7 @@ def measure(scale: Scale) -> Samples:
         return mpmath.diff(lambda y: by_hand.sigmoid(y, mpmath), x, 2)
 
     with mpmath.workdps(exact.DIGITS):
-        top = mpmath.findroot(second, (-0.7, 1.1), solver="anderson", tol=1e-60)  # bracket unlike about its middle
+        top = mpmath.findroot(second, (-0.7, 1.1), solver="anderson", tol=1e-60)  # asymmetric bracket
         height = mpmath.diff(lambda y: by_hand.sigmoid(y, mpmath), top)
     return {
         "z": z,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 DRAWS = 512
-"""Examples behind each share: a batch of one is drawn 512 times, one of 128 four times."""
+"""Examples per share: a batch of one is drawn 512 times, one of 128 four times."""
 STEPS = 300
 COMMON = (
     *("data=digits", "init=xavier_normal", "model.depth=3", "model.width=64", "optimizer=adam", "optimizer.lr=0.003"),
@@ -30,7 +30,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {name: (f"activation={name}", *COMMON) for
 TIMES = ("initialization", "trained")
 ALL, NEARLY_ALL = 0.99, 0.9
 REVERSED = -0.5
-"""A step whose cosine with the one before is below this goes back rather than on."""
+"""A step is reversed if its cosine with the previous one is below this."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -128,15 +128,15 @@ def judge(samples: Samples) -> Judgement:
         f" and {_percent(shares['sigmoid', 'trained', 1])} after training have weight gradients of one sign, for a"
         f" batch of {last} {_percent(shares['sigmoid', 'initialization', last])} and"
         f" {_percent(shares['sigmoid', 'trained', last])}; for tanh at most"
-        f" {max(share.value for key, share in shares.items() if key[0] == 'tanh'):.1%}. Sigmoid's steps go back more"
-        f" often than tanh's by {_percent(back['initialization', 1])} and {_percent(back['trained', 1])} of all steps"
-        f" for one example, and by {_percent(back['initialization', last])} and {_percent(back['trained', last])} for"
-        " a batch."
+        f" {max(share.value for key, share in shares.items() if key[0] == 'tanh'):.1%}. Sigmoid's steps are reversed"
+        f" more often than tanh's by {_percent(back['initialization', 1])} and {_percent(back['trained', 1])} of all"
+        f" steps for one example, and by {_percent(back['initialization', last])} and {_percent(back['trained', last])}"
+        " for a batch."
     )
     if one and is_own and zigzag[1]:
         if is_kept and zigzag[last]:
             return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-        where = "each unit and example by itself; the sum over a batch mixes signs"
+        where = "individual units and examples; the sum over a batch mixes signs"
         return Judgement(Verdict.CONDITION, reason, tuple(numbers), where)
     return Judgement(Verdict.FAILS, reason, tuple(numbers))
 
@@ -187,7 +187,7 @@ NOT_CENTRED = Claim(
     arms=ARMS,
     shown_with=dict.fromkeys(ARMS, (f"steps={STEPS}",)),
     findings=(
-        "Section 3.1 lets all gradients of a layer's weights share one sign. Already for one example they share it"
-        " only within a unit: across the units of a layer the signs of their deltas differ.",
+        "Section 3.1 claims that all gradients of a layer's weights share one sign. Even for one example they do"
+        " so only within a unit: across the units of a layer the signs of their deltas differ.",
     ),
 )

@@ -90,8 +90,8 @@ def judge(samples: Samples) -> Judgement:
     number, steep = samples["edges_float32"]
     reason = (
         f"The two forms and both sides of the derivative agree to 1e{gap:.0f} in 50 digits. In float32 the quotient of"
-        f" exponentials is NaN beyond {number:.2f} and 1 - tanh^2 exactly 0 beyond {steep:.2f}. tanh is the steeper"
-        f" one only up to {crossing:.3f} on either side."
+        f" exponentials is NaN beyond {number:.2f} and 1 - tanh^2 exactly 0 beyond {steep:.2f}. tanh is steeper only"
+        f" up to {crossing:.3f} on either side."
     )
     z, slope = samples["z"], samples["exact_slope"]
     is_crossed = bool(np.any(slope < special.expit(z) * special.expit(-z)))
@@ -163,8 +163,8 @@ IDENTITIES = Claim(
         " 709.78 in float64, where tanh is 1 to all digits.",
         "Both printed forms subtract nearly equal numbers near z = 0: in float32 every digit is wrong for |z| below"
         " about 1e-8, and three of seven are gone at 1e-4.",
-        "Section 3.2 calls tanh's gradient the steeper one because its range is (0, 1] against (0, 0.25]. At one and"
-        " the same z that holds for |z| < 1.663 only; further out the sigmoid is the steeper one, by a factor that"
+        "Section 3.2 calls tanh's gradient steeper because its range is (0, 1] against (0, 0.25]. At the same"
+        " z this holds only for |z| < 1.663; further out the sigmoid is steeper, by a factor that"
         " grows as e^|z| / 4.",
         "The range (0, 1] of the derivative is that of real numbers: 1 - tanh(z)^2 is exactly 0 for |z| above 9.01 in"
         " float32 and 19.06 in float64, and no gradient passes such a unit.",

@@ -36,9 +36,9 @@ COMMON = ("data=digits", "model.width=64", "batch_size=64", "optimizer=adam")
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 STEPS, READINGS, REPLICAS = 300, 60, 8
 TARGET = 0.9
-"""Held-out accuracy that counts as having converged; a linear map of the digits reaches it, chance is 0.1."""
+"""Held-out accuracy that counts as converged; a linear map of the digits reaches it, chance is 0.1."""
 MOST = 0.5
-"""Share of the lag with Xavier weights that centring has to explain for being its cause: more than all else."""
+"""Share of the lag with Xavier weights that centring must explain to be its main cause."""
 ARMS: Mapping[str, tuple[str, ...]] = {
     f"{name}, depth {depth}": (*words, *COMMON, f"model.depth={depth}")
     for depth in DEPTHS
@@ -156,7 +156,7 @@ def judge(samples: Samples) -> Judgement:
         for depth in DEPTHS
     )
     reason = (
-        f"Each at its own best rate, {by_depth} (means over replicas; one that does not get there counts as"
+        f"Each at its own best rate, {by_depth} (means over replicas; one that does not reach it counts as"
         f" {samples['steps'][-1]:.0f} steps)."
     )
     shares = [centring(samples, depth) for depth in DEPTHS]
@@ -164,14 +164,14 @@ def judge(samples: Samples) -> Judgement:
     explained = " and ".join(f"{share.value:.0%}" for share in shares)
     reason += (
         f" What centring alone can explain, the twin's lag, is {explained} of the lag with Xavier weights, or less"
-        " where those do not get there."
+        " where those do not reach it."
     )
     not_slower = [f"{pair(kind)} at depth {depth}" for (kind, depth), gap in gaps.items() if not is_above(gap, 0)]
     usual = [gap for (kind, _), gap in gaps.items() if kind == "sigmoid, Xavier"]
     if not not_slower and all(is_above(share, MOST) for share in shares):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
     if not not_slower and all(is_below(share, MOST) for share in shares):
-        where = f"faster, but most of it is not the centring, which explains {explained} of the lag at most"
+        where = f"faster, but mostly not because of centring, which explains {explained} of the lag at most"
         return Judgement(Verdict.CONDITION, reason, tuple(numbers), where)
     if not not_slower:
         need = "more replicas: tanh is faster, but whether centring is most of it is open"
@@ -229,10 +229,10 @@ FASTER = Claim(
     statement="Because its outputs are centred at 0, tanh converges faster than the sigmoid.",
     limit="Each at its own best rate and for more than one depth. tanh is also four times as steep at 0, so that"
     " usual weights suit it and starve the sigmoid: critical weights give the sigmoid a gradient of constant size,"
-    " and the twin starts as the same function as the tanh network, which leaves centring alone to tell them apart.",
+    " and the twin starts as the same function as the tanh network, so that only centring distinguishes them.",
     source="LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp, section 4.4; Glorot and Bengio 2010, section 3",
     quantity=f"Steps of Adam until {TARGET:.0%} of the held-out digits are right, at the rate with which other"
-    " replicas of the arm get there soonest; {REPLICAS} networks per arm",
+    " replicas of the arm reach it soonest; {REPLICAS} networks per arm",
     rule="tanh is faster where the sigmoid takes more steps (95% interval of the difference above 0). Holds if it is in"
     " all three arms at both depths, and centring alone, the twin's lag, explains more than half of the lag with Xavier"
     " weights (95% interval of the share). Holds with a condition if centring explains less than half at both depths,"
@@ -249,7 +249,7 @@ FASTER = Claim(
     needs_full=True,
     findings=(
         "Section 3.2 credits tanh's speed to its centred output. A sigmoid network that starts as the same function"
-        " as the tanh network, so that centring alone tells them apart, makes up for three quarters of the"
+        " as the tanh network, so that only centring distinguishes them, makes up for three quarters of the"
         " sigmoid's lag at depth 3 and for nine tenths at depth 8: most of it is the size of the weights.",
     ),
 )

@@ -29,7 +29,7 @@ INITS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words in INITS.items()}
 ENDS = 10
-"""Layers left out at the input, where the variance has still to settle, and at the end."""
+"""Layers excluded at the input, where the variance has not settled, and at the end."""
 POWER = 0.5
 """delta_rms grows as the layer's number to this power at the critical point: q_l tends to 1/(2l), and the squared
 gradient loses the share 2 q_l per layer (Schoenholz et al. 2017; expand V and D at q = 0)."""
@@ -37,7 +37,7 @@ SATURATED = 0.5
 FEW_DECADES = 3.0
 """Decades over all layers that count as vanishing; a power law with the exponent 1/2 loses 1.0 over 100 layers."""
 LATE = 0.25
-"""Share of the loss that falls on the upper half of the layers: 1/2 if it is exponential, 0.15 if it is that power."""
+"""Share of the lost decades in the upper half of the layers: 1/2 for an exponential, 0.15 for that power law."""
 
 
 def measure(scale: Scale) -> Samples:
@@ -69,7 +69,7 @@ def judge(samples: Samples) -> Judgement:
     expected = []
     for name in ARMS:
         lower, upper = (float(end) for end in samples[f"band {name}"])
-        what = f"where theory has it at width {WIDTH}, {name}"
+        what = f"theory at width {WIDTH}, {name}"
         expected.append(Number(what, float(samples[f"predicted {name}"][0]), lower, upper, "log10"))
     layer = np.arange(1, DEPTH + 1)[ENDS:-ENDS]
     logs = np.log10(layer)

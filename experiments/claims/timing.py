@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 """Entries of a tensor; a layer of the lab's default run has 128 * 128 per replica."""
 REPEATS = (100, 30, 5, 1)
-"""Calls that are timed together at each size, a few tenths of a millisecond: far above the clock's grain."""
+"""Calls timed together at each size, a few tenths of a millisecond: far above the clock's resolution."""
 
 WIDTHS = (32, 128, 512)
 DEPTH, BATCH = 4, 128
 STEP = (f"model.depth={DEPTH}", f"batch_size={BATCH}", "data=digits", "replicas=1", "optimizer.lr=0.001")
-"""Of the training steps that are timed: lab.train.trainer's own, without a reading."""
+"""Overrides of the timed training steps, which have no reading."""
 STEP_REPEATS = (8, 3, 1)
 
 WARM_UP = 3
-"""Turns before those that count: allocations, caches, and on a GPU the compilation of kernels."""
+"""Uncounted turns at the start: allocations, caches, and on a GPU the compilation of kernels."""
 
 Call = Callable[[], object]
 

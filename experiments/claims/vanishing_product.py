@@ -29,9 +29,9 @@ WEIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words in WEIGHTS.items()}
 NOTORIOUS = ("sigmoid, torch default", "sigmoid, Xavier", "tanh, torch default")
-"""What the guide warns of: ordinary weights."""
+"""Ordinary weights, of which the guide warns."""
 BELOW_ONE = ("sigmoid, critical", "tanh, critical")
-"""Slopes below 1 all the same, but weights chosen for s D(q) = 1."""
+"""Slopes below 1, with weights chosen for s D(q) = 1."""
 ONE = "identity, torch default"
 """A slope of exactly 1 in every layer."""
 
@@ -104,8 +104,8 @@ CLAIM = Claim(
     rule=f"Vanishing is more than {FADING:g} decades per layer (a factor of 2 in 10 layers), by the 95% interval. Does"
     " not hold if sigmoid or tanh at their ordinary weights do not vanish. Holds with a condition if critical sigmoid"
     " or tanh change by less either way, or the identity vanishes, and every arm lies in theory's band; else holds.",
-    caption="Gradient against layer at initialization, median and range over replicas, theory dashed. Dotted: what the"
-    " slopes of the critical sigmoid network would leave if weights were no factor.",
+    caption="Gradient against layer at initialization, median and range over replicas, theory dashed. Dotted: the"
+    " gradient of the critical sigmoid network if only its slopes counted.",
     measure=measure,
     judge=judge,
     draw=draw,
