@@ -1,8 +1,8 @@
-"""A claim of the guide as a value: what is said, how it is measured, and the rule that decides.
+"""A claim of the guide as a value: the statement, its measurement, and the rule that decides.
 
 `measure` is the expensive part and returns samples, named float64 arrays that can be stored; `judge` is pure and turns
-samples into a verdict; `draw` shows them. So a stored run is judged again without a network, and a test can feed
-`judge` doctored samples.
+samples into a verdict; `draw` shows them. So stored samples can be judged again without a network, and a test can pass
+doctored samples to `judge`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Samples = Mapping[str, Array]
-"""Name -> float64 array; where a value was measured for each replica, replicas are the last axis."""
+"""Name -> float64 array; replicas are the last axis if there is one value per replica."""
 
 
 class Verdict(StrEnum):
@@ -30,19 +30,19 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is spent: `replicas` is the number behind every interval, `share` scales training steps and grids."""
+    """Size of a run: `replicas` is the sample size of every interval, `share` scales training steps and grids."""
 
     name: str
     replicas: int
     share: float
 
     def steps(self, full: int) -> int:
-        """That many training steps in a full run, fewer in a quick one."""
+        """Return the number of training steps: `full` in a full run, fewer in a quick one."""
         return max(1, round(full * self.share))
 
 
 AT_START = ("steps=0", "probe.cotangent=random")
-"""What `profiles.measure` adds to an arm: gradients at initialization of a random one that enters at the end."""
+"""Overrides that `profiles.measure` adds to an arm: the gradient at initialization of a random cotangent at the end."""
 
 FULL = Scale("full", replicas=16, share=1.0)
 QUICK = Scale("quick", replicas=4, share=0.2)
@@ -50,13 +50,13 @@ QUICK = Scale("quick", replicas=4, share=0.2)
 
 @dataclass(frozen=True)
 class Number:
-    """A measured or computed number; without an interval `lower` and `upper` are None.
+    """A measured or computed number; `lower` and `upper` are None if there is no interval.
 
     Attributes:
-        name: what it is, in a few words.
-        lower, upper: its 95% interval over replicas.
-        units: of all three.
-        predicted: what theory says, None where it says nothing.
+        name: a short description.
+        lower, upper: the 95% interval over replicas.
+        units: of value and interval.
+        predicted: the theoretical value, None if there is none.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the rule makes of the samples.
+    """Result of applying the rule to samples.
 
     Attributes:
         verdict: one of four.
         reason: one to three sentences with the numbers that decided.
-        condition: for `holds with a condition`, under which; for `not decided here`, what would decide it.
-        numbers: everything worth a row, with intervals.
+        condition: of `holds with a condition`; for `not decided here`, what would decide it.
+        numbers: rows of the report's table, with intervals.
     """
 
     verdict: Verdict
@@ -95,21 +95,21 @@ class Claim:
     Attributes:
         id: as on the command line.
         section: of the guide.
-        statement: what the guide says, in our words.
-        limit: what the literature adds, in our words.
+        statement: of the guide, paraphrased.
+        limit: of the statement according to the literature, paraphrased.
         source: of the limit: authors, year, section.
-        quantity: what is measured.
+        quantity: the measured quantities.
         rule: the decision rule in words, with tolerance or effect size; `judge` is the same in code.
-        caption: what the figure shows.
+        caption: of the figure.
         arms: name -> config overrides of every network that is run; empty for pure mathematics.
-        shown_with: arm -> overrides that `measure` adds to it, so that the command a report shows makes that network.
-        training: in words, how the arms are trained that are not in `shown_with`: steps, learning rates.
+        shown_with: arm -> overrides that `measure` adds to it, so that the reported command builds that network.
+        training: steps and learning rates of the arms that are not in `shown_with`, in words.
         measure: runs the arms, or computes, at a scale.
         judge: applies the rule.
         draw: draws the samples into an empty figure.
-        needs_full: the rule asks for replicas and steps that a quick run does not have.
+        needs_full: the rule needs more replicas and steps than a quick run has.
         is_timed: it measures time and must run alone on the machine.
-        findings: slips of the guide that came to light, one sentence each.
+        findings: errors of the guide revealed by the claim, one sentence each.
     """
 
     id: str
@@ -131,13 +131,13 @@ class Claim:
     findings: tuple[str, ...] = ()
 
     def decide(self, samples: Samples, scale: Scale) -> Judgement:
-        """The judgement at a scale: what a quick run cannot support is not decided."""
+        """Judge samples; a quick run leaves claims undecided that need a full one."""
         judgement = self.judge(samples)
         if self.needs_full and scale.name != FULL.name:
             return replace(
                 judgement,
                 verdict=Verdict.UNDECIDED,
                 condition=f"a full run: {FULL.replicas} replicas and all steps, gradlab reproduce {self.id}",
-                reason=f"A quick run is too small for the rule. What it points to: {judgement.reason}",
+                reason=f"A quick run is too small for the rule. Its indication: {judgement.reason}",
             )
         return judgement

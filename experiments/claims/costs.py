@@ -1,4 +1,4 @@
-"""What activations cost: elementwise at several sizes, against ReLU and a plain copy, and inside training steps."""
+"""Cost of activations: elementwise at several sizes, against ReLU and a plain copy, and in training steps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPENSIVE = 1.5
-"""Elementwise: half as much again as ReLU."""
+"""Elementwise ratio to ReLU that counts as expensive."""
 NOTICED = 1.1
-"""In a whole step: a tenth more time."""
+"""Ratio of training steps that counts as noticeable."""
 TURNS, STEP_TURNS = 250, 100
 
 Places = dict[tuple[str, int], bool]
-"""(device, size or width) -> whether it is so there."""
+"""(device, size or width) -> flag."""
 
 
 def _measure(names: Sequence[str], scale: Scale) -> Samples:
-    """`DEVICE/forward_NAME`, `DEVICE/both_NAME` (sizes, turns) and `DEVICE/step_NAME` (widths, turns): seconds.
+    """Measure `DEVICE/forward_NAME`, `DEVICE/both_NAME` (sizes, turns) and `DEVICE/step_NAME` (widths, turns) in s.
 
     Names are `names`, relu, and copy (elementwise) or identity (in a step). A GPU is measured if there is one.
     """
@@ -41,21 +41,21 @@ def _measure(names: Sequence[str], scale: Scale) -> Samples:
     with torch_threads.thread_budget(1):
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             on = torch.device(device)
-            found = elementwise(("copy", "relu", *names), scale.steps(TURNS), on)
-            found |= steps(("identity", "relu", *names), scale.steps(STEP_TURNS), on)
-            samples |= {f"{device}/{name}": seconds for name, seconds in found.items()}
+            timings = elementwise(("copy", "relu", *names), scale.steps(TURNS), on)
+            timings |= steps(("identity", "relu", *names), scale.steps(STEP_TURNS), on)
+            samples |= {f"{device}/{name}": seconds for name, seconds in timings.items()}
     return samples
 
 
 def ratio(name: str, seconds: Array, base: Array, predicted: float | None = None) -> Number:
-    """Ratio of medians over turns with its interval, by the bootstrap over turns."""
+    """Return the ratio of medians over turns with its bootstrap interval."""
     logs = difference(name, np.log(seconds), np.log(base), statistic=np.median)
     ends = [None if end is None else math.exp(end) for end in (logs.lower, logs.upper)]
     return Number(name, math.exp(logs.value), ends[0], ends[1], "times", predicted)
 
 
 def _ratios(samples: Samples, kind: str, device: str, name: str, base: str) -> list[Number]:
-    """One for each size, or width of a step."""
+    """Return the ratio for each size, or for each width of a step."""
     of_name, of_base = (samples[f"{device}/{kind}_{which}"] for which in (name, base))
     places = WIDTHS if kind == "step" else SIZES
     where = {"forward": "forward, {:,} entries", "both": "forward and backward, {:,} entries", "step": "step, width {}"}
@@ -71,7 +71,7 @@ def _ratios(samples: Samples, kind: str, device: str, name: str, base: str) -> l
 
 
 def _expected_step(samples: Samples, device: str, name: str, base: str, place: int) -> float:
-    """The step's ratio if it differed only by the elementwise calls: from their times, interpolated between sizes."""
+    """Return the ratio of steps expected from the elementwise times alone, interpolated between sizes."""
     entries = BATCH * WIDTHS[place]
     times = [
         math.exp(
@@ -88,7 +88,7 @@ def _devices(samples: Samples) -> list[str]:
 
 
 def _judge_slow(names: Sequence[str], samples: Samples) -> Judgement:
-    """Whether every one of `names` is slower than ReLU, and whether a training step notices."""
+    """Apply the rule: are all of `names` slower than ReLU, and does a training step become slower?"""
     numbers: list[Number] = []
     slow: Places = {}
     noticed: Places = {}
@@ -123,7 +123,7 @@ EXPONENTIALS = ("sigmoid", "tanh")
 
 
 def _judge_relu(samples: Samples) -> Judgement:
-    """Whether ReLU costs about as much as a copy, less than the exponentials, and next to nothing in a step."""
+    """Apply the rule: ReLU against a copy, against the exponentials, and in a training step."""
     numbers: list[Number] = []
     cheap: Places = {}
     light: Places = {}
@@ -155,12 +155,12 @@ def _judge_relu(samples: Samples) -> Judgement:
 
 
 def _where(places: Places, units: str) -> str:
-    """The places where it is so, in words."""
-    found = []
+    """Describe the sizes or widths for which the flag is set."""
+    parts = []
     for device in dict.fromkeys(device for device, _ in places):
         chosen = [f"{place:,}" for (on, place), is_so in places.items() if is_so and on == device]
-        found.append(f"on the {device} at {' / '.join(chosen)} {units}" if chosen else f"nowhere on the {device}")
-    return " and ".join(found)
+        parts.append(f"on the {device} at {' / '.join(chosen)} {units}" if chosen else f"nowhere on the {device}")
+    return " and ".join(parts)
 
 
 def _range(numbers: Sequence[Number]) -> str:
@@ -168,8 +168,8 @@ def _range(numbers: Sequence[Number]) -> str:
 
 
 def _draw(names: Sequence[str], figure: Figure, samples: Samples) -> None:
-    """Elementwise ratios against size, ratios of whole steps against width."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot elementwise ratios against size, and ratios of training steps against width."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     pairs = [(name, "relu") for name in names] + [("relu", "copy")]
@@ -179,9 +179,9 @@ def _draw(names: Sequence[str], figure: Figure, samples: Samples) -> None:
             text = f"{name} / {'copy or identity' if base == 'copy' else base}, {device}"
             shown = [("forward", SIZES, base), ("step", WIDTHS, "identity" if base == "copy" else base)]
             for ax, (kind, places, of) in zip(axes, shown, strict=True):
-                found = _ratios(samples, kind, device, name, of)
-                middle = [number.value for number in found]
-                ends = [[number.lower or number.value, number.upper or number.value] for number in found]
+                ratios = _ratios(samples, kind, device, name, of)
+                middle = [number.value for number in ratios]
+                ends = [[number.lower or number.value, number.upper or number.value] for number in ratios]
                 ax.errorbar(
                     places,
                     middle,
@@ -210,7 +210,7 @@ def _draw(names: Sequence[str], figure: Figure, samples: Samples) -> None:
 
 COMMON_QUANTITY = (
     "Ratio of median times: elementwise at 1,000 to 1,000,000 float32 entries, and of whole training steps of networks"
-    f" {DEPTH} layers deep and {WIDTHS[0]} to {WIDTHS[-1]} wide, batch {BATCH}; one thread, sides taking turns; on the"
+    f" {DEPTH} layers deep and {WIDTHS[0]} to {WIDTHS[-1]} wide, batch {BATCH}; one thread, sides in turns; on the"
     " CPU (the thread's time), and on a GPU if there is one."
 )
 SLOW_RULE = (

@@ -1,8 +1,8 @@
-"""Units followed one by one on a fixed probe set: which are asleep at each reading, which fall asleep, which wake.
+"""Tracking of individual units on a fixed probe set: which units are inactive, become inactive, or revive.
 
-A unit is asleep where its pre-activation is 0 or below for every probe example. A sleeping ReLU unit is dead: its
-output is 0 and no gradient passes. An activation with a slope below 0 can be asleep just so, and learn all the same;
-one word for the state makes the two comparable.
+A unit is inactive if its pre-activation is 0 or below for every probe example. An inactive ReLU unit is dead: its
+output is 0 and no gradient passes. With a slope below 0 an inactive unit still learns; the common definition makes the
+activations comparable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.claims.networks import ALONE
+from experiments.claims.networks import ALONE, at_rates
 from lab.typing import Array
 
 if TYPE_CHECKING:
@@ -27,20 +27,16 @@ Flags = NDArray[np.bool_]
 
 
 def start(overrides: Sequence[str], replicas: int, rates: Sequence[float] = ()) -> Trainer:
-    """A trainer on the CPU; with `rates` each of them gets `replicas` of its own, one rate after the other."""
+    """Return a trainer on the CPU; with `rates`, it has `replicas` replicas per rate, ordered by rate."""
     import torch
 
     from lab import compose, data
     from lab.train.trainer import Trainer
 
-    one = compose.compose([*overrides, "replicas=1", *ALONE])
-    variants = [
-        replace(one, first_replica=number, optimizer=replace(one.optimizer, lr=rate))
-        for rate in rates or (one.optimizer.lr,)
-        for number in range(replicas)
-    ]
+    base = compose.compose([*overrides, "replicas=1", *ALONE])
+    variants = at_rates(base, rates or (base.optimizer.lr,), range(replicas))
     device = torch.device("cpu")
-    dataset = data.load(one.data, getattr(torch, one.dtype), device)
+    dataset = data.load(base.data, getattr(torch, base.dtype), device)
     return Trainer(replace(variants[0], replicas=len(variants)), dataset, device, variants)
 
 
@@ -51,41 +47,41 @@ def follow(
     sizes: Sequence[int] | None = None,
     after: Callable[[Network], None] | None = None,
 ) -> Flags:
-    """Train and look at the units before the first step and after every `every` steps.
+    """Train, and observe the units before the first step and after every `every` steps.
 
     Args:
-        trainer: it goes on from where it is.
-        steps: how many.
-        every: steps from one look to the next.
-        sizes: see `awake`; all of the probe set unless given.
-        after: what is done to the network after each step.
+        trainer: continues from its current state.
+        steps: number of training steps.
+        every: steps between observations.
+        sizes: see `active`; by default the whole probe set.
+        after: applied to the network after each step.
 
     Returns:
-        (looks, sizes, layers, R, N), True where the unit is awake.
+        (observations, sizes, layers, R, N), True where the unit is active.
     """
     import torch
 
     probe_set = trainer.instrument.probe_set
     sizes = sizes or (probe_set.shape[1],)
-    looks = [awake(trainer.network, probe_set, sizes)]
+    observations = [active(trainer.network, probe_set, sizes)]
     for step in range(1, steps + 1):
         trainer.step()
         if after is not None:
             with torch.no_grad():
                 after(trainer.network)
         if step % every == 0:
-            looks.append(awake(trainer.network, probe_set, sizes))
-    return np.stack(looks)
+            observations.append(active(trainer.network, probe_set, sizes))
+    return np.stack(observations)
 
 
-def awake(network: Network, x: Tensor, sizes: Sequence[int]) -> Flags:
-    """Which units have a positive pre-activation for one of the first `size` examples: (sizes, layers, R, N)."""
+def active(network: Network, x: Tensor, sizes: Sequence[int]) -> Flags:
+    """Return the units with a positive pre-activation for any of the first `size` examples: (sizes, layers, R, N)."""
     layers = [z > 0 for z in pre_activations(network, x)]
     return np.stack([[on[:, :size].any(1).numpy() for on in layers] for size in sizes])
 
 
 def pre_activations(network: Network, x: Tensor) -> list[Tensor]:
-    """What enters each layer's activation, (R, B, N) each, for inputs (R, B, features)."""
+    """Return each layer's pre-activations, (R, B, N), for inputs (R, B, features)."""
     import torch
 
     from lab.network import Block
@@ -105,86 +101,89 @@ def pre_activations(network: Network, x: Tensor) -> list[Tensor]:
     return seen
 
 
-def hand_over(source: Network, target: Network, first: int = 0) -> None:
-    """Copy the maps of `source`, from replica `first` on, into a plain stack of the same shape."""
+def copy_maps(source: Network, target: Network, first: int = 0) -> None:
+    """Copy the linear maps of `source`, starting at replica `first`, into a plain stack of the same shape."""
     import torch
 
     with torch.no_grad():
-        for theirs, ours in zip(maps(source), maps(target), strict=True):
-            for name, parameter in ours.named_parameters():
-                parameter.copy_(theirs.get_parameter(name)[first : first + len(parameter)])
+        for origin, copy in zip(maps(source), maps(target), strict=True):
+            for name, parameter in copy.named_parameters():
+                parameter.copy_(origin.get_parameter(name)[first : first + len(parameter)])
 
 
 def maps(network: Network) -> list[nn.Module]:
-    """The linear maps of a plain stack, from input to output; each has a `weight` and, as a rule, a `bias`."""
-    from lab.network import Block
+    """Return the linear maps of a plain stack from input to output, with `weight` and usually `bias`."""
+    from lab.network.network import Block
 
     return [*(block.up for block in network.blocks if isinstance(block, Block)), network.readout]
 
 
-def asleep_and_woken(looks: Flags) -> tuple[Array, Array]:
-    """From (looks, layers, R, N): how many units were asleep at some look, and how many of those awake at a later one.
+def inactive_and_revived(observations: Flags) -> tuple[Array, Array]:
+    """Count the units that were inactive in some observation, and those of them that were active in a later one.
+
+    Args:
+        observations: (observations, layers, R, N), True where the unit is active.
 
     Returns:
-        Two (layers, R) counts. A unit counts once, however often it falls asleep and wakes.
+        Two counts, (layers, R). A unit counts once, however often it changes.
     """
-    fell = np.maximum.accumulate(~looks, axis=0)  # asleep at this look or before
-    woke = (fell & looks).any(0)
-    return fell[-1].sum(-1).astype(np.float64), woke.sum(-1).astype(np.float64)
+    inactive = np.maximum.accumulate(~observations, axis=0)  # in this observation or before
+    revived = (inactive & observations).any(0)
+    return inactive[-1].sum(-1).astype(np.float64), revived.sum(-1).astype(np.float64)
 
 
 def share(part: Array, whole: Array) -> Array:
-    """part / whole, NaN where there is no whole."""
+    """Return part / whole, NaN where whole is 0."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
 
 
-# --- units put to sleep by hand -------------------------------------------------------------------------------------
+# --- deactivation through biases ------------------------------------------------------------------------------------
 
-SLEEPERS = (
+DEACTIVATED = (
     *("init=he_normal", "data=digits", "model.depth=3", "model.width=32", "batch_size=64", "optimizer.lr=0.03"),
     *("dtype=float64", "probe.examples=1438", "probe.set=norms"),
 )
-"""A network that learns well, looked at on all training examples of digits. At a larger rate prelu diverges."""
+"""A network that learns well, observed on all training examples of digits. At a larger rate PReLU diverges."""
 
 
-class Sleepers(NamedTuple):
-    """What became of the units put to sleep, counts (R,) each; NaN for a replica that diverged.
+class DeactivatedUnits(NamedTuple):
+    """Counts of deactivated units, (R,) each; NaN for a replica that diverged.
 
     Attributes:
-        slept: how many they were.
-        moved: how many of them got a gradient that is not exactly 0 from the first batch.
-        woke: how many were awake at a later look.
+        inactive: all of them.
+        moved: those with a nonzero gradient from the first batch.
+        revived: those that were active in a later observation.
     """
 
-    slept: Array
+    inactive: Array
     moved: Array
-    woke: Array
+    revived: Array
 
 
-def sleepers(overrides: Sequence[str], replicas: int, steps: int, every: int, depth_of_sleep: float) -> Sleepers:
-    """Put half of layer 0 to sleep, train, and count: the same units sleep equally deep whatever the activation.
+def deactivated_units(
+    overrides: Sequence[str], replicas: int, steps: int, every: int, distance: float
+) -> DeactivatedUnits:
+    """Deactivate half of layer 0, train, and count; the units are equally far below 0 whatever the activation.
 
     Args:
-        overrides: on top of SLEEPERS.
-        replicas: how many networks.
-        steps: of training; from one look to the next are `every`.
-        depth_of_sleep: a sleeping unit's bias is lowered until its largest pre-activation is this far below 0.
+        overrides: added to `DEACTIVATED`.
+        replicas: number of networks.
+        steps: number of training steps; `every` of them are between observations.
+        distance: biases are lowered until a unit's largest pre-activation is this far below 0.
     """
     import torch
 
-    from lab.train.trainer import Due
-
-    trainer = start((*SLEEPERS, *overrides), replicas)
+    trainer = start((*DEACTIVATED, *overrides), replicas)
     first = maps(trainer.network)[0]
     half = trainer.config.model.width // 2
     with torch.no_grad():
         largest = torch.bmm(trainer.instrument.probe_set, first.get_parameter("weight")).amax(1)  # (R, N)
-        first.get_parameter("bias")[:, 0, :half] = -largest[:, :half] - depth_of_sleep
-    trainer.step(Due(update=False))
+        first.get_parameter("bias")[:, 0, :half] = -largest[:, :half] - distance
+    trainer.step(is_reading=False, has_update=False)
     gradient = first.get_parameter("weight").grad
     assert gradient is not None
     moved = (gradient[:, :, :half] != 0).any(1).sum(1).numpy()  # (R,)
-    looks = follow(trainer, steps, every)[:, 0, :1, :, :half]  # (looks, 1, R, N / 2)
-    slept, woke = asleep_and_woken(looks)
-    alive = trainer.divergence.alive.numpy()
-    return Sleepers(*(np.where(alive, count, np.nan) for count in (slept[0], moved, woke[0])))
+    observations = follow(trainer, steps, every)[:, 0, :1, :, :half]  # (observations, 1, R, N / 2)
+    inactive, revived = inactive_and_revived(observations)
+    alive = trainer.watch.alive.numpy()
+    return DeactivatedUnits(*(np.where(alive, count, np.nan) for count in (inactive[0], moved, revived[0])))

@@ -1,4 +1,4 @@
-"""ELU's promises in section 4.4: activations centred nearer 0, and a gradient for negative inputs."""
+"""Section 4.4: ELU centres activations nearer 0, and has a gradient for negative inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.claims import exact
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
-from experiments.claims.dead_units import SLEEPERS, share
+from experiments.claims.dead_units import DEACTIVATED, share
 from experiments.claims.elu_noise import NOISE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
@@ -27,7 +27,7 @@ TIMES = ("at initialization", "trained")
 FOR_THEORY = 20
 """Networks for each of the scale's replicas, at initialization only, to compare layer 0 with theory."""
 NEARER_BY = 0.1
-"""Of the activations' rms."""
+"""Difference that counts as nearer, in units of the activations' rms."""
 _STACK = (
     *(f"model.depth={DEPTH}", "model.width=64", "data=digits", "batch_size=64", "optimizer.lr=0.03"),
     *("probe.examples=512", "probe.set=norms"),
@@ -43,11 +43,11 @@ MEASURES = {
     "layer": "mean of the layer",
     "units": "means of its units (rms)",
 }
-"""Two ways to see a shift, each over the rms of the layer's activations."""
+"""Two measures of a shift, each over the rms of the layer's activations."""
 
 
 def measure_centred(scale: Scale) -> Samples:
-    """Both measures by layer and replica, before and after training, and what theory says of layer 0's mean."""
+    """Measure both shifts by layer and replica, before and after training, and predict layer 0's mean."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
     from lab.train.losses import evaluate
@@ -69,21 +69,21 @@ def measure_centred(scale: Scale) -> Samples:
 
 
 def _shifts(trainer: Trainer) -> dict[str, Array]:
-    """Size of the layer's mean, and rms of the units' means, over the rms of the activations: (layers, R) each."""
+    """Return |mean| of the layer and rms of the units' means, over the rms of the activations: (layers, R) each."""
     import torch
 
-    found: dict[str, list[Array]] = {kind: [] for kind in MEASURES}
+    shifts: dict[str, list[Array]] = {kind: [] for kind in MEASURES}
     with torch.no_grad():
         for a in trainer.network.activations(trainer.instrument.probe_set):
             rms = a.double().square().mean((1, 2)).sqrt()  # (R,)
             of_units = a.double().mean(1)  # (R, N)
-            found["layer"].append((of_units.mean(1).abs() / rms).numpy())
-            found["units"].append((of_units.square().mean(1).sqrt() / rms).numpy())
-    return {kind: np.array(values) for kind, values in found.items()}
+            shifts["layer"].append((of_units.mean(1).abs() / rms).numpy())
+            shifts["units"].append((of_units.square().mean(1).sqrt() / rms).numpy())
+    return {kind: np.array(values) for kind, values in shifts.items()}
 
 
 def _first_mean(trainer: Trainer) -> Array:
-    """Mean activation of layer 0, (R,)."""
+    """Return the mean activation of layer 0, (R,)."""
     import torch
 
     with torch.no_grad():
@@ -92,7 +92,7 @@ def _first_mean(trainer: Trainer) -> Array:
 
 
 def _predicted(trainer: Trainer) -> float:
-    """E a in layer 0, whatever its width: for an input x and Gaussian weights, z is N(0, s |x|^2 / fan_in)."""
+    """Return E a in layer 0, for any width: for an input x and Gaussian weights, z is N(0, s |x|^2 / fan_in)."""
     from lab.theory import kernel
 
     x = trainer.instrument.probe_set[0].double().numpy()  # (P, features)
@@ -102,7 +102,7 @@ def _predicted(trainer: Trainer) -> float:
 
 
 def judge_centred(samples: Samples) -> Judgement:
-    """ELU's shift less ReLU's, by both measures, before and after training."""
+    """Apply the rule: ELU's shift minus ReLU's, by both measures, before and after training."""
     numbers, nearer = [], {}
     for time in TIMES:
         for kind, words in MEASURES.items():
@@ -138,8 +138,8 @@ def judge_centred(samples: Samples) -> Judgement:
 
 
 def draw_centred(figure: Figure, samples: Samples) -> None:
-    """Both measures by layer; dashed at initialization, solid after training."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot both measures by layer, dashed at initialization and solid after training."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, (kind, words) in zip(axes, MEASURES.items(), strict=True):
@@ -185,16 +185,16 @@ CENTRED = Claim(
 
 # --- a gradient for negative inputs ---------------------------------------------------------------------------------
 
-DEPTHS_OF_SLEEP = (0.1, 1.0, 4.0, 8.0)
-SLEEP_STEPS, SLEEP_EVERY = 1000, 50
-ALIVE_ARMS = {name: (*SLEEPERS, f"activation={name}") for name in ("relu", "elu")}
+DISTANCES = (0.1, 1.0, 4.0, 8.0)
+REVIVAL_STEPS, REVIVAL_EVERY = 1000, 50
+ALIVE_ARMS = {name: (*DEACTIVATED, f"activation={name}") for name in ("relu", "elu")}
 ROUNDINGS = 4.0
-"""Units of the last place by which a slope may miss the exact one."""
+"""Tolerance of a slope in units of the last place."""
 
 
 def measure_alive(scale: Scale) -> Samples:
-    """ELU's slope against 50 digits, where it and its function end in float32, and what becomes of sleeping units."""
-    from experiments.claims.dead_units import sleepers
+    """Measure ELU's slope against 50 digits, where it underflows in float32, and how many units revive."""
+    from experiments.claims.dead_units import deactivated_units
     from lab import schema
     from lab.machine.torch_threads import thread_budget
     from lab.network import activations
@@ -202,14 +202,15 @@ def measure_alive(scale: Scale) -> Samples:
     samples = slope_samples(activations.build(schema.ELU("elu", 1.0), 1, []))
     with thread_budget(1):
         for name in ALIVE_ARMS:
-            for depth in DEPTHS_OF_SLEEP:
-                found = sleepers((f"activation={name}",), scale.replicas, scale.steps(SLEEP_STEPS), SLEEP_EVERY, depth)
-                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in found._asdict().items()}
+            for depth in DISTANCES:
+                steps = scale.steps(REVIVAL_STEPS)
+                units = deactivated_units((f"activation={name}",), scale.replicas, steps, REVIVAL_EVERY, depth)
+                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in units._asdict().items()}
     return samples
 
 
 def slope_samples(layer: ActivationLayer) -> dict[str, Array]:
-    """The layer's slope and backpropagation's, below 0, against exp(z)."""
+    """Return the layer's slope, backpropagation's and exp(z) below 0."""
     import mpmath
     import torch
 
@@ -228,7 +229,7 @@ def slope_samples(layer: ActivationLayer) -> dict[str, Array]:
 
 
 def judge_alive(samples: Samples) -> Judgement:
-    """The slope is exp(z), which sleepers get a gradient, and which wake."""
+    """Apply the rule: the slope is exp(z), inactive units have a gradient, and some revive."""
     eps = float(np.finfo(np.float64).eps)
     error = float(samples["relative_error"][0]) / eps
     flat, until = float(samples["flat_from"][0]), float(samples["slope_until"][0])
@@ -237,41 +238,41 @@ def judge_alive(samples: Samples) -> Judgement:
         Number("ELU is above -1 in float32 down to z =", flat),
         Number("its slope is above 0 in float32 down to z =", until),
     ]
-    moved, woken = {}, {}
+    moved, shares = {}, {}
     for name in ALIVE_ARMS:
-        for depth in DEPTHS_OF_SLEEP:
-            slept, got, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "moved", "woke"))
-            arm = f"{name}, {depth:g} below waking"
-            moved[name, depth] = interval(f"sleeping units with a gradient: {arm}", share(got, slept), "of units")
-            woken[name, depth] = interval(f"woken: {arm}", share(woke, slept), "of units")
-            numbers += [moved[name, depth], woken[name, depth]]
-    wakes = [depth for depth in DEPTHS_OF_SLEEP if is_above(woken["elu", depth], 0)]
+        for depth in DISTANCES:
+            inactive, got, revived = (samples[f"{kind} {name}, {depth:g}"] for kind in ("inactive", "moved", "revived"))
+            arm = f"{name}, {depth:g} below 0"
+            moved[name, depth] = interval(f"inactive units with a gradient: {arm}", share(got, inactive), "of units")
+            shares[name, depth] = interval(f"revived: {arm}", share(revived, inactive), "of units")
+            numbers += [moved[name, depth], shares[name, depth]]
+    revives = [depth for depth in DISTANCES if is_above(shares["elu", depth], 0)]
     reason = (
         f"ELU's slope below 0 is exp(z) to {error:.1f} units of the last place, and above 0 in float32 down to"
-        f" z = {until:.0f}. Of the units put to sleep "
-        + ", ".join(f"{woken['elu', depth].value:.0%} ({depth:g} below waking)" for depth in DEPTHS_OF_SLEEP)
-        + f" woke within {SLEEP_STEPS} steps; of ReLU's "
-        + f"{max(woken['relu', depth].value for depth in DEPTHS_OF_SLEEP):.0%}."
+        f" z = {until:.0f}. Of the units deactivated "
+        + ", ".join(f"{shares['elu', depth].value:.0%} ({depth:g} below 0)" for depth in DISTANCES)
+        + f" revived within {REVIVAL_STEPS} steps; of ReLU's "
+        + f"{max(shares['relu', depth].value for depth in DISTANCES):.0%}."
     )
-    has_gradient = all(moved["elu", depth].value == 1 for depth in DEPTHS_OF_SLEEP)
-    relu_has_none = all(moved["relu", depth].value == 0 for depth in DEPTHS_OF_SLEEP)
-    if not (has_gradient and relu_has_none and error <= ROUNDINGS and wakes):
+    has_gradient = all(moved["elu", depth].value == 1 for depth in DISTANCES)
+    relu_has_none = all(moved["relu", depth].value == 0 for depth in DISTANCES)
+    if not (has_gradient and relu_has_none and error <= ROUNDINGS and revives):
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
-    if len(wakes) == len(DEPTHS_OF_SLEEP):
+    if len(revives) == len(DISTANCES):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    asleep = " or ".join(f"{depth:g}" for depth in DEPTHS_OF_SLEEP if depth not in wakes)
+    inactive = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
     condition = (
-        f"near waking: the gradient shrinks as exp(z), and of units {asleep} below 0 none woke within {SLEEP_STEPS}"
-        " steps that can be told from 0"
+        f"near 0: the gradient shrinks as exp(z), and of units {inactive} below 0 none revived within {REVIVAL_STEPS}"
+        " steps that can be distinguished from 0"
     )
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
 
 
 def draw_alive(figure: Figure, samples: Samples) -> None:
-    """Left: the slope. Right: woken share by depth of sleep."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot the slope (left), and the revived share by distance below 0 (right)."""
+    from lab.plot.figures import COLOURS, MARKERS
 
-    slope, woken = panels(figure, 2)
+    slope, revived = panels(figure, 2)
     order = np.argsort(samples["z"])
     z, exact_slope, rounded = (samples[name][order] for name in ("z", "exact_slope", "slope_float32"))
     shown = z > -120
@@ -280,19 +281,21 @@ def draw_alive(figure: Figure, samples: Samples) -> None:
     slope.semilogy(z[shown], in_floats[shown], color=COLOURS[0], alpha=0.6, linewidth=3, label="float32")
     slope.legend(frameon=False, loc="upper left")
     label(slope, "pre-activation z", "slope", "ELU's slope below 0")
-    for number, name in enumerate(ALIVE_ARMS):
-        found = [
-            interval(name, share(samples[f"woke {name}, {depth:g}"], samples[f"slept {name}, {depth:g}"]))
-            for depth in DEPTHS_OF_SLEEP
+    for index, name in enumerate(ALIVE_ARMS):
+        numbers = [
+            interval(name, share(samples[f"revived {name}, {depth:g}"], samples[f"inactive {name}, {depth:g}"]))
+            for depth in DISTANCES
         ]
-        middle = np.array([each.value for each in found])
-        ends = np.array([[each.value if end is None else end for end in (each.lower, each.upper)] for each in found])
+        middle = np.array([number.value for number in numbers])
+        ends = np.array(
+            [[number.value if end is None else end for end in (number.lower, number.upper)] for number in numbers]
+        )
         bars = np.abs(ends - middle[:, None]).T
-        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "capsize": 2, "label": name}
-        woken.errorbar(DEPTHS_OF_SLEEP, middle, yerr=bars, **style)
-    woken.set_ylim(-0.02, 1.02)
-    woken.legend(frameon=False)
-    label(woken, "largest pre-activation below 0 by", "share of sleeping units that woke", "Sleeping units")
+        style: dict[str, Any] = {"color": COLOURS[index], "marker": MARKERS[index], "capsize": 2, "label": name}
+        revived.errorbar(DISTANCES, middle, yerr=bars, **style)
+    revived.set_ylim(-0.02, 1.02)
+    revived.legend(frameon=False)
+    label(revived, "largest pre-activation below 0 by", "share of inactive units that revived", "Inactive units")
 
 
 ALIVE = Claim(
@@ -305,23 +308,23 @@ ALIVE = Claim(
     ),
     source="Clevert et al. 2016, section 3, eq. 15",
     quantity=(
-        "the lab's slope against exp(z) in 50 digits; half of layer 0 (3 layers of 32, digits) put to sleep on all"
-        f" training examples: the share with a gradient, and the share that wakes within {SLEEP_STEPS} steps of SGD"
+        "the lab's slope against exp(z) in 50 digits; half of layer 0 (3 layers of 32, digits) deactivated on all"
+        f" training examples: the share with a gradient, and the share that revives within {REVIVAL_STEPS} steps of SGD"
     ),
     rule=(
-        f"Fails if the slope misses exp(z) by more than {ROUNDINGS:g} units of the last place, if a sleeping unit of"
-        " ELU gets no gradient or one of ReLU does, or if none wakes (95% interval above 0). Holds if units wake at"
-        " every depth of sleep tried; else holds with a condition."
+        f"Fails if the slope misses exp(z) by more than {ROUNDINGS:g} units of the last place, if an inactive unit of"
+        " ELU gets no gradient or one of ReLU does, or if none revives (95% interval above 0). Holds if units revive at"
+        " every distance tried; else holds with a condition."
     ),
     caption=(
         "Left: ELU's slope, exactly and in float32. Right: of units whose largest pre-activation was put below 0, the"
-        " share that woke. Bars: 95% over replicas."
+        " share that revived. Bars: 95% over replicas."
     ),
     measure=measure_alive,
     judge=judge_alive,
     draw=draw_alive,
     arms=ALIVE_ARMS,
-    training=f"{SLEEP_STEPS} steps, with the biases of half of layer 0 lowered first",
+    training=f"{REVIVAL_STEPS} steps, with the biases of half of layer 0 lowered first",
     needs_full=True,
 )
 

@@ -1,4 +1,4 @@
-"""Is ELU robust to noise? Accuracy under growing input noise (the guide's section 4.4)."""
+"""Section 4.4: robustness of ELU to noise, by the accuracy on inputs with growing noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 """Standard deviations of the noise; the inputs' is 1."""
 DRAWS = 5
 MARGIN = 0.01
-"""Of accuracy, on average over the noisy sizes: a smaller difference is no robustness to speak of."""
+"""Accuracy, averaged over the noise levels, that counts as a difference in robustness."""
 ARMS = {
     f"{activation}, {depth} layers": (
         *("data=digits", "model.width=64", "batch_size=32", f"model.depth={depth}"),
@@ -38,7 +38,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Held-out accuracy by size of the noise, (sizes, R), of every arm trained at its own best rate."""
+    """Measure held-out accuracy by noise level, (levels, R), of every arm trained at its own best rate."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
 
@@ -55,22 +55,22 @@ def measure(scale: Scale) -> Samples:
 
 
 def accuracies(trainer: Trainer) -> Array:
-    """Accuracy on noisy held-out inputs, mean over draws: (sizes, R). The noise is the same for every network."""
+    """Return accuracy on noisy held-out inputs, mean over draws, (levels, R); all networks get the same noise."""
     import torch
 
     dataset, generator = trainer.dataset, torch.Generator().manual_seed(0)
     noise = torch.randn(DRAWS, *dataset.test_x.shape, generator=generator)
-    found = np.zeros((len(SIZES), trainer.config.replicas))
+    accuracy = np.zeros((len(SIZES), trainer.config.replicas))
     with torch.no_grad(), trainer.network.evaluating():
         for row, draw in product(range(len(SIZES)), noise):
             x = (dataset.test_x + SIZES[row] * draw).expand(trainer.config.replicas, -1, -1)
             hits = trainer.network(x).argmax(-1) == dataset.test_y  # (R, examples)
-            found[row] += hits.double().mean(1).numpy() / DRAWS
-    return np.where(trainer.divergence.alive.numpy(), found, np.nan)
+            accuracy[row] += hits.double().mean(1).numpy() / DRAWS
+    return np.where(trainer.watch.alive.numpy(), accuracy, np.nan)
 
 
 def judge(samples: Samples) -> Judgement:
-    """What noise costs ELU, less what it costs the others."""
+    """Apply the rule: accuracy that ELU loses to noise, minus that of the others."""
     numbers: list[Number] = []
     gaps: dict[tuple[str, int], Number] = {}
     for depth in DEPTHS:
@@ -94,7 +94,7 @@ def judge(samples: Samples) -> Judgement:
         + f" ({depth} layers)"
         for depth in DEPTHS
     ).replace("_", " ")
-    reason += "; below 0 ELU is the more robust one. So on digits with Gaussian noise on the inputs at test time, at"
+    reason += "; below 0 ELU is more robust. This holds on digits with Gaussian noise on the inputs at test time, at"
     reason += " width 64; other data and other noise were not tried."
     better = [depth for depth, gap in zip(DEPTHS, against_relu, strict=True) if is_below(gap, -MARGIN)]
     no_better = [depth for depth, gap in zip(DEPTHS, against_relu, strict=True) if is_above(gap, -MARGIN)]
@@ -109,13 +109,13 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _cost(accuracy: Array) -> Array:
-    """Accuracy lost, mean over the sizes above 0: (sizes, R) -> (R,)."""
+    """Return the accuracy lost, mean over the noise levels above 0: (levels, R) -> (R,)."""
     return np.asarray((accuracy[0] - accuracy[1:]).mean(0))
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Left: accuracy against the size of the noise, the deeper stack. Right: the same less ReLU's, both depths."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot accuracy against noise for the deeper stack (left), and minus ReLU's for both depths (right)."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     whole, gap = panels(figure, 2)
     for number, activation in enumerate(INITS):
@@ -146,7 +146,7 @@ NOISE = Claim(
     statement="Because it saturates for negative inputs, ELU can make a network more robust to noise.",
     limit=(
         "In the paper this is an argument of design, that a saturated unit passes little of its input's variation on,"
-        " and no experiment. ReLU passes nothing below 0. Leaky ReLU, which does not saturate, tells whether saturation"
+        " and no experiment. ReLU passes nothing below 0. Leaky ReLU, which does not saturate, shows whether saturation"
         f" makes the difference. Tested: digits, Gaussian noise on the inputs at test time, stacks of {DEPTHS[0]} and"
         f" {DEPTHS[1]} layers of width 64. Not tested: other data, noise in labels, weights or training, other widths."
     ),

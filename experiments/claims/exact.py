@@ -1,4 +1,4 @@
-"""Formulas in 50-digit arithmetic, and the same formulas as torch computes them in float32 and float64."""
+"""Formulas in 50-digit arithmetic, and the same formulas in torch's float32 and float64."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 from lab.typing import Array
 
 DIGITS = 50
-"""Decimal digits of the reference; what it leaves out is below any rounding here by more than 30 decades."""
+"""Decimal digits of the reference; its own error is 30 decades below every rounding measured here."""
 EQUAL = -40.0
-"""log10 of what two equal expressions may differ by in 50 digits, ten of which rounding may eat."""
+"""log10 of the tolerance for equal expressions in 50 digits, which leaves ten digits to rounding."""
 FORMATS = ("float32", "float64")
 ROUNDINGS = 4.0
-"""How many units of the last place an elementwise formula may be off: a handful of operations, half a unit each."""
+"""Tolerance of an elementwise formula in units of the last place: a few operations of half a unit each."""
 
 Formula = Callable[[Any], Any]
-"""Of mpmath numbers or of torch tensors."""
+"""A function of mpmath numbers or of torch tensors."""
 
 
 def hard_points(reach: float = 130.0, points: int = 4161) -> Array:
-    """0, evenly spaced points (of 1/16), and sizes from 1e-30 to 1e4 on either side, all exact in float32: (Z,)."""
+    """Return test points exact in float32: 0, evenly spaced ones (1/16), and +-1e-30 to +-1e4, (Z,)."""
     sizes = np.concatenate([np.linspace(0, reach, points // 2 + 1), np.geomspace(1e-30, 1e4, 171)])
     return np.unique(np.concatenate([-sizes, sizes]).astype(np.float32)).astype(np.float64)
 
 
 def exact(formula: Formula, points: Array) -> Array:
-    """A formula of mpmath numbers at each point, rounded once, to float64: (Z,)."""
+    """Evaluate a formula of mpmath numbers at each point, rounded once to float64: (Z,)."""
     import mpmath
 
     with mpmath.workdps(DIGITS):
@@ -36,14 +36,14 @@ def exact(formula: Formula, points: Array) -> Array:
 
 
 def exact_slope(formula: Formula, points: Array) -> Array:
-    """Its derivative, from differences of the formula itself in more digits still, so that no rule is trusted: (Z,)."""
+    """Differentiate a formula numerically in extra digits, independently of any rule: (Z,)."""
     import mpmath
 
     return exact(lambda z: mpmath.diff(formula, z), points)
 
 
 def in_format(formula: Formula, points: Array, name: str) -> Array:
-    """A formula of tensors, computed in the format of that name, in the shape of the points."""
+    """Evaluate a formula of tensors in a float format; the shape is that of the points."""
     import torch
 
     with torch.no_grad():
@@ -51,7 +51,7 @@ def in_format(formula: Formula, points: Array, name: str) -> Array:
 
 
 def autograd_slope(formula: Formula, points: Array, name: str) -> Array:
-    """What backpropagation makes of the formula, in the format of that name: (Z,) -> (Z,)."""
+    """Return the derivative by backpropagation in a float format: (Z,) -> (Z,)."""
     import torch
 
     z = torch.from_numpy(points).to(getattr(torch, name)).requires_grad_()
@@ -60,9 +60,9 @@ def autograd_slope(formula: Formula, points: Array, name: str) -> Array:
 
 
 def roundings(values: Array, reference: Array, name: str, size: Array | None = None) -> float:
-    """The largest error, in units of the last place of 1 or of the value if that is larger; infinite for a NaN.
+    """Return the largest error in units of the last place of max(1, |value|); infinite for a NaN.
 
-    `size` stands for the value where a formula's last step multiplies by more than comes out of it: (Z,).
+    `size` (Z,) replaces the value where the formula's last step multiplies by a larger number.
     """
     unit = np.finfo(name).eps * np.maximum(1.0, np.abs(reference if size is None else size))
     errors = np.abs(values - reference) / unit
@@ -70,15 +70,15 @@ def roundings(values: Array, reference: Array, name: str, size: Array | None = N
 
 
 def largest(values: Array, points: Array) -> tuple[float, float]:
-    """The largest value, NaNs left out, and the point where it is."""
+    """Return the largest value, ignoring NaN, and its point."""
     index = int(np.nanargmax(values))
     return float(values[index]), float(points[index])
 
 
 def edge(holds: Callable[[Any], Any], yes: float, no: float, name: str) -> float:
-    """The last number of the format, on the way from `yes` to `no`, up to which a condition of tensors holds.
+    """Bisect for the last number of the format, from `yes` towards `no`, at which a condition of tensors holds.
 
-    It is asked for 64 equal entries at once, so that the vectorized code answers that also answers in a network.
+    The condition is evaluated on 64 equal entries, so that the same vectorized code runs as in a network.
     """
     import torch
 

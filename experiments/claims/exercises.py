@@ -1,4 +1,4 @@
-"""Both coding questions: the guide's formulas in NumPy and torch, against autograd and against torch's own."""
+"""Both coding questions: the guide's formulas in NumPy and torch, against autograd and torch's own functions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 # --- question 1: functions and derivatives --------------------------------------------------------------------------
 
 SLOPE_IN_TEXT, SLOPE_IN_CODE = 0.01, 0.1
-"""Of leaky ReLU: what section 4.2 calls typical, and the default of the script."""
+"""Slopes of leaky ReLU: the typical one of section 4.2, and the default of the script."""
 Z = (-10.0, 10.0, 200)
-"""Where the script draws: ends and number of points."""
+"""The script's grid: ends and number of points."""
 VALUE_RANGE, SLOPE_RANGE = (-2.0, 2.0), (-0.5, 1.5)
-"""The vertical ranges that the script sets for functions and derivatives."""
+"""The script's vertical ranges for functions and derivatives."""
 SCRIPT: Mapping[str, tuple[Callable[[Array], Any], Callable[[Array], Any]]] = {
     "sigmoid": (lambda x: by_hand.sigmoid(x, np), lambda x: by_hand.sigmoid_slope(x, np)),
     "tanh": (np.tanh, lambda x: by_hand.tanh_slope(x, np)),
@@ -33,11 +33,11 @@ SCRIPT: Mapping[str, tuple[Callable[[Array], Any], Callable[[Array], Any]]] = {
         lambda x: np.where(x > 0, 1, SLOPE_IN_CODE),
     ),
 }
-"""Name -> function and derivative in NumPy, as the script has them."""
+"""Name -> the script's function and derivative in NumPy."""
 
 
 def measure_plot(scale: Scale) -> Samples:
-    """The script's curves beside torch's functions and autograd's slopes, and where its axes lie."""
+    """Measure the script's curves, torch's functions and autograd's slopes, and the position of its axes."""
     import torch.nn.functional as F
     from torch import sigmoid, tanh
 
@@ -59,7 +59,7 @@ def measure_plot(scale: Scale) -> Samples:
 
 
 def _height_of_axis(limits: tuple[float, float]) -> float:
-    """The value at which matplotlib draws the horizontal axis when its spine is put in the centre of this range."""
+    """Return the height of matplotlib's horizontal axis with its spine in the centre of the range."""
     from matplotlib.figure import Figure
 
     figure = Figure()
@@ -74,7 +74,7 @@ def _height_of_axis(limits: tuple[float, float]) -> float:
 
 
 def judge_plot(samples: Samples) -> Judgement:
-    """Right curves, the slope that the text names, and the axis at 0."""
+    """Apply the rule: correct curves, the slope given in the text, and the axis at 0."""
     errors = {
         name: max(
             exact.roundings(samples[f"{kind} {name}"], samples[f"torch {kind} {name}"], "float64")
@@ -115,8 +115,8 @@ def judge_plot(samples: Samples) -> Judgement:
 
 
 def draw_plot(figure: Figure, samples: Samples) -> None:
-    """The four functions with their derivatives, leaky ReLU with both slopes."""
-    from lab.plot.style import COLOURS
+    """Plot the four functions with their derivatives, leaky ReLU with both slopes."""
+    from lab.plot.figures import COLOURS
 
     figure.set_layout_engine("constrained")
     axes = figure.subplots(2, len(SCRIPT), sharex=True, sharey="row")
@@ -145,7 +145,7 @@ PLOT = Claim(
     id="plot-activations",
     section="Coding question 1",
     statement="Its NumPy script draws sigmoid, tanh, ReLU and leaky ReLU with their derivatives.",
-    limit="The leaky ReLU drawn is another one than the text's, and the axes are not where 0 is.",
+    limit="The leaky ReLU drawn differs from the text's, and the axes are not at 0.",
     source="Sections 4.2 and coding question 1 of the guide itself; torch's autograd for the derivatives",
     quantity="The script's formulas against torch's functions and autograd on 4,000 points; slope and axes of its"
     " picture",
@@ -177,13 +177,15 @@ PAIRS = ("tanh form minus exact", "exact by hand minus torch", "tanh form by han
 
 
 def measure_gelu(scale: Scale) -> Samples:
-    """Differences of three pairs in two formats on a fine grid, and in float32 on the script's own."""
+    """Measure differences of three pairs in two formats on a fine grid, and in float32 on the script's own."""
     from experiments.claims import gelu_comparison
 
     x = gelu_comparison.grid()
     samples = {"x": x}
-    found = gelu_comparison.compare(x)
-    for name, comparison in zip((f"{pair}, {name}" for pair in PAIRS for name in exact.FORMATS), found, strict=True):
+    comparisons = gelu_comparison.compare(x)
+    for name, comparison in zip(
+        (f"{pair}, {name}" for pair in PAIRS for name in exact.FORMATS), comparisons, strict=True
+    ):
         samples[name] = comparison.difference
     own = np.linspace(*GUIDE_GRID).astype(np.float32).astype(np.float64)
     by_script = gelu_comparison.compare(own)
@@ -194,7 +196,7 @@ def measure_gelu(scale: Scale) -> Samples:
 
 
 def judge_gelu(samples: Samples) -> Judgement:
-    """By hand equals torch's to rounding, and the approximation is close."""
+    """Apply the rule: by hand equals torch's to rounding, and the approximation is close."""
     x = samples["x"]
     size = np.maximum(1.0, np.abs(x))
     numbers, worst = [], 0.0
@@ -223,8 +225,8 @@ def judge_gelu(samples: Samples) -> Judgement:
 
 
 def draw_gelu(figure: Figure, samples: Samples) -> None:
-    """The difference of the forms, and what rounding leaves between by hand and torch's."""
-    from lab.plot.style import COLOURS
+    """Plot the difference of the forms, and the rounding between by hand and torch's."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     x = samples["x"]
@@ -245,8 +247,8 @@ def draw_gelu(figure: Figure, samples: Samples) -> None:
 FROM_SCRATCH = Claim(
     id="gelu-from-scratch",
     section="Coding question 2",
-    statement="Its torch module computes GELU exactly as torch does, and its approximation lies close by.",
-    limit="Equal to rounding, not bit by bit; how far the approximation is off depends on where one looks.",
+    statement="Its torch module computes GELU exactly as torch does, and its approximation is close.",
+    limit="Equal to rounding, not bit by bit; the error of the approximation depends on the input.",
     source="Hendrycks and Gimpel 2016, section 2; torch.nn.functional.gelu",
     quantity="Differences in float32 and float64 on 20,481 points from -10 to 10, and on the script's 100 points",
     rule=f"Holds if both forms by hand are within {2 * ROUNDINGS:g} units in the last place of x of torch's,"

@@ -1,4 +1,4 @@
-"""Section 2: what is it that is above 1 where gradients explode, and does the loss end in NaN?"""
+"""Section 2: the factor that exceeds 1 when gradients explode, and losses that end in NaN."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.claims import profiles
+from experiments.claims import networks, profiles
 from experiments.claims.claim import AT_START, Claim, Judgement, Number, Samples, Scale, Verdict
-from experiments.claims.networks import ALONE
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.profiles import FADING, text
 from experiments.claims.shares import share
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 DEPTH, STEPS = 30, 200
 RATES = (0.001, 0.01, 0.1)
-"""Of SGD, as one would try them."""
+"""Learning rates of SGD."""
 COMMON = (f"model.depth={DEPTH}", "init=gaussian")
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "ReLU, s = 2": ("activation=relu", "init.weight_var=2"),
@@ -37,14 +36,14 @@ ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words i
 CRITICAL_RELU, LARGE_RELU, LARGER_RELU, CRITICAL_TANH, LARGE_TANH = ARMS
 EXPLODING = (LARGE_RELU, LARGER_RELU, LARGE_TANH)
 GUIDE = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu")
-"""The guide's activations whose slope is no free parameter."""
+"""The guide's activations without a free slope."""
 LARGEST_SLOPE = 1.13
 MOST = 0.5
-"""Share of replicas: more of them end in NaN than not."""
+"""Share of replicas that counts as most of them."""
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradient against layer; which replicas diverge at which rate; and the largest slope of each activation."""
+    """Measure gradient against layer, replicas that diverge at each rate, and the largest slope of each activation."""
     samples = profiles.measure({name: (*words, *READ) for name, words in ARMS.items()}, scale.replicas)
     for name, words in ARMS.items():
         samples[f"{name}: diverged"] = diverged((*words, *TRAINED), scale)
@@ -53,25 +52,21 @@ def measure(scale: Scale) -> Samples:
 
 
 def diverged(overrides: tuple[str, ...], scale: Scale) -> Array:
-    """1 where the loss or a gradient was not finite within the steps, (rates, replicas)."""
-    from dataclasses import replace
-
+    """Return 1 where the loss or a gradient was not finite within the steps, (rates, replicas)."""
     from lab import compose
     from lab.run import simulation
 
     steps = scale.steps(STEPS)
-    base = compose.compose([*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *ALONE])
-    arms = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in RATES
-        for number in range(scale.replicas)
-    ]
+    base = compose.compose(
+        [*overrides, "replicas=1", f"steps={steps}", "probe.every=0", "probe.set=norms", *networks.ALONE]
+    )
+    arms = networks.at_rates(base, RATES, range(scale.replicas))
     loss = simulation.side_by_side(arms)["loss"].isel(step=-1).to_numpy()
     return np.asarray(~np.isfinite(loss), dtype=np.float64).reshape(len(RATES), scale.replicas)
 
 
 def largest_slopes() -> Array:
-    """The largest |slope| of each of GUIDE on a grid of 2,000,001 points over [-20, 20], (activations,)."""
+    """Return the largest |slope| of each of GUIDE on a grid of 2,000,001 points over [-20, 20], (activations,)."""
     import torch
 
     from lab import schema
@@ -83,7 +78,7 @@ def largest_slopes() -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Growth of the gradient, its prediction, and the share of replicas that end in NaN."""
+    """Apply the rule: growth of the gradient, its prediction, and the share of replicas that end in NaN."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     middle = RATES.index(0.01)
     shares = {arm: share(f"share in NaN at lr 0.01, {arm}", samples[f"{arm}: diverged"][middle]) for arm in ARMS}
@@ -96,12 +91,12 @@ def judge(samples: Samples) -> Judgement:
     numbers = (*measured.values(), *shares.values(), *anywhere.values(), *bounds, *bands(samples, ARMS))
     strange = profiles.outside(samples, ARMS)
     reason = (
-        f"The gradient grows by {text(_growth(measured[LARGE_RELU]))} decades a layer towards the input in ReLU"
+        f"The gradient grows by {text(_growth(measured[LARGE_RELU]))} decades per layer towards the input in ReLU"
         f" networks with s = 3, {text(_growth(measured[LARGER_RELU]))} with s = 4 and"
         f" {text(_growth(measured[CRITICAL_RELU]))} with s = 2, though every ReLU's slope is 0 or 1 (the steepest here"
         f" is {steepest}, {slopes[steepest]:.4f}). At a learning rate of 0.01 {shares[LARGE_RELU].value:.0%} of the"
         f" networks with s = 3 end in NaN and {shares[CRITICAL_RELU].value:.0%} of those with s = 2. A tanh network"
-        f" with s = 9 grows by {text(_growth(measured[LARGE_TANH]))} decades a layer, and"
+        f" with s = 9 grows by {text(_growth(measured[LARGE_TANH]))} decades per layer, and"
         f" {anywhere[LARGE_TANH].value:.0%} of its replicas end in NaN at any rate."
     )
     grows = all(profiles.explodes(measured[arm]) for arm in EXPLODING)
@@ -122,15 +117,15 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _growth(slope: Number) -> Number:
-    """Decades gained towards the input: the sign of `profiles.slope` turned."""
+    """Return decades gained towards the input: `profiles.slope` with the opposite sign."""
     assert slope.lower is not None
     assert slope.upper is not None
     return Number(slope.name, -slope.value, -slope.upper, -slope.lower, slope.units)
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, and the share of replicas that ended in NaN at each rate."""
-    from lab.plot.style import COLOURS
+    """Plot gradient against layer, and the share of replicas that end in NaN at each rate."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     profiles.draw(axes[0], samples, list(ARMS))
@@ -154,13 +149,13 @@ CLAIM = Claim(
     limit="The factor is a layer's Jacobian gain sqrt(s D(q)), which weights push above 1; slopes of common"
     " activations are at most 1.13. Where activations are bounded the loss stays finite.",
     source="Poole et al. 2016, section 2; Schoenholz et al. 2017, section 3; He et al. 2015, section 2.2",
-    quantity=f"decades of delta_rms a layer over {DEPTH} layers at initialization, for a random gradient that enters at"
-    f" the end; share of replicas whose loss or gradient is not finite within {STEPS} steps of SGD; largest slope of"
+    quantity=f"decades of delta_rms per layer over {DEPTH} layers at initialization, for a random gradient that enters"
+    f" at the end; share of replicas whose loss or gradient is not finite within {STEPS} steps of SGD; largest slope of"
     " each activation",
-    rule=f"Exploding is more than {FADING:g} decades a layer by the 95% interval. Does not hold unless ReLU with s = 3"
-    " and 4 and tanh with s = 9 explode and at lr 0.01 most ReLU networks with s = 3 end in NaN and most with s = 2 do"
-    " not. Holds with a condition if every arm lies in theory's band and ReLU's slope is at most 1, or most exploding"
-    " tanh networks stay finite at all rates; else holds.",
+    rule=f"Exploding is more than {FADING:g} decades per layer by the 95% interval. Does not hold unless ReLU with s ="
+    " 3 and 4 and tanh with s = 9 explode and at lr 0.01 most ReLU networks with s = 3 end in NaN and most with s = 2"
+    " do not. Holds with a condition if every arm lies in theory's band and ReLU's slope is at most 1, or most"
+    " exploding tanh networks stay finite at all rates; else holds.",
     caption="Left: gradient against layer at initialization, median and range over replicas, theory dashed. Right:"
     " share of replicas that end in NaN in training.",
     measure=measure,
@@ -172,7 +167,7 @@ CLAIM = Claim(
     f" {', '.join(f'{rate:g}' for rate in RATES)}",
     needs_full=True,
     findings=(
-        "Section 2 does not say what is above 1 when gradients explode. It cannot be the activations' slopes, of which"
-        " it speaks for vanishing: ReLU's never exceed 1, and GELU's, the steepest of the guide's, never 1.129.",
+        "Section 2 does not say what is above 1 when gradients explode. It cannot be the activations' slopes, to which"
+        " it attributes vanishing: ReLU's never exceed 1, and GELU's, the steepest of the guide's, never 1.129.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Section 2.1: does ReLU cure vanishing gradients? Its slope is one factor, and the weights are the other."""
+"""Section 2.1: effect of ReLU on vanishing gradients, for different weights."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ READ = (f"model.depth={DEPTH}", "model.width=128", "batch_size=32", "dtype=float
 TRAINED = (f"model.depth={TRAINED_DEPTH}", "model.width=32", "batch_size=32")
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*words, *READ) for name, words in WEIGHTS.items()}
 GAIN = 0.3
-"""Accuracy that ReLU must add to sigmoid's for it to have cured something; guessing has 10%."""
+"""Accuracy that ReLU must gain over sigmoid to count as a cure; guessing has 10%."""
 MATTERS = 0.05
-"""Accuracy by which two networks may differ and one still learns as well as the other."""
+"""Difference in accuracy up to which two networks learn equally well."""
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradient against layer at initialization, and learning curves at each arm's best rate."""
+    """Measure gradient against layer at initialization, and learning curves at each arm's best rate."""
     samples = profiles.measure(ARMS, scale.replicas)
     for arm, words in WEIGHTS.items():
-        found = networks.tuned((*words, *TRAINED), RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples[f"{arm}: accuracy"], samples[f"{arm}: steps"] = found["eval_accuracy"], found["steps"]
+        result = networks.tuned((*words, *TRAINED), RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples[f"{arm}: accuracy"], samples[f"{arm}: steps"] = result["eval_accuracy"], result["steps"]
     return samples
 
 
 def judge(samples: Samples) -> Judgement:
-    """Decades a layer, and what is learnt."""
+    """Apply the rule: decades per layer, and final accuracy."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     learnt = {arm: answered(samples[f"{arm}: accuracy"][-1]) for arm in ARMS}
     accuracy = {arm: interval(f"held-out accuracy, {arm}", learnt[arm]) for arm in ARMS}
     gain = difference("accuracy, ReLU with He less sigmoid with Xavier", learnt[HE], learnt[SIGMOID])
     relu, tanh = (delta_slope(samples[f"{arm}: delta_rms"]) for arm in (DEFAULT, TANH_DEFAULT))
-    worse = difference("what ReLU loses more than tanh, torch default", relu, tanh, "decades a layer")
+    worse = difference("what ReLU loses more than tanh, torch default", relu, tanh, "decades per layer")
     strange = profiles.outside(samples, ARMS)
     ahead = difference("accuracy, tanh with Xavier less ReLU with He", learnt[TANH_XAVIER], learnt[HE])
     numbers = (*measured.values(), *accuracy.values(), gain, worse, ahead, *bands(samples, ARMS))
     reason = (
-        f"ReLU loses {text(measured[HE])} decades a layer with He's weights, {text(measured[XAVIER])} with Xavier's and"
-        f" {text(measured[DEFAULT])} with torch's default, where tanh loses {text(measured[TANH_DEFAULT])}; sigmoid"
+        f"ReLU loses {text(measured[HE])} decades per layer with He's weights, {text(measured[XAVIER])} with Xavier's"
+        f" and {text(measured[DEFAULT])} with torch's default, where tanh loses {text(measured[TANH_DEFAULT])}; sigmoid"
         f" with Xavier's loses {text(measured[SIGMOID])}. Trained, {TRAINED_DEPTH} layers reach"
         f" {text(accuracy[HE], 2)}, {text(accuracy[XAVIER], 2)} and {text(accuracy[DEFAULT], 2)} with ReLU,"
         f" {text(accuracy[TANH_XAVIER], 2)} with tanh and Xavier, {text(accuracy[SIGMOID], 2)} with sigmoid."
@@ -86,8 +86,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, and accuracy against steps."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot gradient against layer, and accuracy against steps."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     profiles.draw(axes[0], samples, list(ARMS))
@@ -111,13 +111,13 @@ CLAIM = Claim(
     " variance of 2 / fan_in. Xavier's weights halve it in every layer, and torch's default for linear layers leaves a"
     " sixth.",
     source="He et al. 2015, section 2.2",
-    quantity=f"decades of delta_rms a layer over {DEPTH} layers at initialization, for a random gradient that enters at"
-    f" the end; held-out accuracy of {TRAINED_DEPTH} layers on digits after {STEPS} steps of SGD at each arm's best of"
-    f" {len(RATES)} rates",
-    rule=f"Vanishing is more than {FADING:g} decades a layer by the 95% interval. Does not hold unless ReLU with He"
+    quantity=f"decades of delta_rms per layer over {DEPTH} layers at initialization, for a random gradient that enters"
+    f" at the end; held-out accuracy of {TRAINED_DEPTH} layers on digits after {STEPS} steps of SGD at each arm's best"
+    f" of {len(RATES)} rates",
+    rule=f"Vanishing is more than {FADING:g} decades per layer by the 95% interval. Does not hold unless ReLU with He"
     " stays within that either way, sigmoid with Xavier vanishes, and ReLU's accuracy is higher by more than"
-    f" {GAIN:.0%} of all examples (a diverged network guesses). Holds with a condition if ReLU vanishes with Xavier's"
-    " or torch's default weights, and every arm lies in theory's band; else holds.",
+    f" {GAIN:.0%} of all examples (a diverged network counts as guessing). Holds with a condition if ReLU vanishes with"
+    " Xavier's or torch's default weights, and every arm lies in theory's band; else holds.",
     caption="Left: gradient against layer at initialization, median and range over replicas, theory dashed. Right:"
     " learning curves, mean over replicas.",
     measure=measure,

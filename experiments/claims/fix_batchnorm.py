@@ -1,4 +1,4 @@
-"""Section 2.3: batch norm against vanishing and exploding gradients, at initialization and in training."""
+"""Section 2.3: effect of batch norm on vanishing and exploding gradients, at initialization and in training."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NORMED = ", batch norm"
 STEPS, EVERY = 300, 30
 RATES = (0.01, 0.1, 1.0)
 FEW = 8
-"""Replicas of the deep networks that are compared, which cost most."""
+"""Compared replicas of the deep networks, which cost most."""
 WATCHED, WATCHED_EVERY, RATE = 60, 10, 0.1
 FASTER = 0.05
 """Gain in accuracy, averaged over the learning curve, that counts as faster."""
@@ -58,12 +58,12 @@ LEARNT = 0.5
 
 
 def measure(scale: Scale) -> Samples:
-    """Gradients at initialization, how their slope changes in the first steps, and learning curves."""
+    """Measure gradients at initialization, the change of their slope in the first steps, and learning curves."""
     samples = profiles.measure(STARTS, scale.replicas)
     for arm, overrides in TRAINED.items():
         replicas = min(FEW, scale.replicas) if "model.depth=50" in overrides else scale.replicas
-        found = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples |= {f"{arm}: accuracy": found["eval_accuracy"], f"{arm}: steps": found["steps"]}
+        result = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples |= {f"{arm}: accuracy": result["eval_accuracy"], f"{arm}: steps": result["steps"]}
     first = networks.trained(
         TRAINED["50 ReLU layers, batch norm"],
         scale.replicas,
@@ -78,7 +78,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """What batch norm changes at initialization, in the first steps, in training at 10 layers and at 50."""
+    """Apply the rule: effect of batch norm at initialization, in the first steps, and in training at two depths."""
     slope = {arm: profiles.slope(samples, arm) for arm in STARTS}
     strange = profiles.outside(samples, STARTS)
     learning = {arm: answered(samples[f"{arm}: accuracy"]) for arm in TRAINED}
@@ -92,7 +92,7 @@ def judge(samples: Samples) -> Judgement:
     }
     slopes = samples["first steps: slope"]
     first, last = (
-        interval(f"growth with batch norm after {step} steps", -slopes[index], "decades a layer")
+        interval(f"growth with batch norm after {step} steps", -slopes[index], "decades per layer")
         for index, step in ((0, 0), (-1, WATCHED))
     )
     numbers: tuple[Number, ...] = (
@@ -106,7 +106,7 @@ def judge(samples: Samples) -> Judgement:
     sigmoid, large, he = (arm for arm in STARTS if not arm.endswith(NORMED))
     deep, skip = "50 ReLU layers", "50 residual ReLU layers"
     reason = (
-        f"At initialization batch norm turns {text(slope[sigmoid])} decades a layer (plus: vanishing) into"
+        f"At initialization batch norm turns {text(slope[sigmoid])} decades per layer (plus: vanishing) into"
         f" {text(slope[sigmoid + NORMED])} for sigmoid, {text(slope[large])} into {text(slope[large + NORMED])} for"
         f" ReLU with s = 3, and {text(slope[he])} into {text(slope[he + NORMED])} for ReLU with He's weights (theory"
         f" {slope[he + NORMED].predicted:.3f}). After {WATCHED} steps 50 layers grow by {text(last)} instead of"
@@ -120,7 +120,7 @@ def judge(samples: Samples) -> Judgement:
         return Judgement(Verdict.FAILS, reason, numbers)
     conditions = []
     if profiles.stays(slope[he]) and profiles.explodes(slope[he + NORMED]):
-        conditions.append("at initialization it makes deep plain networks explode that did not")
+        conditions.append("at initialization it makes the gradient of deep plain networks explode")
     if is_below(final[deep + NORMED], LEARNT) and is_above(final[skip + NORMED], LEARNT):
         neither = "neither with nor without it" if is_below(final[deep], LEARNT) else "without it only"
         conditions.append(f"50 plain layers learn {neither}, residual ones do with it")
@@ -137,8 +137,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer at initialization, and learning curves of ReLU networks, with and without."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot gradient against layer at initialization, and learning curves of ReLU networks, with and without it."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     shown = [arm for arm in (*STARTS, *TRAINED) if arm in STARTS or "ReLU" in arm]
@@ -171,13 +171,13 @@ CLAIM = Claim(
     section="2.3",
     statement="Batch norm keeps the inputs of layers at mean 0 and standard deviation 1, which much reduces vanishing"
     " and exploding gradients and speeds up training.",
-    limit="At initialization it makes the gradient of deep plain networks explode, by sqrt(pi / (pi - 1)) a ReLU"
-    " layer, whatever the weights. This fades in the first steps; in residual networks it does not arise.",
+    limit="At initialization it makes the gradient of deep plain networks explode, by sqrt(pi / (pi - 1)) per ReLU"
+    " layer, whatever the weights. This fades in the first steps; in residual networks it does not occur.",
     source="Yang et al. 2019, A Mean Field Theory of Batch Normalization; De and Smith 2020",
-    quantity="decades of delta_rms a layer over 30 layers at initialization, for a random gradient that enters at the"
+    quantity="decades of delta_rms per layer over 30 layers at initialization, for a random gradient that enters at the"
     f" end; held-out accuracy on digits, at the end and averaged over {STEPS} steps of SGD, at each arm's best of"
-    f" {len(RATES)} rates; {FEW} networks a setting with 50 layers in training",
-    rule=f"Vanishing and exploding are more than {FADING:g} decades a layer by the 95% interval. Does not hold unless"
+    f" {len(RATES)} rates; {FEW} networks per setting with 50 layers in training",
+    rule=f"Vanishing and exploding are more than {FADING:g} decades per layer by the 95% interval. Does not hold unless"
     " batch norm ends the vanishing of sigmoid with Xavier and raises the averaged accuracy of 10 sigmoid or 10 ReLU"
     f" layers by more than {FASTER:g}. Holds with a condition if it makes ReLU with He's weights explode, or 50 plain"
     f" layers stay below {LEARNT:.0%} accuracy with it where residual ones do not, or one of the 10-layer networks"

@@ -1,4 +1,4 @@
-"""Section 2.5: what does clipping the gradient's norm cure, and what does it leave as it is?"""
+"""Section 2.5: effect of clipping the gradient's norm, and its limits."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ EXPLODING, CLIPPED_ARM, STRONG, BOUNDED, CRITICAL, PLAIN, PLAIN_CLIPPED = ARMS
 TRAINED = (EXPLODING, CLIPPED_ARM, STRONG, CRITICAL)
 THRESHOLDS = (0.01, 1.0, 100.0)
 EXACT = 1e-9
-"""Relative error that float64 leaves in a step of 1e-6 of a weight; float32 would leave far more."""
+"""Relative error of float64 in a step of 1e-6 of a weight; that of float32 is far larger."""
 MATTERS = 0.1
-"""Accuracy that a rescue must add, and that must be missing where a cure is incomplete: as much as guessing has."""
+"""Accuracy that a rescue must add and an incomplete cure must lack: that of guessing."""
 WATCHED, RATE = 100, 0.1
-"""Steps and learning rate of the vanishing networks, whose gradients' norm stays below their threshold of 10."""
+"""Steps and learning rate of the vanishing networks, whose gradient norm stays below their threshold of 10."""
 
 
 def measure(scale: Scale) -> Samples:
-    """What one clipped step is; accuracy at every rate with and without; the same for a vanishing network."""
+    """Measure the effect of one clipped step, accuracy at every rate with and without, and a vanishing network."""
     samples = dict(zip(("norm error", "ratio error", "step ratio"), one_step(scale.replicas), strict=True))
     for arm in TRAINED:
-        found = networks.tuned(ARMS[arm], RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
+        result = networks.tuned(ARMS[arm], RATES, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
         samples |= {
-            f"{arm}: grid": found["grid"],
-            f"{arm}: accuracy": found["eval_accuracy"],
-            f"{arm}: rate": found["rate"],
+            f"{arm}: grid": result["grid"],
+            f"{arm}: accuracy": result["eval_accuracy"],
+            f"{arm}: rate": result["rate"],
         }
     plain, clipped = (
         networks.trained(ARMS[arm], scale.replicas, WATCHED, f"optimizer.lr={RATE}", "probe.every=10")
@@ -65,11 +65,11 @@ def measure(scale: Scale) -> Samples:
 
 
 def one_step(replicas: int) -> tuple[Array, Array, Array]:
-    """Relative errors of two identities in an exploding network, and its steps' ratio: (thresholds, replicas) each.
+    """Return relative errors of two identities, and the ratio of the steps of two layers: (thresholds, replicas) each.
 
-    The norm after clipping is min(norm, threshold); and the step's size over the gradient's is the same in all layers.
-    The third is log10 of the first layer's step over the last's. Of tanh, because in a ReLU network without biases the
-    gradients of all weights are about as large, whatever becomes of dL/dz: as one factor grows, the other shrinks.
+    The identities: the norm after clipping is min(norm, threshold), and all layers have the same ratio of step to
+    gradient. The third array is log10 of the first layer's step over the last's. The network is tanh because in a ReLU
+    network without biases all weight gradients have about the same size even if dL/dz explodes.
     """
     overrides = (*ARMS[BOUNDED], "dtype=float64", "model.bias=false", "optimizer.lr=1", "clip=norm")
     norms, ratios, gradients = [], [], []
@@ -85,7 +85,7 @@ def one_step(replicas: int) -> tuple[Array, Array, Array]:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Both identities, the rescue, what is missing to a critical network, and the vanishing network."""
+    """Apply the rule: both identities, the rescue, the gap to a critical network, and the vanishing network."""
     norm_error = Number("largest relative error of norm = min(norm, threshold)", float(np.max(samples["norm error"])))
     ratio_error = Number("largest relative change of the ratio between layers", float(np.max(samples["ratio error"])))
     final = {arm: answered(samples[f"{arm}: accuracy"][-1]) for arm in TRAINED}
@@ -96,7 +96,7 @@ def judge(samples: Samples) -> Judgement:
         for arm in (CLIPPED_ARM, STRONG)
     }
     best = int(np.argmin(np.abs(np.array(RATES) - samples[f"{CLIPPED_ARM}: rate"][0])))
-    # No network that answers is wrong on all 359 examples: an accuracy of exactly 0 is that of one that diverged.
+    # No working network is wrong on all 359 examples: an accuracy of exactly 0 means divergence.
     lost = share("diverged without clipping at the rate best with it", samples[f"{EXPLODING}: grid"][best] == 0)
     changed = Number(
         "largest change of a vanishing network's loss", float(np.max(samples["vanishing: loss changed by"]))
@@ -133,19 +133,19 @@ def judge(samples: Samples) -> Judgement:
     incomplete = [arm for arm, number in missing.items() if is_above(number, MATTERS)]
     if ratio_error.value > EXACT or not incomplete:
         return Judgement(Verdict.HOLDS, reason, numbers)
-    where = "it bounds the step, but all layers keep the ratio they had"
+    where = "it bounds the step, but the ratio between layers is unchanged"
     for arm, what in ((CLIPPED_ARM, "a mild explosion (s = 3)"), (STRONG, "a stronger one (s = 4)")):
         fate = "stays worse" if arm in incomplete else "is cured" if is_below(missing[arm], MATTERS) else "is open"
         where += f"; {what} {fate}: accuracy {accuracy[arm].value:.2f}"
     where += f", critical weights {accuracy[CRITICAL].value:.2f}"
     if changed.value == 0:
-        where += "; against vanishing it does nothing"
+        where += "; it does not help against vanishing"
     return Judgement(Verdict.CONDITION, reason, numbers, where)
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Accuracy against the learning rate."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot accuracy against the learning rate."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, arm in enumerate(TRAINED):
@@ -165,9 +165,9 @@ CLAIM = Claim(
     section="2.5",
     statement="Scaling a gradient whose norm exceeds a threshold down to the threshold cures explosion: it prevents"
     " updates that are too large.",
-    limit="It bounds the step and nothing else: all layers are scaled by one number, so that their ratio stays, and a"
-    " gradient that vanishes is not touched.",
-    source="Pascanu et al. 2013, section 3.2 (the algorithm); that one factor keeps ratios is arithmetic",
+    limit="It only bounds the step: all layers are scaled by the same factor, so that their ratio is unchanged, and a"
+    " vanishing gradient is not affected.",
+    source="Pascanu et al. 2013, section 3.2 (the algorithm); that a common factor preserves ratios is arithmetic",
     quantity=f"norm after clipping; size of a layer's step over its gradient; held-out accuracy of {DEPTH} ReLU layers"
     f" with weight variance s / fan_in, s = 3 (strongly: 4), on digits after {STEPS} steps of SGD, each arm at its best"
     f" of {len(RATES)} rates",

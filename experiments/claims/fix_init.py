@@ -1,4 +1,4 @@
-"""Section 2.2: do Xavier's and He's weights keep signal and gradient in range? Each for which activation?"""
+"""Section 2.2: Xavier's and He's weights keep signal and gradient in range, each for its own activation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WEIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words in WEIGHTS.items()}
 OWN = ("Xavier, tanh", "He, ReLU")
-"""The activation each was derived for."""
+"""Each initialization with the activation it was derived for."""
 OTHERS = ("Xavier, sigmoid", "Xavier, ReLU", "He, tanh", "He, GELU", "Xavier times 5/3, tanh")
 QUANTITIES: Mapping[str, str] = {"delta_rms": "gradient", "pre_rms": "signal"}
 
@@ -40,7 +40,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Which arms keep both signal and gradient."""
+    """Apply the rule: arms that keep both signal and gradient."""
     measured = {name: {arm: profiles.slope(samples, arm, name) for arm in ARMS} for name in QUANTITIES}
     numbers = tuple(number for of_arms in measured.values() for number in of_arms.values())
     numbers += (*bands(samples, ARMS), *bands(samples, ARMS, "pre_rms", -1))
@@ -48,7 +48,7 @@ def judge(samples: Samples) -> Judgement:
     strange = [f"{arm} ({word})" for name, word in QUANTITIES.items() for arm in profiles.outside(samples, ARMS, name)]
     gradient = measured["delta_rms"]
     shown = "; ".join(f"{pair(arm)} {text(gradient[arm])}" for arm in ARMS)
-    reason = f"Decades of gradient lost a layer towards the input (minus: gained): {shown}."
+    reason = f"Decades of gradient lost per layer towards the input (minus: gained): {shown}."
     lost = [arm for arm in OTHERS if not is_kept[arm]]
     if not all(is_kept[arm] for arm in OWN):
         return Judgement(Verdict.FAILS, reason, numbers)
@@ -65,7 +65,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient and signal against layer."""
+    """Plot gradient and signal against layer."""
     axes = panels(figure, 2)
     for ax, (name, word) in zip(axes, QUANTITIES.items(), strict=True):
         base, where = (-1, "last") if name == "delta_rms" else (0, "first")
@@ -84,11 +84,11 @@ CLAIM = Claim(
     limit="Each for the activation it was derived for. Xavier halves ReLU's squared gradient in every layer and leaves"
     " sigmoid's a twentieth; He's weights let GELU's vanish; the customary gain of 5/3 makes tanh's explode slowly.",
     source="Glorot and Bengio 2010, section 4.2.1; He et al. 2015, section 2.2; Schoenholz et al. 2017, section 3",
-    quantity=f"decades a layer of delta_rms and of the pre-activations' rms over {DEPTH} layers at initialization, for"
-    " a random gradient that enters at the end",
-    rule=f"In range is less than {FADING:g} decades a layer either way, a factor of 30 over {DEPTH} layers, for signal"
-    " and gradient, by 95% intervals. Does not hold if Xavier with tanh or He with ReLU is out of range. Holds with a"
-    " condition if another pair is, and every arm lies in theory's band; else holds.",
+    quantity=f"decades per layer of delta_rms and of the pre-activations' rms over {DEPTH} layers at initialization,"
+    " for a random gradient that enters at the end",
+    rule=f"In range is less than {FADING:g} decades per layer either way, a factor of 30 over {DEPTH} layers, for"
+    " signal and gradient, by 95% intervals. Does not hold if Xavier with tanh or He with ReLU is out of range. Holds"
+    " with a condition if another pair is, and every arm lies in theory's band; else holds.",
     caption="Gradient over the last layer's (left) and rms of the pre-activations over the first layer's (right)"
     " against layer at initialization: median and range over replicas, theory dashed.",
     measure=measure,

@@ -1,4 +1,4 @@
-"""Section 2.3: what exactly has mean 0 and standard deviation 1 under layer norm, and what becomes of gradients."""
+"""Section 2.3: quantities with mean 0 and standard deviation 1 under layer norm, and the gradient."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ STARTS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {"trained": TRAINED, **STARTS}
 PLACES = ("normalized", "affine", "activated")
-"""What comes out of the division, of gain and shift, and of the activation: the inputs to the next layer."""
+"""Outputs of the division, of gain and shift, and of the activation, which are the inputs of the next layer."""
 ROUNDING = 1e-12
-"""float64 over 64 units keeps a mean and a deviation to a few 1e-16; a float32 slip or a wrong divisor shows."""
+"""Means and deviations over 64 units are exact to a few 1e-16 in float64; float32 or a wrong divisor exceeds this."""
 OFF = 0.05
 """Departure from mean 0 or deviation 1 that counts: a twentieth of the deviation."""
 
 
 def measure(scale: Scale) -> Samples:
-    """Mean and deviation of each example over the units of a layer, before and after training; gradients."""
+    """Measure mean and deviation over the units of a layer, before and after training, and gradients."""
     samples = profiles.measure(STARTS, scale.replicas)
     return samples | moments_of_layers(scale)
 
 
 def moments_of_layers(scale: Scale) -> dict[str, Array]:
-    """`TIME PLACE mean` and `... deviation`, (layers, replicas): of examples over units, the average over a batch.
+    """Return `TIME PLACE mean` and `... deviation` (layers, replicas) over units, averaged over the examples.
 
     `TIME error` (layers, replicas) is the largest |mean| or |biased deviation - 1| of examples where normalized,
     `TIME unbiased` the mean deviation there with divisor N - 1, `TIME units` the mean |mean| of units over examples.
@@ -58,28 +58,28 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
     from lab.train.trainer import Trainer
 
     settings = compose.compose([*TRAINED, f"replicas={scale.replicas}", *ALONE, f"steps={scale.steps(STEPS)}"])
-    found: dict[str, Array] = {}
+    moments: dict[str, Array] = {}
     with thread_budget(settings.threads):
         dataset = data.load(settings.data, torch.float64, torch.device("cpu"))
         trainer = Trainer(settings, dataset, torch.device("cpu"))
         x = dataset.test_x.expand(scale.replicas, -1, -1)  # (R, B, features)
         for time in ("before", "after"):
             layers = [statistics(seen) for seen in look(trainer.network, x)]
-            found |= {f"{time} {name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
+            moments |= {f"{time} {name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
             for _ in range(settings.steps if time == "before" else 0):
-                trainer.step()
-    return found
+                trainer.step(is_reading=False)
+    return moments
 
 
 def look(network: object, x: Tensor) -> list[dict[str, Tensor]]:
-    """One forward pass: for each layer what is at each of PLACES, (R, B, N)."""
+    """Run a forward pass and return, for each layer, the values at each of PLACES, (R, B, N)."""
     import torch
 
     from lab.network import Block, Network
     from lab.network.normalization import LayerNormLayer
 
     assert isinstance(network, Network)
-    found = []
+    layers = []
     with torch.no_grad():
         for block in network.blocks:
             assert isinstance(block, Block)
@@ -94,27 +94,27 @@ def look(network: object, x: Tensor) -> list[dict[str, Tensor]]:
             handle = affine.register_forward_hook(keep)
             x = seen["activated"] = block(x)
             handle.remove()
-            found.append(seen)
-    return found
+            layers.append(seen)
+    return layers
 
 
 def statistics(seen: Mapping[str, Tensor]) -> dict[str, Array]:
-    """Of one layer, (R,) each."""
-    found = {}
+    """Return statistics of one layer, (R,) each."""
+    moments = {}
     for place in PLACES:
         values = seen[place]  # (R, B, N)
-        found[f"{place} mean"] = values.mean(-1).mean(1)
-        found[f"{place} deviation"] = values.std(-1, correction=0).mean(1)
+        moments[f"{place} mean"] = values.mean(-1).mean(1)
+        moments[f"{place} deviation"] = values.std(-1, correction=0).mean(1)
     normalized = seen["normalized"]
     mean, biased = normalized.mean(-1).abs(), (normalized.std(-1, correction=0) - 1).abs()  # (R, B)
-    found["error"] = mean.maximum(biased).amax(1)
-    found["unbiased"] = normalized.std(-1, correction=1).mean(1)
-    found["units"] = normalized.mean(1).abs().mean(-1)
-    return {name: value.numpy() for name, value in found.items()}
+    moments["error"] = mean.maximum(biased).amax(1)
+    moments["unbiased"] = normalized.std(-1, correction=1).mean(1)
+    moments["units"] = normalized.mean(1).abs().mean(-1)
+    return {name: value.numpy() for name, value in moments.items()}
 
 
 def judge(samples: Samples) -> Judgement:
-    """The exact statement, where it ends, and the gradient's rates."""
+    """Apply the rule: the exact statement, where it fails, and the gradient's rates."""
     error = Number(
         "largest error of mean 0 and deviation 1",
         float(max(samples["before error"].max(), samples["after error"].max())),
@@ -147,7 +147,7 @@ def judge(samples: Samples) -> Judgement:
         f"Each example's mean over the units is 0 and its biased deviation 1 to {error.value:.0e}, before gain and"
         f" shift; the mean of one unit over the examples is {text(units)} off. After training gain and shift have moved"
         f" one layer's values by {text(off['after affine'])}, and after the activation the mean is {text(halves)} at"
-        f" the start already. The gradient loses {text(slope['sigmoid, Xavier'])} decades a layer in sigmoid,"
+        f" the start already. The gradient loses {text(slope['sigmoid, Xavier'])} decades per layer in sigmoid,"
         f" {text(slope['tanh, Xavier'])} in tanh and {text(slope['ReLU, He'])} in ReLU networks."
     )
     if not error.value <= ROUNDING:
@@ -167,8 +167,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Mean and deviation at each place after training, and gradient against layer."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot mean and deviation at each place after training, and gradient against layer."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, place in enumerate(PLACES):
@@ -199,7 +199,7 @@ CLAIM = Claim(
     " vanishes.",
     source="Ba et al. 2016, equation 4",
     quantity=f"mean and biased standard deviation over units in {DEPTH} ReLU layers, in float64 with eps = 0, at"
-    f" initialization and after {STEPS} steps of Adam; decades of delta_rms a layer over 30 layers at initialization",
+    f" initialization and after {STEPS} steps of Adam; decades of delta_rms per layer over 30 layers at initialization",
     rule="Does not hold if the normalized values of any example are off mean 0 or deviation 1 by more than"
     f" {ROUNDING:g}. Holds with a condition if units over examples, or some layer's values after gain and shift or"
     f" after the activation, are off by more than {OFF:g} (95% interval over replicas); else holds.",

@@ -1,4 +1,4 @@
-"""Section 2.4: what skips do to the gradient of very deep networks: it does not shrink, but does it stay?"""
+"""Section 2.4: effect of skip connections on the gradient of very deep networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEPTHS = (4, 8, 16, 32, 64)
 GAIN = 2**-0.25
-"""He's weights times this have s = sqrt(2) in either map of a block, whose branch then keeps the variance."""
+"""Factor of He's weights for which both maps of a block have s = sqrt(2), so that its branch preserves the variance."""
 BLOCK = ("model.block=ffn", "model.expansion=1", "activation=relu")
 KEEPING = (*BLOCK, "init=he_normal", f"init.gain={GAIN!r}")
 SMALL = (*BLOCK, "init=torch_default")
@@ -37,18 +37,18 @@ NO_SKIP, SMALL_SKIP, UNDAMPED, DAMPED, NORMED = KINDS
 READ = ("model.width=64", "batch_size=32", "data=gaussian", f"data.variance={2**-0.5!r}")
 """With s = sqrt(2) in the embedding too, the stream starts at a mean square of 1."""
 SMALL_SHARE = 1 + (1 / 3) ** 2 / 2
-"""1 + s^2 / 2, what a block with a skip multiplies the squared gradient by; torch's default s is 1/3 in both maps."""
+"""1 + s^2 / 2, the factor of the squared gradient per block with a skip; torch's default s is 1/3 in both maps."""
 LAYERS, STEPS, EVERY = 30, 300, 30
 RATES = (1e-6, 1e-4, 0.01, 0.1, 1.0)
-"""Down to where networks survive whose gradient explodes by 2^15."""
+"""Low enough for networks whose gradient explodes by 2^15."""
 FEW = 8
-"""Replicas of the trained networks that are compared."""
+"""Compared replicas of the trained networks."""
 TRAINED = (f"model.depth={LAYERS}", "model.width=32", "batch_size=32")
 TRAINED_KINDS = ("no skip", UNDAMPED, NORMED)
 LEARNT = 0.5
 """Accuracy between guessing (10%) and what this data allows (95% and more)."""
 LARGE = math.log(10.0)
-"""Growth of the squared gradient, as ln: more than tenfold is not undiminished and unchanged."""
+"""ln of the growth of the squared gradient that counts as a change: tenfold."""
 
 
 def overrides(kind: str, depth: int) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 
 
 def measure(scale: Scale) -> Samples:
-    """ln of the squared gradient below all blocks over that above them, by depth; learning curves of 30 blocks."""
+    """Measure the growth of ln squared gradient over all blocks, by depth, and learning curves of 30 blocks."""
     samples = {}
     for kind in KINDS:
         readings = [
@@ -75,13 +75,13 @@ def measure(scale: Scale) -> Samples:
         )
     for kind in TRAINED_KINDS:
         arm, replicas = ARMS[f"trained: {kind}"], min(FEW, scale.replicas)
-        found = networks.tuned(arm, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples |= {f"accuracy, {kind}": found["eval_accuracy"], f"steps, {kind}": found["steps"]}
+        result = networks.tuned(arm, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples |= {f"accuracy, {kind}": result["eval_accuracy"], f"steps, {kind}": result["steps"]}
     return samples
 
 
 def expected(kind: str, depth: Array) -> Array:
-    """ln of the growth of the squared gradient, `depth` (D,) -> (D,): L ln(1 + alpha^2), or ln(1 + L) behind a norm."""
+    """Return ln of the growth of the squared gradient, (D,): L ln(1 + alpha^2), or ln(1 + L) behind a norm."""
     return np.asarray(
         {
             NO_SKIP: depth * math.log(SMALL_SHARE - 1),
@@ -94,7 +94,7 @@ def expected(kind: str, depth: Array) -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """How the growth depends on depth, and what trains."""
+    """Apply the rule: growth against depth, and trainability."""
     depth, deepest = np.array(DEPTHS, dtype=np.float64), DEPTHS[-1]
     total = {
         kind: interval(
@@ -106,7 +106,7 @@ def judge(samples: Samples) -> Judgement:
         for kind in KINDS
     }
     per_block = interval(
-        "ln of squared gradient a block, skip", _slope(depth, samples[UNDAMPED]), "ln a block", math.log(2)
+        "ln of squared gradient per block, skip", _slope(depth, samples[UNDAMPED]), "ln per block", math.log(2)
     )
     power = interval("power of 1 + depth, skip, norm first", _slope(np.log1p(depth), samples[NORMED]), predicted=1.0)
     accuracy = {
@@ -138,14 +138,14 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _slope(x: Array, y: Array) -> Array:
-    """Least-squares slope of y (D, R) against x (D,): (R,)."""
+    """Return the least-squares slope of y (D, R) against x (D,): (R,)."""
     centred = x - x.mean()
     return np.asarray(centred @ y / (centred @ centred))
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Growth against depth, and learning curves."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot growth against depth, and learning curves."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     depth = np.array(DEPTHS, dtype=np.float64)

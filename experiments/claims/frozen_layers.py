@@ -1,4 +1,4 @@
-"""Section 2: vanishing gradients freeze the first layers. Those of an optimizer that rescales gradients too?"""
+"""Section 2: vanishing gradients freeze the first layers under SGD, and under Adam."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SHALLOW, DEEP = 5, 20
 STEPS, EVERY = 600, 100
 WATCHED, WATCHED_EVERY = 100, 20
-"""Steps over which updates are looked at, and how often; the first is left out, where each of Adam's updates is lr."""
+"""Steps over which updates are recorded, and the interval; the first, where Adam's updates are lr, is excluded."""
 SGD_RATES = (0.1, 1.0, 10.0)
 ADAM_RATES = (0.001, 0.003, 0.01)
-"""Of Adam the step is about the rate, of SGD the rate times a gradient near 1: the grids are apart by a factor of 100
-and more, and as long."""
+"""Adam's step is about the rate, SGD's the rate times a gradient near 1, hence grids that differ by a factor of 100
+and more, of equal length."""
 COMMON = ("activation=sigmoid", "init=xavier_normal", "model.width=32", "batch_size=32")
 SGD = ("optimizer=sgd",)
 ADAM = ("optimizer=adam",)
@@ -38,26 +38,26 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 }
 SHALLOW_SGD, SHALLOW_ADAM, DEEP_SGD, DEEP_ADAM, DEEP_TINY = ARMS
 NEGLIGIBLE = -2.0
-"""log10 of the first layer's relative update over the last's: a layer that needs 100 times the steps stands still."""
+"""log10 of the first layer's relative update over the last's below which the layer counts as frozen."""
 EVEN = -0.5
-"""The same, above which both move alike: within a factor of 3."""
+"""The same, above which both layers move alike: within a factor of 3."""
 LEARNT = 0.5
 """Accuracy, between the 10% of guessing and the 95% and more that this data allows."""
 
 
 def measure(scale: Scale) -> Samples:
-    """Accuracy at each arm's best rate, and there the relative updates of each layer and the gradient at the start."""
+    """Measure accuracy at each arm's best rate, and there the relative updates by layer and the initial gradient."""
     samples = {}
     for arm, overrides in ARMS.items():
         rates = SGD_RATES if arm.endswith("SGD") else ADAM_RATES
-        found = networks.tuned(overrides, rates, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples[f"{arm}: accuracy"] = found["eval_accuracy"]
-        samples[f"{arm}: steps"], samples[f"{arm}: rate"] = found["steps"], found["rate"]
+        result = networks.tuned(overrides, rates, scale.replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples[f"{arm}: accuracy"] = result["eval_accuracy"]
+        samples[f"{arm}: steps"], samples[f"{arm}: rate"] = result["steps"], result["rate"]
         watched = networks.trained(
             overrides,
             scale.replicas,
             WATCHED,
-            f"optimizer.lr={float(found['rate'][0])}",
+            f"optimizer.lr={float(result['rate'][0])}",
             f"probe.every={WATCHED_EVERY}",
             "probe.eval_every=0",
         )
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Whether first layers move, and whether the network learns, with either optimizer."""
+    """Apply the rule: do the first layers move, and does the network learn, with either optimizer?"""
     gradient, update, accuracy = {}, {}, {}
     for arm in ARMS:
         gradient[arm] = interval(f"first over last gradient, {arm}", samples[f"{arm}: gradient"], "log10")
@@ -97,14 +97,14 @@ def judge(samples: Samples) -> Judgement:
         where += f", and then trains the same {SHALLOW} layers"
     if moves[DEEP_TINY] and is_below(accuracy[DEEP_TINY], LEARNT):
         where += (
-            f"; but {DEEP} layers do not learn even where all of them move, so frozen layers are not all that is wrong"
+            f"; but {DEEP} layers do not learn even where all of them move, so frozen layers are not the only problem"
         )
     return Judgement(Verdict.CONDITION, reason, numbers, where)
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Relative update of each layer, and accuracy against steps."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot the relative update of each layer, and accuracy against steps."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, arm in enumerate(ARMS):
@@ -132,7 +132,7 @@ CLAIM = Claim(
     " sigmoid networks with Xavier weights",
     rule="Frozen: the first layer's relative update is less than 1/100 of the last's; not learning: accuracy below"
     f" 50%; both by 95% intervals. Does not hold if with SGD the first of {DEEP} layers is not frozen, or they learn"
-    " all the same. Holds with a condition if under Adam the first layer moves at least a third as far as the last,"
+    " nevertheless. Holds with a condition if under Adam the first layer moves at least a third as far as the last,"
     " from the same gradient; else holds.",
     caption="Left: relative update of each layer, mean over replicas. Right: held-out accuracy, mean over replicas.",
     measure=measure,

@@ -1,4 +1,4 @@
-"""Gated units: what the gate does, alone and inside a trained network; the other two claims have their own modules."""
+"""Sections 5.3 and Q3: effect of the gate of gated units, alone and in a trained network."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ GATES = {
     "geglu": lambda u, mp: u * mp.ncdf(u),
     "swiglu": lambda u, mp: u / (1 + mp.exp(-u)),
 }
-"""Gated activation -> what a gate's pre-activation u lets pass, as the papers write it, for mpmath."""
+"""Gated activation -> gain of a gate with pre-activation u, as the papers write it, for mpmath."""
 
 VALUES = (-1e4, -1.5, 1e-8, 2.0)
-"""What stands at the gate; its sign and size must not matter."""
+"""Values at the gate; sign and size must not matter."""
 
 ROUNDING = 64 * float(np.finfo(np.float64).eps)
-"""Of |value| (1 + |gate|): a dozen roundings in a row, and room for their propagation."""
+"""Tolerance relative to |value| (1 + |gate|): a dozen successive roundings and their propagation."""
 
 CLOSED = 0.05
-"""A gate is closed where less than a twentieth of its value passes."""
+"""A gate is closed if less than a twentieth of its value passes."""
 
 SHARE = 0.05
-"""A share of gates that counts."""
+"""Share of gates that counts."""
 
 STEPS, RATE = 200, 3e-3
-"""To some 97% of the held-out digits; what gates then do does not hang on the last percent."""
+"""Enough for about 97% accuracy on the held-out digits; the gates' shares do not depend on the last percent."""
 
 ARMS = {
     name: (f"activation={name}", *BLOCK, "init=lecun_normal", "data=digits", f"optimizer.lr={RATE:g}")
@@ -52,7 +52,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Functions: `points` (Z,), `NAME_gain`, `NAME_error` (Z,). Networks: `NAME_start` and `NAME_end` (3, replicas)."""
+    """Measure `points` (Z,), `NAME_gain`, `NAME_error` (Z,) and shares `NAME_start`, `NAME_end` (3, replicas)."""
     points = np.unique(
         np.concatenate([np.linspace(-40, 40, 321), *(s * np.geomspace(1e-12, 700, 60) for s in (-1, 1))])
     )
@@ -65,7 +65,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _function(name: str, points: Array) -> tuple[Array, Array]:
-    """The exact gain at each gate pre-activation (Z,), and the largest error of output and both derivatives there."""
+    """Return the exact gain at gate pre-activations (Z,), and the largest error of output and derivatives there."""
     import mpmath
     import torch
 
@@ -81,17 +81,17 @@ def _function(name: str, points: Array) -> tuple[Array, Array]:
         z = torch.from_numpy(np.stack([np.full_like(points, value), points], -1)[None]).requires_grad_()  # (1, Z, 2)
         output = layer(z)[0, :, 0]  # (Z,)
         (gradient,) = torch.autograd.grad(output.sum(), z)
-        found = (output.detach().numpy(), gradient[0, :, 0].numpy(), gradient[0, :, 1].numpy())
+        computed = (output.detach().numpy(), gradient[0, :, 0].numpy(), gradient[0, :, 1].numpy())
         wanted, sizes = (value * gain, gain, value * slope), (abs(value), 1.0, abs(value))
-        for measured, expected, size in zip(found, wanted, sizes, strict=True):
+        for measured, expected, size in zip(computed, wanted, sizes, strict=True):
             errors = np.maximum(errors, np.abs(measured - expected) / (size * (1 + np.abs(points))))
     return gain, errors
 
 
 def _shares(arm: tuple[str, ...], replicas: int, steps: int) -> tuple[Array, Array]:
-    """Share of gates, over layers, units and held-out images, that are closed, reversing and amplifying: (3, replicas).
+    """Return the shares of closed, sign-turning and amplifying gates: (3, replicas).
 
-    At initialization and after training.
+    One array at initialization and one after training; over layers, units and held-out images.
     """
     import torch
 
@@ -126,12 +126,12 @@ def _look(trainer: Any) -> Array:
 
 
 def shares(gates: Array) -> Array:
-    """Share of gates (R, gates) that are closed, that turn the sign of their value, that amplify it: (3, R)."""
+    """Return the shares of gates (R, gates) that are closed, turn the sign of their value, or amplify it: (3, R)."""
     return np.stack([kind.mean(1) for kind in (np.abs(gates) < CLOSED, gates <= -CLOSED, gates > 1)])
 
 
 def expected_shares(name: str) -> tuple[float, float, float]:
-    """The three shares for gates with pre-activations N(0, 1), which is what RMS norm and LeCun's variance give."""
+    """Return the three shares for gate pre-activations N(0, 1), as RMS norm and LeCun's variance give them."""
     from scipy.optimize import brentq
     from scipy.special import expit, ndtr
 
@@ -151,7 +151,7 @@ KINDS = ("closed", "turning the sign", "amplifying")
 
 
 def judge(samples: Samples) -> Judgement:
-    """First whether the gate is what it is said to be, exactly; then whether it is a valve, between shut and open."""
+    """Apply the rule: correctness of the gated product, then whether the gate acts as a valve."""
     points = samples["points"]
     error = max(float(samples[f"{name}_error"].max()) for name in GATES)
     shut, half, widest, deepest = (
@@ -199,8 +199,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """What passes against the gate's pre-activation, and how many gates do what."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot the gain against the gate's pre-activation, and the shares of gates by kind."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     left, right = panels(figure, 2)
     points = samples["points"]

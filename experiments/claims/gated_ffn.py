@@ -1,4 +1,4 @@
-"""Eight feed-forward blocks with exactly as many parameters, each at its own best learning rate, on two tasks."""
+"""Eight feed-forward blocks with exactly equal parameter counts, each at its own best rate, on two tasks."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ BLOCKS = ("relu", "gelu", "silu", "glu", "bilinear", "reglu", "geglu", "swiglu")
 WIDTH = 24
 EXPANSION = (3 * WIDTH + 2) / WIDTH
 """A plain block of h hidden units has h (2N + 1) + N parameters, a gated one of g units g (3N + 2) + N: with
-h = 3N + 2 and g = 2N + 1, which is 2/3 of h rounded, both have the same number, biases and all."""
+h = 3N + 2 and g = 2N + 1, which is 2/3 of h rounded, both have the same number, biases included."""
 
 BLOCK = (
     *("model.block=ffn", f"model.width={WIDTH}", f"model.expansion={EXPANSION}", "model.depth=4"),
     *("norm=rms", "norm.place=pre", "residual=identity", "optimizer=adamw", "batch_size=64"),
 )
-"""All but activation, init and task."""
+"""Overrides of a block without activation, init and task."""
 
 START = ("init=gaussian", "init.weight_var=1", "init.bias_var=0.1")
-"""With biases of 0 the norm before the first block would hide from it how long an input is, the radius in a spiral."""
+"""With biases of 0 the norm before the first block would remove the length of an input, the radius in a spiral."""
 
 PLAIN_TASK = "digits"
 PLAIN = ("model.depth=12", "optimizer=adamw", "batch_size=64")
@@ -43,7 +43,7 @@ PLAIN_ARMS = {
     "swiglu, s = 0.1": ("activation=swiglu", "init=gaussian", "init.weight_var=0.1", "model.width=24"),
 }
 """A plain stack of linear layers; two maps of width 24 have about as many weights as one of width 35. The gated ones
-start on either side of the variance that would reproduce itself; in between some digits overflow and others vanish."""
+start on either side of the fixed point of the variance; in between some digits overflow and others vanish."""
 
 ARMS = {
     **{
@@ -57,35 +57,35 @@ ARMS = {
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 MARGIN = 0.05
-"""Share of the loss that counts. Another draw of 359 held-out digits would move the ratio of two blocks' losses by
+"""Share of the loss that counts. Another draw of 359 held-out digits would change the ratio of two blocks' losses by
 about this much, which no number of replicas averages out."""
 
 LEARNT_NOTHING = 0.99
-"""Share of the loss of guessing, above which a network has learnt nothing."""
+"""Share of the loss of guessing above which a network has learnt nothing."""
 
 PUBLISHED = (1.636 - 1.677) / 1.677
 """SwiGLU's loss against ReLU's after 524,288 steps, relative (Shazeer 2020, table 1)."""
 
 
 def measure(scale: Scale) -> Samples:
-    """At the end `ARM/loss` and `ARM/accuracy` on held-out data, `ARM/training` loss (replicas,).
+    """Measure at the end `ARM/loss` and `ARM/accuracy` on held-out data, `ARM/training` loss (replicas,).
 
     `ARM/rate` and `ARM/parameters` (1,).
     """
     samples: dict[str, Array] = {}
     for arm, overrides in ARMS.items():
         steps = scale.steps(TASKS[_task(arm)][1])
-        found = networks.tuned(overrides, RATES, scale.replicas, steps, every=0, metric="eval_loss")
-        samples[f"{arm}/loss"] = found["eval_loss"][-1]
-        samples[f"{arm}/training"] = found["loss"][-1]
-        samples[f"{arm}/accuracy"] = found["eval_accuracy"][-1]
-        samples[f"{arm}/rate"] = found["rate"]
+        result = networks.tuned(overrides, RATES, scale.replicas, steps, every=0, metric="eval_loss")
+        samples[f"{arm}/loss"] = result["eval_loss"][-1]
+        samples[f"{arm}/training"] = result["loss"][-1]
+        samples[f"{arm}/accuracy"] = result["eval_accuracy"][-1]
+        samples[f"{arm}/rate"] = result["rate"]
         samples[f"{arm}/parameters"] = np.array([count(overrides)], dtype=np.float64)
     return samples
 
 
 def count(overrides: Sequence[str]) -> int:
-    """Parameters of one replica of that network."""
+    """Return the number of parameters of one replica."""
     import torch
 
     from lab import compose, data
@@ -104,19 +104,19 @@ def _task(arm: str) -> str:
 
 
 def _log_loss(samples: Samples, arm: str, kind: str) -> Array:
-    """ln of the loss; a network that diverged guesses, which is worth ln of the number of classes."""
+    """Return ln of the loss; a diverged network counts as guessing, ln of the number of classes."""
     return np.log(np.nan_to_num(samples[f"{arm}/{kind}"], nan=math.log(CLASSES[_task(arm)])))
 
 
 def _change(samples: Samples, arm: str, base: str, kind: str = "loss") -> Number:
-    """How much larger the loss is than the base's, in %: 100 times the difference of mean logarithms."""
+    """Return 100 times the difference of mean log losses, roughly the change of the loss in %."""
     name = f"{arm.partition(', ')[2]} over {base.partition(', ')[2]}, {_task(arm)}"
     name += ", training loss" if kind == "training" else ""
     return difference(name, 100 * _log_loss(samples, arm, kind), 100 * _log_loss(samples, base, kind), "ln, %")
 
 
 def judge(samples: Samples) -> Judgement:
-    """SwiGLU against both usual blocks on each task, then what qualifies it."""
+    """Apply the rule: SwiGLU against ReLU and GELU on each task, then its conditions."""
     table, wins, losses = [], [], []
     for task in TASKS:
         table += [_change(samples, f"{task}, {block}", f"{task}, relu") for block in BLOCKS[1:]]
@@ -139,7 +139,7 @@ def judge(samples: Samples) -> Judgement:
         *(Number(f"fewest parameters, {task}", min(counts[task]), predicted=max(counts[task])) for task in TASKS),
         Number("blocks whose best learning rate is at an end of the grid", float(edge), units="of 16"),
     )
-    if any(len(found) > 1 for found in counts.values()):
+    if any(len(sizes) > 1 for sizes in counts.values()):
         reason = "The blocks do not have the same number of parameters."
         return Judgement(Verdict.UNDECIDED, reason, numbers, "blocks of equal size")
     against = "; ".join(
@@ -175,25 +175,25 @@ def _names(tasks: Sequence[str]) -> str:
 
 
 def _fate(samples: Samples) -> str:
-    """What became of the plain gated stacks: a network that diverged counts as guessing, and others guess as well."""
+    """Describe how many plain gated stacks diverged or ended at guessing."""
     fates = []
     for name in [*PLAIN_ARMS][1:]:
         loss = samples[f"{PLAIN_TASK}, plain {name}/loss"]
         lost, guessing = np.isnan(loss), loss > LEARNT_NOTHING * math.log(CLASSES[PLAIN_TASK])
         what = name.rpartition(", ")[2]
         fates.append(f"from {what} {lost.sum()} of {len(loss)} diverged and {guessing.sum()} end at guessing")
-    return f"where who diverged counts as guessing: {'; '.join(fates)}"
+    return f"where a diverged network counts as guessing: {'; '.join(fates)}"
 
 
 def _percent(number: Number) -> str:
-    """100 ln of a ratio, as the ratio in %."""
+    """Format 100 ln of a ratio as the ratio in %."""
     ends = [100 * math.exp(end / 100) for end in (number.value, number.lower, number.upper) if end is not None]
     return f"{ends[0]:.0f}%" + (f" [{ends[1]:.0f}, {ends[2]:.0f}]" if len(ends) == 3 else "")
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Each arm's loss over that of ReLU in the same kind of network, one panel a task."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot each arm's loss over that of ReLU in the same kind of network, one panel per task."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(TASKS))
     for ax, task in zip(axes, TASKS, strict=True):
@@ -247,7 +247,7 @@ SWIGLU_FFN = Claim(
         "One block beats another on a task where the whole 95% interval of the difference of mean ln loss lies beyond"
         " 5%. Holds: SwiGLU beats both ReLU and GELU on both tasks. With a condition: on one of them, or on both while"
         " plain stacks of it lose to ReLU, however it starts. Does not hold: on neither, and one beats it. Small"
-        " networks can show gains of some 10%; the published one is 2%, of transformers on text, and stays out of their"
+        " networks can show gains of some 10%; the published one is 2%, of transformers on text, and is out of their"
         " reach."
     ),
     caption=(

@@ -1,10 +1,9 @@
-"""Does gating make training stable? The signal of gated stacks, and the learning rates at which blocks still train."""
+"""Sections 5.3 and Q3: stability of gated networks, by the signal in plain stacks and the largest usable rates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ from experiments.claims.better import signed
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
 from experiments.claims.gated_ffn import BLOCK
 from experiments.claims.gated_stacks import LAYERS, STACK, STACKS, STARTS, fixed_point, predicted, variances
-from experiments.claims.networks import ALONE
+from experiments.claims.networks import ALONE, at_rates
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.statistics import difference, interval, is_above, is_below
 from lab import schema
@@ -28,13 +27,13 @@ OPTIMIZERS = {
     "sgd": tuple(2.0 ** np.array([-4, -2, 0, 0.5, 1, 1.25, 1.5, 1.75, 2, 2.5, 3])),
     "adamw": tuple(2.0 ** np.array([-5, -3, -1, 1, 1.5, 2, 2.5, 2.75, 3, 3.5, 4])),
 }
-"""Optimizer -> learning rates, from ones at which ReLU learns the digits in the budget to ones at which nothing can,
-and closest where it stops."""
+"""Optimizer -> learning rates, from those at which ReLU learns the digits to those at which no block does, densest near
+the limit."""
 STEPS, EVERY = 100, 4
 LEARNT = 0.5 * math.log(10)
-"""Training loss (nats) below which a network has learnt something: half of what guessing one of ten costs."""
+"""Training loss (nats) below which a network has learnt something: half of that of guessing one of ten."""
 SPIKE = 1.0
-"""A loss this many nats above the least so far is a spike."""
+"""A loss this many nats above the lowest so far is a spike."""
 
 ARMS = {
     **{
@@ -56,9 +55,9 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """`STACK/variance` (starts, layers, replicas), `OPTIMIZER/BLOCK/loss` (readings, rates, replicas), `BLOCK/tails`.
+    """Measure `STACK/variance` (starts, layers, replicas), `OPTIMIZER/BLOCK/loss` and `BLOCK/tails`.
 
-    The last has shape (replicas,).
+    Losses have shape (readings, rates, replicas), tails (replicas,).
     """
     samples: dict[str, Array] = {}
     for name in STACKS:
@@ -74,23 +73,18 @@ def measure(scale: Scale) -> Samples:
 
 
 def _losses(overrides: Sequence[str], rates: Sequence[float], replicas: int, steps: int) -> Array:
-    """Training loss at each reading, all rates side by side: (readings, rates, replicas); diverged ones are NaN."""
+    """Return training losses of all rates side by side, (readings, rates, replicas); NaN after divergence."""
     from lab import compose
     from lab.run import simulation
 
     common = ("replicas=1", f"steps={steps}", f"probe.every={EVERY}", "probe.set=norms", "probe.eval_every=0")
     base = compose.compose([*overrides, *common, "probe.examples=1", *ALONE])
-    arms = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in rates
-        for number in range(replicas)
-    ]
-    loss = simulation.side_by_side(arms)["loss"].to_numpy()
+    loss = simulation.side_by_side(at_rates(base, rates, range(replicas)))["loss"].to_numpy()
     return np.where(np.isfinite(loss), loss, np.nan).reshape(-1, len(rates), replicas)
 
 
 def tails(overrides: Sequence[str], replicas: int) -> Array:
-    """E a^4 / (E a^2)^2 over units and inputs of a block's activations at initialization: (replicas,)."""
+    """Return E a^4 / (E a^2)^2 over units and inputs of a block at initialization: (replicas,)."""
     import torch
 
     from lab import compose, data
@@ -111,9 +105,9 @@ def tails(overrides: Sequence[str], replicas: int) -> Array:
 
 
 def stable_octaves(losses: Array, rates: Sequence[float]) -> Array:
-    """log2 of the largest rate up to which a replica still learns at every rate: (replicas,).
+    """Return log2 of the largest rate up to which a replica learns at every rate: (replicas,).
 
-    It learns where the mean loss over the last quarter of the readings is below LEARNT. One that learns at no rate
+    A replica learns if the mean loss over the last quarter of the readings is below LEARNT. One that learns at no rate
     gets an octave below the grid.
     """
     late = losses[-max(1, len(losses) // 4) :].mean(0)  # (rates, replicas), NaN where it diverged
@@ -124,26 +118,26 @@ def stable_octaves(losses: Array, rates: Sequence[float]) -> Array:
 
 
 def spiking(losses: Array) -> Array:
-    """Share of the rates at which a replica's loss spikes or is lost, among those that are tried: (replicas,)."""
+    """Return the share of rates at which a replica's loss spikes or diverges: (replicas,)."""
     filled = np.where(np.isnan(losses), np.inf, losses)
     least = np.minimum.accumulate(filled, axis=0)
     return np.asarray((filled[1:] > least[:-1] + SPIKE).any(0).mean(0))
 
 
 def judge(samples: Samples) -> Judgement:
-    """Whether un-normalized gated stacks go the way theory says, and who bears the larger learning rates."""
+    """Apply the rule: agreement of plain stacks with theory, and the largest stable learning rates."""
     from lab.theory import kernel
 
     numbers, misses, checks = [], 0, 0
     for name in STACKS:
         for which, start in enumerate(STARTS):
             wanted, sd, bias = predicted(name, start)
-            found = np.log(samples[f"{name}/variance"][which])  # (layers, R)
-            allowed = 3 * sd / math.sqrt(found.shape[1]) + np.abs(bias)
-            misses += int(np.sum(~(np.abs(found.mean(1) - wanted) <= allowed)))
+            logs = np.log(samples[f"{name}/variance"][which])  # (layers, R)
+            allowed = 3 * sd / math.sqrt(logs.shape[1]) + np.abs(bias)
+            misses += int(np.sum(~(np.abs(logs.mean(1) - wanted) <= allowed)))
             checks += len(wanted)
             title = f"plain {name} from {start:g} fixed points: ln variance after {LAYERS} layers"
-            numbers.append(interval(title, found[-1], "", float(wanted[-1])))
+            numbers.append(interval(title, logs[-1], "", float(wanted[-1])))
     numbers.append(Number("layers where theory and measurement differ", float(misses), units=f"of {checks}"))
     gains = []
     for optimizer, rates in OPTIMIZERS.items():
@@ -169,8 +163,8 @@ def _verdict(misses: int, gains: Sequence[Number], numbers: tuple[Number, ...]) 
     plain = {number.name.split()[1] + number.name.split()[3]: number.value for number in numbers[: 2 * len(STACKS)]}
     reason = (
         f"Without a norm a SwiGLU stack leaves its fixed point doubly exponentially: started a factor of 2 away, the"
-        f" variance is e^{plain['swiglu2']:+.0f} or e^{plain['swiglu0.5']:+.0f} after {LAYERS} layers, as theory has"
-        f" it, while ReLU's stays (e^{plain['relu2']:+.1f}, e^{plain['relu0.5']:+.1f})."
+        f" variance is e^{plain['swiglu2']:+.0f} or e^{plain['swiglu0.5']:+.0f} after {LAYERS} layers, as theory"
+        f" predicts, while ReLU's stays (e^{plain['relu2']:+.1f}, e^{plain['relu0.5']:+.1f})."
         f" With norm and skip, octaves of learning rate that still train: {listed}."
     )
     if misses:
@@ -186,9 +180,9 @@ def _verdict(misses: int, gains: Sequence[Number], numbers: tuple[Number, ...]) 
     if worse:
         return Judgement(Verdict.FAILS, reason, numbers)
     condition = (
-        "training runs of very large models, where the guide places the observation; what can be seen here is that"
-        " gating without a norm destabilizes, and that with norm and skip it does not bear larger learning rates than"
-        " every block of one map, with either optimizer"
+        "training runs of very large models, where the guide places the observation; these experiments show that"
+        " gating without a norm destabilizes, and that with norm and skip it does not tolerate larger learning rates"
+        " than every plain block, with either optimizer"
     )
     return Judgement(Verdict.UNDECIDED, reason, numbers, condition)
 
@@ -198,17 +192,17 @@ def _of(gains: Sequence[Number], optimizer: str) -> list[Number]:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """The variance through plain stacks with theory, and who still learns against the learning rate."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot the variance through plain stacks with theory, and the share that learns against the learning rate."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 1 + len(OPTIMIZERS))
     layers = np.arange(1, LAYERS + 1)
     for number, name in enumerate(("relu", "swiglu")):
         for which, start in enumerate(STARTS):
-            found = np.log(samples[f"{name}/variance"][which]).mean(1) / math.log(10)
+            logs = np.log(samples[f"{name}/variance"][which]).mean(1) / math.log(10)
             axes[0].plot(
                 layers,
-                found,
+                logs,
                 linestyle="none",
                 color=COLOURS[number],
                 marker=MARKERS[number],
@@ -242,8 +236,8 @@ SWIGLU_STABLE = Claim(
     section="5.3, Q3",
     statement="Gating makes training more stable: by filtering, it keeps extreme activations from spreading.",
     limit=(
-        "A product of two maps squares what comes in, so that gated stacks without a norm run away from an unstable"
-        " fixed point doubly exponentially; what keeps transformers stable is norm and skip. SwiGLU's products have"
+        "A product of two maps squares its input, so that gated stacks without a norm diverge from an unstable fixed"
+        " point doubly exponentially; what keeps transformers stable is norm and skip. SwiGLU's products have"
         " heavier tails than ReLU's or GELU's, and in very long runs they have been the cause of outliers."
     ),
     source=(
@@ -260,7 +254,7 @@ SWIGLU_STABLE = Claim(
         " and the bias of a mean's logarithm. Then, with norm and skip, a replica's largest stable rate is the last one"
         " of the grid (octaves) up to which its loss ends below half of guessing at every rate. With a condition: with"
         " at least one optimizer SwiGLU's is above those of ReLU, GELU and Swish, whole 95% intervals. Does not hold:"
-        " with neither, and it is below one of them. Otherwise not decided: small networks cannot show what is said of"
+        " with neither, and it is below one of them. Otherwise not decided: small networks cannot test statements about"
         " very large ones."
     ),
     caption=(

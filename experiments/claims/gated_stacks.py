@@ -1,4 +1,4 @@
-"""The variance through plain gated stacks at initialization: measured from an exact start, and predicted."""
+"""The variance through plain gated stacks at initialization, measured from exact initial values, and predicted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STACK = (f"model.width={WIDTH}", f"model.depth={LAYERS}", "model.bias=false", "d
 
 
 def fixed_point(name: str) -> float:
-    """The variance that one layer keeps and the next ones leave; 1 for relu, which keeps any."""
+    """Return the unstable fixed point of the variance; 1 for relu, which keeps any variance."""
     from lab.theory import fixed_points
 
     points = fixed_points(schema.Activation(name), STACKS[name], 0.0)
@@ -29,9 +29,9 @@ def fixed_point(name: str) -> float:
 
 
 def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) -> Array:
-    """The variance that each layer hands to the next one's pre-activations: (starts, layers, replicas).
+    """Return the variance that each layer passes to the next pre-activations: (starts, layers, replicas).
 
-    One input a start and replica, in a random direction, whose first pre-activations have exactly that variance.
+    One input per start and replica, in a random direction, whose first pre-activations have exactly that variance.
     """
     import torch
 
@@ -48,12 +48,12 @@ def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) 
         direction = np.random.default_rng(SEED).standard_normal((replicas, 1, width))
         direction /= np.sqrt(np.mean(direction**2, -1, keepdims=True))
         x = torch.from_numpy(direction * np.sqrt(np.array(starts) / weight_var)[:, None])  # (R, starts, width)
-        found = [weight_var * a.square().mean(-1).T.numpy() for a in network.activations(x)]  # (starts, R) each
-    return np.stack(found, 1)
+        layers = [weight_var * a.square().mean(-1).T.numpy() for a in network.activations(x)]  # (starts, R) each
+    return np.stack(layers, 1)
 
 
 def predicted(name: str, start: float) -> tuple[Array, Array, Array]:
-    """ln of those variances by theory, the standard deviation of a replica's around it, and the bias: (LAYERS,) each.
+    """Return predicted ln variances, their standard deviation over replicas, and their bias, (LAYERS,) each.
 
     A layer adds to ln q the noise of a mean of `WIDTH` squares, of relative variance kappa / WIDTH with
     kappa = E a^4 / (E a^2)^2 - 1; the layers above multiply it by J = d ln q' / d ln q. The bias is the mean of the

@@ -1,4 +1,4 @@
-"""Section 5.1: what GELU is and how close its approximation comes, in 50 digits and in floats."""
+"""Section 5.1: GELU and its approximation, in 50 digits and in floats."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MASKED_AT = np.linspace(-3, 3, 25)
 DRAWS = 100_000
 """Masks drawn for each point and replica."""
 FARTHEST = 4.5
-"""Standard errors by which one of 25 means may miss its expectation; by chance one in 6,000 runs misses by more."""
+"""Standard errors by which one of 25 means may miss its expectation; one in 6,000 runs exceeds this by chance."""
 
 
 def measure_definition(scale: Scale) -> Samples:
-    """Both forms in 50 digits, the lab's in two formats, and the mean and spread of inputs that a random mask keeps."""
+    """Measure both forms in 50 digits, the lab's in two formats, and mean and spread of randomly masked inputs."""
     import mpmath
 
     from lab.network.activations import FUNCTIONS
@@ -57,7 +57,7 @@ def measure_definition(scale: Scale) -> Samples:
 
 
 def judge_definition(samples: Samples) -> Judgement:
-    """The formula to rounding, the mask's mean, and whether the function itself is random."""
+    """Apply the rule: the formula to rounding, the mask's mean, and determinism."""
     gap = float(np.max(samples["log10_gap"]))
     # 1 + erf is off by a unit in the last place of 1, and x multiplies it.
     error = max(exact.roundings(samples[f"value_{name}"], samples["exact"], name, samples["z"]) for name in FORMATS)
@@ -92,8 +92,8 @@ def judge_definition(samples: Samples) -> Judgement:
 
 
 def draw_definition(figure: Figure, samples: Samples) -> None:
-    """GELU through the means of masked inputs, whose spread is drawn as bars."""
-    from lab.plot.style import COLOURS
+    """Plot GELU through the means of masked inputs, with their spread as bars."""
+    from lab.plot.figures import COLOURS
 
     (ax,) = axes = panels(figure)
     z = samples["z"]
@@ -109,7 +109,7 @@ def draw_definition(figure: Figure, samples: Samples) -> None:
 
 
 def _below(x: Array) -> Array:
-    """P(X <= x) of a standard normal X."""
+    """Return P(X <= x) of a standard normal X."""
     from scipy.special import ndtr
 
     return np.asarray(ndtr(x))
@@ -143,11 +143,11 @@ DEFINITION = Claim(
 # --- approximation --------------------------------------------------------------------------------------------------
 
 CLOSE, CLOSE_RELATIVE, WITHIN = 1e-3, 0.1, 4.0
-"""What counts as close: absolutely, everywhere, and relatively, for inputs as large as the guide plots."""
+"""Tolerances: absolute everywhere, and relative within the range that the guide plots."""
 
 
 def measure_approximation(scale: Scale) -> Samples:
-    """Values and slopes of both forms in 50 digits, on a grid fine enough for the largest difference."""
+    """Measure values and slopes of both forms in 50 digits, on a grid fine enough for the largest difference."""
     import mpmath
     import torch
 
@@ -169,7 +169,7 @@ def measure_approximation(scale: Scale) -> Samples:
 
 
 def judge_approximation(samples: Samples) -> Judgement:
-    """The largest difference, absolute and relative, of values and slopes, and where."""
+    """Apply the rule: the largest difference, absolute and relative, of values and slopes, and where."""
     z = samples["z"]
     difference, where = exact.largest(np.abs(samples["tanh"] - samples["exact"]), z)
     slope, slope_where = exact.largest(np.abs(samples["tanh_slope"] - samples["exact_slope"]), z)
@@ -201,8 +201,8 @@ def judge_approximation(samples: Samples) -> Judgement:
 
 
 def draw_approximation(figure: Figure, samples: Samples) -> None:
-    """Difference of values and slopes, and the ratio in the tail."""
-    from lab.plot.style import COLOURS
+    """Plot difference of values and slopes, and the ratio in the tail."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

@@ -16,12 +16,12 @@ FORMATS = ("float32", "float64")
 
 
 def grid() -> Array:
-    """Where both are looked at: from -10 to 10 in steps of 1/1024, which both formats hold exactly."""
+    """Return the grid of the comparison: -10 to 10 in steps of 1/1024, exact in both formats."""
     return np.arange(-10 * 1024, 10 * 1024 + 1) / 1024
 
 
-def compare(x: Array) -> list[GeluDifference]:
-    """Tanh form against exact, then each by hand against torch's, each in both formats; x has to be exact in float32.
+def compare(x: Array) -> list[Comparison]:
+    """Compare the tanh form with the exact one, and both by hand with torch's; x must be exact in float32.
 
     Args:
         x: (X,)

@@ -1,4 +1,4 @@
-"""Q1: GELU's gradient: whether it is 0 anywhere, whether its units die, and what it does to deep networks."""
+"""Q1: zeros of GELU's gradient, dead units, and gradients in deep networks."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ DEEP: Mapping[tuple[str, int], tuple[str, ...]] = {
     for depth in DEPTHS
 }
 RATES, BURST = (0.3, 1.0, 2.0), 20
-"""Learning rates, the last two far too large, and steps at them."""
+"""Learning rates, the last two far too large, and number of steps."""
 HURT = (
     *("init=he_normal", "data=spirals", "model.depth=3", "model.width=32", "batch_size=64", "probe.examples=1600"),
     "probe.set=norms",
 )
 SILENT = 0.01
 """A unit is silent if its slope is below this share of the largest for every training example."""
-SLEEP_STEPS, SLEEP_EVERY = 400, 50
-SLEEPS = (0.1, 3.0)
-"""How far below 0 the largest pre-activation of a unit is that is put to sleep."""
+REVIVAL_STEPS, REVIVAL_EVERY = 400, 50
+DISTANCES = (0.1, 3.0)
+"""Distances below 0 of the largest pre-activation of deactivated units."""
 ARMS: Mapping[str, tuple[str, ...]] = {
     **{f"{kind}, He, depth {depth}": words for (kind, depth), words in DEEP.items()},
     **{f"{kind}, large steps": (f"activation={kind}", *HURT) for kind in KINDS},
-    **{f"{kind}, put to sleep": (f"activation={kind}", *dead_units.SLEEPERS) for kind in KINDS},
+    **{f"{kind}, deactivated": (f"activation={kind}", *dead_units.DEACTIVATED) for kind in KINDS},
 }
 
 
 def measure(scale: Scale) -> Samples:
-    """Zeros of the slope, gradients of deep networks, silent units after large steps, and sleepers that wake."""
+    """Measure zeros of the slope, gradients of deep networks, silent units after large steps, and revived units."""
     import mpmath
     import torch
 
@@ -72,16 +72,16 @@ def measure(scale: Scale) -> Samples:
     with thread_budget(1):
         for kind in KINDS:
             samples[f"silent {kind}"] = _silent(kind, scale.replicas)
-            for depth_of_sleep in SLEEPS:
-                found = dead_units.sleepers(
-                    (f"activation={kind}",), scale.replicas, scale.steps(SLEEP_STEPS), SLEEP_EVERY, depth_of_sleep
+            for distance in DISTANCES:
+                units = dead_units.deactivated_units(
+                    (f"activation={kind}",), scale.replicas, scale.steps(REVIVAL_STEPS), REVIVAL_EVERY, distance
                 )
-                samples[f"woke {kind} {depth_of_sleep:g}"] = found.woke / found.slept
+                samples[f"revived {kind} {distance:g}"] = units.revived / units.inactive
     return samples
 
 
 def _silent(kind: str, replicas: int) -> Array:
-    """Share of units that are silent after a burst of large steps, (rates, R); NaN for a network that diverged."""
+    """Return the share of silent units after a burst of large steps, (rates, R); NaN for a diverged network."""
     import torch
 
     trainer = dead_units.start((f"activation={kind}", *HURT), replicas, RATES)
@@ -95,7 +95,7 @@ def _silent(kind: str, replicas: int) -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """A zero of the slope or none; silent units and sleepers against ReLU's; deep gradients against ReLU's."""
+    """Apply the rule: a zero of the slope; silent and revived units, and deep gradients, against ReLU's."""
     silent = {
         (kind, rate): interval(
             f"silent units after {BURST} steps at rate {rate:g}, {kind}", samples[f"silent {kind}"][row]
@@ -106,15 +106,17 @@ def judge(samples: Samples) -> Judgement:
     fewer = difference(
         f"silent units at rate {RATES[1]:g}, relu minus gelu", samples["silent relu"][1], samples["silent gelu"][1]
     )
-    woke = {
-        (kind, sleep): interval(f"awake again, of units asleep by {sleep:g}, {kind}", samples[f"woke {kind} {sleep:g}"])
+    revived = {
+        (kind, distance): interval(
+            f"revived, of units at a distance of {distance:g}, {kind}", samples[f"revived {kind} {distance:g}"]
+        )
         for kind in KINDS
-        for sleep in SLEEPS
+        for distance in DISTANCES
     }
     more = difference(
-        f"awake again, of units asleep by {SLEEPS[0]:g}, gelu minus relu",
-        samples[f"woke gelu {SLEEPS[0]:g}"],
-        samples[f"woke relu {SLEEPS[0]:g}"],
+        f"revived, of units at a distance of {DISTANCES[0]:g}, gelu minus relu",
+        samples[f"revived gelu {DISTANCES[0]:g}"],
+        samples[f"revived relu {DISTANCES[0]:g}"],
     )
     deep, expected = {}, []
     for kind, depth in DEEP:
@@ -134,15 +136,15 @@ def judge(samples: Samples) -> Judgement:
     numbers = (
         Number("zero of the derivative", zero),
         *(Number(f"x below which backpropagation gives exactly 0, {name}", value) for name, value in lost.items()),
-        *(*silent.values(), fewer, *woke.values(), more, *deep.values(), *expected, behind),
+        *(*silent.values(), fewer, *revived.values(), more, *deep.values(), *expected, behind),
     )
     reason = (
         f"The derivative is 0 at x = {zero:.4f}, and exactly 0 in float32 below {lost['float32']:.1f}. After {BURST}"
         f" steps at a rate of {RATES[1]:g} {silent['relu', RATES[1]].value:.0%} of the ReLU units are silent and"
-        f" {silent['gelu', RATES[1]].value:.0%} of the GELU units; of units put to sleep"
-        f" {woke['gelu', SLEEPS[0]].value:.0%} wake with GELU and {woke['relu', SLEEPS[0]].value:.0%} with ReLU, but"
-        f" {woke['gelu', SLEEPS[1]].value:.0%} if they sleep {SLEEPS[1]:g} below 0. With He weights the gradient"
-        f" changes by 10^{deep['gelu', last].value:.1f} over {last} layers, ReLU's by"
+        f" {silent['gelu', RATES[1]].value:.0%} of the GELU units; of units deactivated"
+        f" {revived['gelu', DISTANCES[0]].value:.0%} revive with GELU and {revived['relu', DISTANCES[0]].value:.0%}"
+        f" with ReLU, but {revived['gelu', DISTANCES[1]].value:.0%} if they are {DISTANCES[1]:g} below 0. With He"
+        f" weights the gradient changes by 10^{deep['gelu', last].value:.1f} over {last} layers, ReLU's by"
         f" 10^{deep['relu', last].value:.1f}."
     )
     if not (is_above(fewer, 0) and is_above(more, 0)):
@@ -157,8 +159,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Silent units against the learning rate, and the gradient against depth."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot silent units against the learning rate, and the gradient against depth."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, kind in enumerate(KINDS):
@@ -178,7 +180,7 @@ def draw(figure: Figure, samples: Samples) -> None:
 
 
 def _bars(numbers: list[Number]) -> Array:
-    """Lengths (2, K) of error bars down and up."""
+    """Return lengths (2, K) of error bars down and up."""
     return np.array([[n.value - (n.lower or n.value), (n.upper or n.value) - n.value] for n in numbers]).T.clip(0)
 
 
@@ -186,13 +188,14 @@ GRADIENT = Claim(
     id="gelu-gradient",
     section="Q1",
     statement="GELU's gradient is smooth and nowhere 0, so that its units do not die as ReLU's do.",
-    limit="The derivative changes sign, so it has a zero; far to the left it is 0 in floats, and units that sleep"
-    " deeply stay asleep. He weights leave GELU's variance to shrink from layer to layer and its gradient to vanish.",
+    limit="The derivative changes sign, so it has a zero; far to the left it is 0 in floats, and units that are"
+    " far below 0 stay inactive. He weights leave GELU's variance to shrink from layer to layer and its gradient to"
+    " vanish.",
     source="Slope Phi(x) + x phi(x); Roberts, Yaida and Hanin 2022, The Principles of Deep Learning Theory, section"
     " 5.3.4",
     quantity="Root of the derivative; share of units that pass less than 1% of the largest slope for every example;"
-    " share of units put to sleep that wake; first over last gradient at initialization",
-    rule="Does not hold if large steps silence no fewer GELU units than ReLU units, or no more sleeping ones wake"
+    " share of units deactivated that revive; first over last gradient at initialization",
+    rule="Does not hold if large steps silence no fewer GELU units than ReLU units, or no more inactive ones revive"
     " (95% intervals of the differences); holds with a condition if the derivative has a zero, or at depth 50 with He"
     " weights GELU's gradient falls more than ReLU's; else holds.",
     caption="Left: share of units that are silent for all training examples after 20 steps at large learning rates."
@@ -202,8 +205,8 @@ GRADIENT = Claim(
     draw=draw,
     arms=ARMS,
     shown_with={arm: ("steps=0",) for arm in ARMS if ", He, depth" in arm},
-    training=f"large steps: {BURST} of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}; put to"
-    f" sleep: {SLEEP_STEPS} steps, with the biases of half of layer 0 lowered first",
+    training=f"large steps: {BURST} of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)};"
+    f" deactivated: {REVIVAL_STEPS} steps, with the biases of half of layer 0 lowered first",
     needs_full=True,
     findings=(
         "Q1 calls GELU's gradient non-zero everywhere. It is 0 at x = -0.7518, negative to the left of it, and in"

@@ -23,7 +23,7 @@ SMALL = 2.0**-20
 
 
 def measure(scale: Scale) -> Samples:
-    """Slope and second derivative in 50 digits, the bottom of the dip, and steps of the slope across 0."""
+    """Measure slope and second derivative in 50 digits, the bottom of the dip, and steps of the slope across 0."""
     import mpmath
 
     z = exact.hard_points(reach=12, points=1537)
@@ -48,7 +48,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Sign changes of slope and second derivative, the minimum, and both ends."""
+    """Apply the rule: sign changes of slope and second derivative, the minimum, and both ends."""
     z, value = samples["z"], samples["value"]
     where, dip = (float(part) for part in samples["bottom"])
     turns, bends = (_sign_changes(samples[name], np.abs(z) < 12) for name in ("slope", "second"))
@@ -90,8 +90,8 @@ def _sign_changes(values: Array, inside: NDArray[np.bool_]) -> int:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """The function with its lowest point beside ReLU, and both derivatives."""
-    from lab.plot.style import COLOURS
+    """Plot the function with its lowest point beside ReLU, and both derivatives."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

@@ -34,7 +34,7 @@ LEAKY = tuple(ACTIVATIONS)[1:]
 MOST = 0.75
 """Share of places in which a consistent benefit must show."""
 WORTH = 0.01
-"""Of accuracy: a benefit that the interval keeps below this is none."""
+"""Accuracy that counts as a benefit."""
 
 
 def _place(task: str, depth: int, init: str) -> str:
@@ -52,20 +52,20 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Held-out accuracy (R,) of every arm at its own best rate; replica r starts from the same weights in every arm."""
+    """Measure held-out accuracy (R,) of every arm at its best rate; replica r has the same weights in all arms."""
     samples: dict[str, Array] = {}
     for task, depth, init in PLACES:
         _, rates, full_steps, _ = TASKS[task]
         steps = scale.steps(full_steps)
         for activation in ACTIVATIONS:
             name = f"{activation}: {_place(task, depth, init)}"
-            found = tuned(ARMS[name], rates, scale.replicas, steps, steps)
-            samples |= {f"accuracy {name}": found["eval_accuracy"][-1], f"rate {name}": found["rate"]}
+            result = tuned(ARMS[name], rates, scale.replicas, steps, steps)
+            samples |= {f"accuracy {name}": result["eval_accuracy"][-1], f"rate {name}": result["rate"]}
     return samples
 
 
 def judge(samples: Samples) -> Judgement:
-    """In how many places each slope is better, and worse, than ReLU."""
+    """Apply the rule: in how many places each slope is better, and worse, than ReLU."""
     gaps = _gaps(samples)
     better = {name: sum(is_above(gap, 0) for gap in gaps[name]) for name in LEAKY}
     worse = {name: sum(is_below(gap, 0) for gap in gaps[name]) for name in LEAKY}
@@ -92,7 +92,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _gaps(samples: Samples) -> dict[str, list[Number]]:
-    """Accuracy less ReLU's, paired by replica, in every place."""
+    """Return accuracy less ReLU's, paired by replica, in every place."""
     gaps: dict[str, list[Number]] = {name: [] for name in LEAKY}
     for name, (task, depth, init) in product(LEAKY, PLACES):
         place = _place(task, depth, init)
@@ -102,14 +102,14 @@ def _gaps(samples: Samples) -> dict[str, list[Number]]:
 
 
 def _accuracy(samples: Samples, activation: str, place: str) -> Array:
-    """A diverged replica guesses."""
+    """Return a diverged replica guesses."""
     values = samples[f"accuracy {activation}: {place}"]
     return np.where(np.isfinite(values), values, 1 / TASKS[place.partition(",")[0]][3])
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gaps and intervals, one row a place."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot gaps and intervals, one row per place."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, (name, gaps) in enumerate(_gaps(samples).items()):
@@ -136,7 +136,7 @@ INCONSISTENT = Claim(
     statement="Leaky ReLU is not consistently better than ReLU from task to task and network to network.",
     limit=(
         "What was tried: two small data sets, two depths, two initializations, two slopes; differences of a few points"
-        " among well-tuned small networks say little of large ones."
+        " among well-tuned small networks say little about large ones."
     ),
     source="Maas et al. 2013, section 4; Xu et al. 2015, section 4",
     quantity=(
@@ -146,8 +146,8 @@ INCONSISTENT = Claim(
     rule=(
         f"A slope helps consistently if it is better (95% interval above 0) in at least {MOST:.0%} of the places and"
         " worse (below 0) in none. Fails if both slopes do, holds with a condition if one does. Holds if, for both, the"
-        f" interval stays below {100 * WORTH:g} point in more than {1 - MOST:.0%} of the places, so that nothing"
-        " consistent is left to find; else not decided."
+        f" interval stays below {100 * WORTH:g} point in more than {1 - MOST:.0%} of the places, so that no"
+        " consistent benefit remains; else not decided."
     ),
     caption=(
         "Leaky ReLU's held-out accuracy less ReLU's in eight places. Points: mean over replicas, bars: 95%. Left of 0"

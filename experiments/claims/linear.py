@@ -1,4 +1,4 @@
-"""Section 1: linear layers are one map, which learns no more than one, and yet is not what gradient descent sees."""
+"""Section 1: linear layers compose to one map, but gradient descent treats them differently."""
 
 from __future__ import annotations
 
@@ -43,23 +43,27 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     **{f"gradient, linear, weight_var {variance:g}": words for variance, words in STACKS.items()},
 }
 ROUNDING = 1e-11
-"""Share of the logits' rms by which the stack may be off its one map: 20 sums of 128 terms add roundings up to about
-1e-14, and a factor of 1000 is left for the largest of 2560 logits and for terms that cancel."""
+"""Allowed deviation of stack and product over the logits' rms: 20 sums of 128 terms have rounding errors of about
+1e-14, and a factor of 1000 allows for the largest of 2560 logits and for cancellation."""
 BEST_LINE = 2 / 3 + 3 * math.sqrt(2 / 9 / 400)
-"""Share of the circles that an affine map can put right: a line at the distance d from the centre of radii 1 and 1/2
-has 1/2 + (arccos(d) - arccos(min(2 d, 1))) / (2 pi) on their own sides, at most 2/3, at d = 1/2; and three standard
-errors of a share of 400 held-out points."""
+"""Accuracy of the best line on the circles: a line at distance d from the centre of radii 1 and 1/2 separates
+1/2 + (arccos(d) - arccos(min(2 d, 1))) / (2 pi) correctly, at most 2/3, at d = 1/2; plus three standard errors of a
+share of 400 held-out points."""
 GAP = 0.2
 DECADES = 2.0
 
 
 def measure(scale: Scale) -> Samples:
-    """Stack against its product, learning on circles and digits, and the gradient that the weights leave."""
+    """Measure stack against product, learning on circles and digits, and the gradient at initialization."""
     samples = {"collapse": _collapse(scale.replicas)}
     replicas = max(2, scale.replicas // 2)
     for name, overrides in LEARNERS.items():
-        found = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
-        samples |= {f"accuracy {name}": found["eval_accuracy"], f"rate {name}": found["rate"], "steps": found["steps"]}
+        result = networks.tuned(overrides, RATES, replicas, scale.steps(STEPS), scale.steps(EVERY))
+        samples |= {
+            f"accuracy {name}": result["eval_accuracy"],
+            f"rate {name}": result["rate"],
+            "steps": result["steps"],
+        }
     for variance, overrides in STACKS.items():
         reading = networks.initial(overrides, scale.replicas)
         delta = reading["delta_rms"].transpose("layer", "replica").to_numpy()
@@ -70,7 +74,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _collapse(replicas: int) -> Array:
-    """The largest difference between stack and single map over the logits' rms, (R,)."""
+    """Return the largest difference between stack and single map over the logits' rms, (R,)."""
     import torch
 
     from lab import compose
@@ -88,7 +92,7 @@ def _collapse(replicas: int) -> Array:
 
 
 def single_map(network: Network) -> tuple[Tensor, Tensor]:
-    """The product of all maps of a plain network: weight (R, features, classes) and bias (R, 1, classes)."""
+    """Return the product of all maps of a plain network: weight (R, features, classes) and bias (R, 1, classes)."""
     import torch
 
     from lab.network import Block
@@ -106,7 +110,7 @@ def single_map(network: Network) -> tuple[Tensor, Tensor]:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Equal as functions, no better than a line on circles, and different in gradient and training."""
+    """Apply the rule: equal functions, no better than a line on circles, different in gradient and training."""
     accuracy = {
         name: interval(f"held-out accuracy, {name}", samples[f"accuracy {name}"][-1], "share") for name in LEARNERS
     }
@@ -160,8 +164,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Learning two circles, and the gradient along a linear stack."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot learning on two circles, and the gradient along a linear stack."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, name in enumerate(name for name in LEARNERS if name.startswith("circles")):
@@ -190,16 +194,16 @@ CLAIMS = (
     Claim(
         id="linear-collapse",
         section="1",
-        statement="Linear layers without an activation between them amount to one linear map, however many there are,"
+        statement="Linear layers without an activation between them compose to one linear map, whatever their number,"
         " and cannot learn nonlinear relations.",
-        limit="They are one map as a function. Under gradient descent the stack behaves otherwise than its product:"
-        " its gradient shrinks or grows with depth as the weights have it, though every derivative is 1.",
+        limit="They are one map as a function. Under gradient descent the stack behaves differently from its product:"
+        " its gradient shrinks or grows with depth, depending on the weights, though every derivative is 1.",
         source="Saxe, McClelland and Ganguli 2014, Exact solutions to the nonlinear dynamics of learning in deep"
         " linear neural networks, section 1",
         quantity="Difference of stack and product in float64; held-out accuracy on two concentric circles and on"
         " digits, each arm at its own best rate (8 networks each); first over last gradient at initialization",
-        rule=f"Does not hold if stack and product differ by more than {ROUNDING:g} or a linear network does better"
-        f" than a line can ({BEST_LINE:.2f}, sampling included); not decided if the nonlinear network is not {GAP:g}"
+        rule=f"Does not hold if stack and product differ by more than {ROUNDING:g} or a linear network exceeds the"
+        f" best line ({BEST_LINE:.2f}, sampling included); not decided if the nonlinear network is not {GAP:g}"
         f" better; holds with a condition if depth changes the gradient by more than {DECADES:g} decades either way,"
         f" depending on the weights, or costs a linear network {GAP:g} of its accuracy on digits; else holds. By 95%"
         " intervals over replicas.",
@@ -213,7 +217,7 @@ CLAIMS = (
         training=f"{STEPS} steps of SGD at each of the rates {', '.join(f'{rate:g}' for rate in RATES)}",
         needs_full=True,
         findings=(
-            "Section 1 calls the one map that a stack amounts to a larger one. It is smaller: two maps from 64 inputs"
+            "Section 1 calls the map that a stack composes to a larger one. It is smaller: two maps from 64 inputs"
             " over 128 units to 10 outputs have 9,610 numbers, their product 650, and its rank is that of the"
             " narrowest layer at most.",
         ),

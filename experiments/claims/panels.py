@@ -1,4 +1,4 @@
-"""What the figures of the claims share: axes that read at the width of a telephone."""
+"""Common elements of the claims' figures, which must be legible at the width of a telephone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def panels(figure: Figure, columns: int = 1) -> list[Axes]:
-    """That many axes side by side, without a frame's upper and right side, with a faint grid."""
+    """Return axes side by side, with a faint grid and without upper and right spines."""
     figure.set_layout_engine("constrained")
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for ax in axes:
@@ -21,13 +21,13 @@ def panels(figure: Figure, columns: int = 1) -> list[Axes]:
 
 
 def label(ax: Axes, x: str, y: str, title: str = "") -> None:
-    """Names of both axes, and a title that starts at the left."""
+    """Set the names of both axes, and a left-aligned title."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.set_title(title, loc="left", fontsize="medium")
 
 
 def legend_below(figure: Figure, axes: list[Axes], columns: int) -> None:
-    """One legend for all panels, below them, where it covers nothing."""
+    """Add one legend for all panels below them."""
     named = {text: line for ax in axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False)

@@ -1,6 +1,6 @@
-"""Gradient and signal against depth at initialization, with what theory expects: what several claims look at.
+"""Gradient and signal against depth at initialization, with theory.
 
-The gradient is a random one that enters at the last hidden layer, so that the layers alone decide what becomes of it.
+A random gradient enters at the last hidden layer, so that it depends on the layers alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FADING = 0.03
-"""Decades a layer: a factor of 2 in 10 layers, 30 in 50. Gradients that change less do not keep such networks from
-training; what changes more is counted as vanishing or exploding exponentially."""
+"""Decades per layer: a factor of 2 in 10 layers, 30 in 50. Smaller changes do not prevent training; larger ones count
+as exponential vanishing or explosion."""
 
 ALLOWED = 0.05
-"""Share of the layers: the band is one of 3 sigma at each of them, which one of hundreds leaves by chance."""
+"""Share of the layers that may leave the band of 3 sigma by chance."""
 
 ROUNDING = 1e-9
 
@@ -33,27 +33,28 @@ ENDS = ("", "_lower", "_upper")
 
 
 def measure(arms: Mapping[str, Sequence[str]], replicas: int) -> dict[str, Array]:
-    """For each arm `ARM: delta_rms` and `ARM: pre_rms`, (layers, replicas), and of theory `ARM: QUANTITY expected`.
+    """Measure `ARM: delta_rms`, `ARM: pre_rms` (layers, replicas) and theory, `ARM: QUANTITY expected` (3, layers).
 
-    The latter is (3, layers): the middle, the lower and the upper end of the band in which the geometric mean over
-    replicas lies if theory is right.
+    The three rows of theory are the expected value and the band of the geometric mean over replicas.
     """
-    found = {}
+    samples = {}
     for arm, overrides in arms.items():
         reading = networks.initial(overrides, replicas, "probe.cotangent=random")
         for name in QUANTITIES:
-            found[f"{arm}: {name}"] = reading[name].transpose("layer", "replica").to_numpy()
-            found[f"{arm}: {name} expected"] = np.stack([reading[f"predicted_{name}{end}"].to_numpy() for end in ENDS])
-    return found
+            samples[f"{arm}: {name}"] = reading[name].transpose("layer", "replica").to_numpy()
+            samples[f"{arm}: {name} expected"] = np.stack(
+                [reading[f"predicted_{name}{end}"].to_numpy() for end in ENDS]
+            )
+    return samples
 
 
 def slope(samples: Samples, arm: str, quantity: str = "delta_rms") -> Number:
-    """Decades a layer that a quantity gains towards the loss: for the gradient positive is vanishing."""
+    """Return the decades per layer that a quantity gains towards the loss; positive for a vanishing gradient."""
     expected = samples[f"{arm}: {quantity} expected"][:1].T  # (layers, 1)
     return interval(
         f"{quantity}, {arm}",
         delta_slope(samples[f"{arm}: {quantity}"]),
-        "decades a layer",
+        "decades per layer",
         predicted=float(delta_slope(expected)[0]),
     )
 
@@ -71,20 +72,20 @@ def stays(number: Number) -> bool:
 
 
 def outside(samples: Samples, arms: Iterable[str], quantity: str = "delta_rms") -> list[str]:
-    """The arms whose geometric mean over replicas leaves theory's band in more than `ALLOWED` of the layers."""
-    found = []
+    """Return the arms whose geometric mean over replicas leaves theory's band in more than `ALLOWED` of the layers."""
+    arms_outside = []
     for arm in arms:
         with np.errstate(divide="ignore"):
             mean = np.log(samples[f"{arm}: {quantity}"]).mean(1)
             _, lower, upper = np.log(samples[f"{arm}: {quantity} expected"])
         is_outside = ~((mean >= lower - ROUNDING) & (mean <= upper + ROUNDING))
         if is_outside.mean() > ALLOWED:
-            found.append(arm)
-    return found
+            arms_outside.append(arm)
+    return arms_outside
 
 
 def text(number: Number, digits: int = 3) -> str:
-    """A number with its interval, for a sentence; what rounds to 0 has no sign."""
+    """Format a number with its interval for a sentence; a rounded 0 has no sign."""
     value, *ends = (
         None if x is None else f"{round(x, digits) + 0.0:.{digits}f}"
         for x in (number.value, number.lower, number.upper)
@@ -95,8 +96,8 @@ def text(number: Number, digits: int = 3) -> str:
 def draw(
     ax: Axes, samples: Samples, arms: Sequence[str], quantity: str = "delta_rms", base: int = -1, colour: int = 0
 ) -> None:
-    """A quantity over its value at layer `base`: median and range over replicas, theory dashed; `colour` is first."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot a quantity over its value at layer `base`: median, range over replicas, and theory (dashed)."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     for number, arm in enumerate(arms, colour):
         values, expected = samples[f"{arm}: {quantity}"], samples[f"{arm}: {quantity} expected"][0]

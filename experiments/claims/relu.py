@@ -1,4 +1,4 @@
-"""ReLU's gradient and ReLU's outputs from layer to layer (the guide's section 4.1), and the topic's other claims."""
+"""Section 4.1: ReLU's gradient and outputs from layer to layer, and the topic's other claims."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 WIDTH, DEPTH = 128, 40
 STEPS_UP = DEPTH - 1
-"""Layers that a gradient passes from the last to the first."""
+"""Layers between the last and the first."""
 VARIANCES = {"torch's default": 1 / 3, "Xavier": 1.0, "He": 2.0, "twice He's": 4.0}
 """weight_var s of each arm: weights N(0, s / fan_in), no bias."""
 NEARLY_ALL = 1.0
-"""Decades over all layers: a gradient that keeps a tenth to ten times its size has passed."""
+"""Decades over all layers within which a gradient counts as passed: a factor of ten."""
 _PASSAGE = (f"model.depth={DEPTH}", f"model.width={WIDTH}", "probe.cotangent=random", "data=digits")
 GRADIENT_ARMS = {
     **{
@@ -37,7 +37,7 @@ GRADIENT_ARMS = {
 
 
 def tolerance(replicas: int) -> float:
-    """Decades a layer by which a mean over replicas may miss ln chi: finite width's shift and three standard errors.
+    """Return the allowed deviation from ln chi in decades per layer: finite width plus three standard errors.
 
     ln delta^2 over L layers of width n has mean -5L/(2n) and variance 5L/n beyond mean field (form: Hanin 2018).
     """
@@ -46,7 +46,7 @@ def tolerance(replicas: int) -> float:
 
 
 def measure_gradient(scale: Scale) -> Samples:
-    """Decades of gradient lost over all layers, the share of slopes that are 1, and slopes that are neither 0 nor 1."""
+    """Measure decades of gradient lost, the share of slopes that are 1, and slopes that are neither 0 nor 1."""
     import torch
 
     from lab.network.activations import FUNCTIONS
@@ -64,26 +64,26 @@ def measure_gradient(scale: Scale) -> Samples:
 
 
 def judge_gradient(samples: Samples) -> Judgement:
-    """Rates against s / 2; the claim needs no condition only if the gradient passes at every weight variance."""
+    """Apply the rule: rates against s / 2, and whether the gradient passes at every weight variance."""
     arms = [name for name in GRADIENT_ARMS if name.startswith("relu")]
     replicas = len(samples[f"decades {arms[0]}"])
     rates, passes, misses = [], {}, 0.0
     for name, variance in zip(arms, VARIANCES.values(), strict=True):
         predicted = math.log10(variance / 2) / 2
-        rate = interval(f"decades a layer: {name}", samples[f"decades {name}"] / STEPS_UP, "decades", predicted)
+        rate = interval(f"decades per layer: {name}", samples[f"decades {name}"] / STEPS_UP, "decades", predicted)
         whole = interval(name, samples[f"decades {name}"])
         passes[name] = is_above(whole, -NEARLY_ALL) and is_below(whole, NEARLY_ALL)
         misses = max(misses, abs(rate.value - predicted))
         rates.append(rate)
     on = interval("share of slopes that are 1, at s = 2", samples[f"on {arms[2]}"], "of slopes", 0.5)
-    sigmoid = interval("decades a layer: sigmoid, xavier", samples["decades sigmoid, xavier"] / STEPS_UP, "decades")
+    sigmoid = interval("decades per layer: sigmoid, xavier", samples["decades sigmoid, xavier"] / STEPS_UP, "decades")
     wrong = float(samples["wrong_slopes"][0])
     allowed = tolerance(replicas)
     numbers = (*rates, sigmoid, on, Number("largest distance from log10(s / 2) / 2", misses, units="decades"))
     reason = (
         f"A share of {on.value:.2f} of the slopes is 1, the rest 0. Over {STEPS_UP} layers the gradient changes by "
         + ", ".join(f"{rate.value * STEPS_UP:+.1f} at {name[6:]}" for name, rate in zip(arms, rates, strict=True))
-        + f" decades (theory: log10(s/2)/2 a layer, missed by at most {misses:.4f}, allowed {allowed:.4f});"
+        + f" decades (theory: log10(s/2)/2 per layer, missed by at most {misses:.4f}, allowed {allowed:.4f});"
         f" sigmoid with Xavier: {sigmoid.value * STEPS_UP:+.0f}."
     )
     if wrong or not passes[arms[2]] or not sigmoid.value < rates[2].value or not misses <= allowed:
@@ -91,19 +91,19 @@ def judge_gradient(samples: Samples) -> Judgement:
     if all(passes.values()):
         return Judgement(Verdict.HOLDS, reason, numbers)
     return Judgement(
-        Verdict.CONDITION, reason, numbers, "the weights' variance makes up for the half that is off: s = 2 (He)"
+        Verdict.CONDITION, reason, numbers, "the weights' variance compensates for the half that is off: s = 2 (He)"
     )
 
 
 def draw_gradient(figure: Figure, samples: Samples) -> None:
-    """Decades of gradient over all layers against the weights' variance."""
-    from lab.plot.style import COLOURS
+    """Plot decades of gradient over all layers against the weights' variance."""
+    from lab.plot.figures import COLOURS
 
     (ax,) = panels(figure)
     variances = np.array(list(VARIANCES.values()))
     fine = np.geomspace(variances[0] / 1.3, variances[-1] * 1.3, 100)
     ax.plot(
-        fine, STEPS_UP * np.log10(fine / 2) / 2, color="black", linestyle="--", label="theory: log10(s/2)/2 a layer"
+        fine, STEPS_UP * np.log10(fine / 2) / 2, color="black", linestyle="--", label="theory: log10(s/2)/2 per layer"
     )
     for number, (name, variance) in enumerate(VARIANCES.items()):
         values = samples[f"decades relu, s = {variance:.3g}"]
@@ -129,7 +129,7 @@ GRADIENT_ONE = Claim(
     ),
     limit=(
         "About half of the units are off, so the mean squared slope is D = 1/2, and the squared gradient changes by s/2"
-        " a layer, s being the weights' variance times fan_in. Only s = 2 makes up for the missing half."
+        " per layer, s being the weights' variance times fan_in. Only s = 2 compensates for the missing half."
     ),
     source="He et al. 2015, section 2.2",
     quantity=(
@@ -143,7 +143,7 @@ GRADIENT_ONE = Claim(
         " holds if it passes at every s tried, and holds with a condition if it does not."
     ),
     caption=(
-        f"How much of the gradient is left after {STEPS_UP} layers, by the variance of the weights; one point a"
+        f"How much of the gradient is left after {STEPS_UP} layers, by the variance of the weights; one point per"
         " replica. The unit slope alone decides nothing: at He's variance the gradient passes, at half of it 6 decades"
         " are lost."
     ),
@@ -166,7 +166,7 @@ UNBOUNDED_ARMS = {
 
 
 def measure_unbounded(scale: Scale) -> Samples:
-    """log10 of act_rms by layer, and decades of gradient."""
+    """Measure log10 of act_rms by layer, and decades of gradient."""
     samples = {}
     for name, overrides in UNBOUNDED_ARMS.items():
         reading = initial(overrides, scale.replicas)
@@ -176,20 +176,20 @@ def measure_unbounded(scale: Scale) -> Samples:
 
 
 def judge_unbounded(samples: Samples) -> Judgement:
-    """Growth of the activations from layer to layer, against log10(s / 2) / 2."""
+    """Apply the rule: growth of the activations per layer against log10(s / 2) / 2."""
     replicas = samples["gradient tanh, s = 4"].shape[-1]
     allowed = tolerance(replicas)
     growth = {
         name: interval(
             f"growth of act_rms: {name}",
             (samples[f"signal {name}"][-1] - samples[f"signal {name}"][0]) / STEPS_UP,
-            "decades a layer",
+            "decades per layer",
             math.log10(s / 2) / 2 if s else None,
         )
         for name, s in zip(UNBOUNDED_ARMS, (*FORWARD_VARIANCES, 0, 0), strict=True)
     }
     gradients = [
-        interval(f"gradient gained to the input: {name}", samples[f"gradient {name}"] / STEPS_UP, "decades a layer")
+        interval(f"gradient gained to the input: {name}", samples[f"gradient {name}"] / STEPS_UP, "decades per layer")
         for name in UNBOUNDED_ARMS
     ]
     rates = [growth[f"relu, s = {s:g}"] for s in FORWARD_VARIANCES]
@@ -198,7 +198,7 @@ def judge_unbounded(samples: Samples) -> Judgement:
     reason = (
         "Activations change by "
         + ", ".join(f"{rate.value:+.3f} at s = {s:g}" for rate, s in zip(rates, FORWARD_VARIANCES, strict=True))
-        + f" decades a layer (theory missed by at most {misses:.4f}, allowed {allowed:.4f}); with batch norm at s = 4"
+        + f" decades per layer (theory missed by at most {misses:.4f}, allowed {allowed:.4f}); with batch norm at s = 4"
         f" by {normed.value:+.3f}. tanh's stay bounded at s = 4 ({tanh.value:+.3f}), yet its gradient grows by"
         f" {gradients[4].value:.3f}."
     )
@@ -214,8 +214,8 @@ def judge_unbounded(samples: Samples) -> Judgement:
 
 
 def draw_unbounded(figure: Figure, samples: Samples) -> None:
-    """act_rms against depth."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot act_rms against depth."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, name in enumerate(UNBOUNDED_ARMS):
@@ -232,17 +232,17 @@ UNBOUNDED = Claim(
     section="4.1",
     statement="ReLU has no upper bound, so activations can become very large; batch norm and the like prevent it.",
     limit=(
-        "The weights decide: E z^2 changes by s/2 a layer, so that nothing grows at s = 2 or below. A bound is no"
+        "The weights decide: E z^2 changes by s/2 per layer, so that nothing grows at s = 2 or below. A bound is no"
         " protection for the gradient either: tanh at s = 4 keeps its activations and its gradient explodes."
     ),
     source="He et al. 2015, section 2.2; Poole et al. 2016, section 2",
-    quantity=f"growth of act_rms and of the gradient a layer, over {DEPTH} layers of {WIDTH} units at initialization",
+    quantity=f"growth of act_rms and of the gradient per layer, over {DEPTH} layers of {WIDTH} units at initialization",
     rule=(
         "Activations grow if the 95% interval of their growth lies above what finite width and three standard errors"
         " allow. Fails if ReLU's do not grow at s = 4 or a growth misses log10(s/2)/2 by more than that. Holds if they"
         " grow at s = 1, 2, 3 and 4; holds with a condition if only at some."
     ),
-    caption="Size of the activations by layer: ReLU's explode or vanish as the weights' variance s has it.",
+    caption="Size of the activations by layer: ReLU's explode or vanish, depending on the weights' variance s.",
     measure=measure_unbounded,
     judge=judge_unbounded,
     draw=draw_unbounded,

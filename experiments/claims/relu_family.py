@@ -1,4 +1,4 @@
-"""What a slope below 0 does: sleeping units wake, the slope is learnt or drawn (the guide's sections 4.2 and 4.3)."""
+"""Sections 4.2 and 4.3: effects of a slope below 0: units revive, and the slope can be learnt or random."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.claims.claim import Claim, Judgement, Number, Samples, Scale, Verdict
-from experiments.claims.dead_units import SLEEPERS, share
+from experiments.claims.dead_units import DEACTIVATED, share
 from experiments.claims.leaky_inconsistent import INCONSISTENT
 from experiments.claims.panels import label, legend_below, panels
 from experiments.claims.rrelu import RANDOM
@@ -17,40 +17,40 @@ from lab.typing import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# --- waking sleepers ------------------------------------------------------------------------------------------------
+# --- revival ---------------------------------------------------------------------------------------------------------
 
 NEGATIVE_SLOPES = (0.01, 0.1, 0.3)
-DEPTHS_OF_SLEEP = (0.1, 1.0)
-"""How far below 0 a unit's largest pre-activation is put."""
+DISTANCES = (0.1, 1.0)
+"""Distances below 0 of the largest pre-activation of deactivated units."""
 STEPS, EVERY = 1000, 50
 REVIVE_ARMS = {
-    "relu": (*SLEEPERS, "activation=relu"),
+    "relu": (*DEACTIVATED, "activation=relu"),
     **{
-        f"slope {a:g}": (*SLEEPERS, "activation=leaky_relu", f"activation.negative_slope={a:g}")
+        f"slope {a:g}": (*DEACTIVATED, "activation=leaky_relu", f"activation.negative_slope={a:g}")
         for a in NEGATIVE_SLOPES
     },
 }
 MAXIMUM_SLOPES = (-0.5, 0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
-"""Slopes at which max(a z, z) is compared with the definition by cases."""
+"""Slopes at which max(a z, z) is compared with the piecewise definition."""
 
 
 def measure_revives(scale: Scale) -> Samples:
-    """Counts of sleeping units, of those that get a gradient, of those that wake; and the formula with the maximum."""
-    from experiments.claims.dead_units import sleepers
+    """Count inactive units, those with a gradient and those that revive; evaluate the formula with the maximum."""
+    from experiments.claims.dead_units import deactivated_units
     from lab.machine.torch_threads import thread_budget
 
     samples = {"largest_difference": largest_differences()}
     with thread_budget(1):
         for name, overrides in REVIVE_ARMS.items():
-            for depth in DEPTHS_OF_SLEEP:
-                more = overrides[len(SLEEPERS) :]
-                found = sleepers(more, scale.replicas, scale.steps(STEPS), EVERY, depth)
-                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in found._asdict().items()}
+            for depth in DISTANCES:
+                more = overrides[len(DEACTIVATED) :]
+                units = deactivated_units(more, scale.replicas, scale.steps(STEPS), EVERY, depth)
+                samples |= {f"{kind} {name}, {depth:g}": counts for kind, counts in units._asdict().items()}
     return samples
 
 
 def largest_differences() -> Array:
-    """The largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
+    """Return the largest |max(a z, z) - leaky ReLU| over |z| up to 5, for each of MAXIMUM_SLOPES."""
     import torch
 
     from lab.network.activations import LeakyReLULayer
@@ -62,99 +62,99 @@ def largest_differences() -> Array:
 
 
 def judge_revives(samples: Samples) -> Judgement:
-    """Who gets a gradient, who wakes, and up to which slope the maximum is leaky ReLU."""
-    numbers, moved, woken = [], {}, {}
+    """Apply the rule: units with a gradient, units that revive, and slopes for which the maximum is leaky ReLU."""
+    numbers, moved, shares = [], {}, {}
     for name in REVIVE_ARMS:
-        for depth in DEPTHS_OF_SLEEP:
-            slept, got, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "moved", "woke"))
-            arm = f"{name}, {depth:g} below waking"
-            moved[arm] = interval(f"sleeping units with a gradient: {arm}", share(got, slept), "of units")
-            woken[arm] = interval(f"woken: {arm}", share(woke, slept), "of units")
-            numbers += [moved[arm], woken[arm]]
+        for depth in DISTANCES:
+            inactive, got, revived = (samples[f"{kind} {name}, {depth:g}"] for kind in ("inactive", "moved", "revived"))
+            arm = f"{name}, {depth:g} below 0"
+            moved[arm] = interval(f"inactive units with a gradient: {arm}", share(got, inactive), "of units")
+            shares[arm] = interval(f"revived: {arm}", share(revived, inactive), "of units")
+            numbers += [moved[arm], shares[arm]]
     errors = dict(zip(MAXIMUM_SLOPES, samples["largest_difference"], strict=True))
     numbers += [Number(f"largest |max(az, z) - leaky ReLU|, a = {a:g}, |z| < 5", float(e)) for a, e in errors.items()]
     leaky = [arm for arm in moved if arm.startswith("slope")]
     has_gradient = all(moved[arm].value == 1 for arm in leaky)
-    relu_is_stuck = all(moved[arm].value == 0 and woken[arm].value == 0 for arm in moved if arm not in leaky)
+    relu_is_stuck = all(moved[arm].value == 0 and shares[arm].value == 0 for arm in moved if arm not in leaky)
     is_right_up_to_one = all(error == 0 for a, error in errors.items() if a <= 1)
     reason = (
-        "Sleeping units of leaky ReLU with a gradient: "
+        "Inactive units of leaky ReLU with a gradient: "
         + ("all" if has_gradient else "not all")
-        + f"; of ReLU: {'none' if relu_is_stuck else 'some'}. Woken within {STEPS} steps: "
-        + ", ".join(f"{woken[arm].value:.0%} ({arm})" for arm in leaky)
+        + f"; of ReLU: {'none' if relu_is_stuck else 'some'}. Revived within {STEPS} steps: "
+        + ", ".join(f"{shares[arm].value:.0%} ({arm})" for arm in leaky)
         + f". max(az, z) differs from leaky ReLU by {errors[1.5]:g} at a = 1.5 and not at all up to a = 1."
     )
-    wakes = [arm for arm in leaky if is_above(woken[arm], 0)]
-    if not (has_gradient and relu_is_stuck and is_right_up_to_one and wakes):
+    revives = [arm for arm in leaky if is_above(shares[arm], 0)]
+    if not (has_gradient and relu_is_stuck and is_right_up_to_one and revives):
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
-    if len(wakes) == len(leaky):
+    if len(revives) == len(leaky):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    return Judgement(Verdict.CONDITION, reason, tuple(numbers), _asleep(wakes))
+    return Judgement(Verdict.CONDITION, reason, tuple(numbers), _condition(revives))
 
 
-def _asleep(wakes: list[str]) -> str:
-    """The condition: at which slopes, and how deep asleep, none woke that can be told from 0."""
+def _condition(revives: list[str]) -> str:
+    """Return the condition: slopes and distances at which revival cannot be distinguished from 0."""
     parts = []
     for a in NEGATIVE_SLOPES:
-        missing = [depth for depth in DEPTHS_OF_SLEEP if f"slope {a:g}, {depth:g} below waking" not in wakes]
-        if len(missing) == len(DEPTHS_OF_SLEEP):
+        missing = [depth for depth in DISTANCES if f"slope {a:g}, {depth:g} below 0" not in revives]
+        if len(missing) == len(DISTANCES):
             parts.append(
-                f"at {a:g} none woke within {STEPS} steps that can be told from 0 (a limit of this experiment: 1/a ="
-                f" {1 / a:.0f} times as many would be needed)"
+                f"at {a:g} none revived within {STEPS} steps that can be distinguished from 0 (a limit of this"
+                f" experiment: 1/a = {1 / a:.0f} times as many would be needed)"
             )
         elif missing:
-            parts.append(f"at {a:g} none that slept {' or '.join(f'{depth:g}' for depth in missing)} below waking")
-    return f"a slope that is large enough for how deep the unit sleeps: {'; '.join(parts)}"
+            parts.append(f"at {a:g} none that was {' or '.join(f'{depth:g}' for depth in missing)} below 0")
+    return f"a slope that is large enough for how far below 0 the unit is: {'; '.join(parts)}"
 
 
 def draw_revives(figure: Figure, samples: Samples) -> None:
-    """Woken share by slope, for both depths of sleep."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot the revived share by slope, for both distances below 0."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = panels(figure)
-    for number, depth in enumerate(DEPTHS_OF_SLEEP):
+    for index, depth in enumerate(DISTANCES):
         for row, name in enumerate(REVIVE_ARMS):
-            slept, woke = (samples[f"{kind} {name}, {depth:g}"] for kind in ("slept", "woke"))
-            found = interval(name, share(woke, slept))
-            low, high = (found.value if end is None else end for end in (found.lower, found.upper))
+            inactive, revived = (samples[f"{kind} {name}, {depth:g}"] for kind in ("inactive", "revived"))
+            number = interval(name, share(revived, inactive))
+            low, high = (number.value if end is None else end for end in (number.lower, number.upper))
             ax.errorbar(
-                row + 0.1 * (2 * number - 1),
-                found.value,
-                yerr=[[max(0.0, found.value - low)], [max(0.0, high - found.value)]],
-                fmt=MARKERS[number],
-                color=COLOURS[number],
-                label=f"{depth:g} below waking" if row == 0 else None,
+                row + 0.1 * (2 * index - 1),
+                number.value,
+                yerr=[[max(0.0, number.value - low)], [max(0.0, high - number.value)]],
+                fmt=MARKERS[index],
+                color=COLOURS[index],
+                label=f"{depth:g} below 0" if row == 0 else None,
             )
     ax.set_xticks(range(len(REVIVE_ARMS)), list(REVIVE_ARMS))
     ax.set_ylim(-0.02, 1.02)
     ax.legend(frameon=False, loc="upper left")
-    label(ax, "slope below 0", "share of sleeping units that woke")
+    label(ax, "slope below 0", "share of inactive units that revived")
 
 
 REVIVES = Claim(
     id="leaky-revives",
     section="4.2",
-    statement="With max(az, z), a about .01, negative inputs keep a gradient, so that dead units can come back.",
+    statement="With max(az, z), a about .01, negative inputs keep a gradient, so that dead units can revive.",
     limit=(
-        "The gradient is a times as large, so waking takes 1/a times as long and may not happen in any training. Here"
+        "The gradient is a times as large, so reviving takes 1/a times as long and may not happen in any training. Here"
         f" training ends after {STEPS} steps; slope 0.01 would need 1/a = 100 times as many, which was not tried. And"
         " max(az, z) is leaky ReLU only for a up to 1; above, it bends the other way: z below 0 and az above."
     ),
     source="Maas et al. 2013, section 2",
     quantity=(
-        "half of layer 0 (3 layers of 32, digits) put to sleep on all training examples through its biases: the share"
-        f" that gets a gradient from the first batch, and the share that wakes within {STEPS} steps of SGD"
+        "half of layer 0 (3 layers of 32, digits) deactivated on all training examples through its biases: the share"
+        f" that gets a gradient from the first batch, and the share that revives within {STEPS} steps of SGD"
     ),
     rule=(
-        "Fails if not every sleeping unit of leaky ReLU gets a gradient, if one of ReLU does, if leaky ReLU wakes none"
-        " (95% interval above 0) at any slope, or if max(az, z) differs from the definition by cases for some a up to"
-        " 1. Holds if units wake at every slope and depth of sleep tried; else holds with a condition, which names"
-        f" the slopes at which none woke that can be told from 0 within {STEPS} steps: a limit of this experiment,"
-        " since a slope of a needs 1/a times as many."
+        "Fails if not every inactive unit of leaky ReLU gets a gradient, if one of ReLU does, if leaky ReLU revives"
+        " none (95% interval above 0) at any slope, or if max(az, z) differs from the piecewise definition for some a"
+        " up to 1. Holds if units revive at every slope and distance tried; else holds with a condition, which names"
+        f" the slopes at which none revived that can be distinguished from 0 within {STEPS} steps: a limit of this"
+        " experiment, since a slope of a needs 1/a times as many."
     ),
     caption=(
-        "Share of units that woke, by slope, for units whose largest pre-activation was put 0.1 or 1 below 0. Bars: 95%"
-        " over replicas."
+        "Share of units that revived, by slope, for units whose largest pre-activation was put 0.1 or 1 below 0. Bars:"
+        " 95% over replicas."
     ),
     measure=measure_revives,
     judge=judge_revives,
@@ -171,7 +171,7 @@ LEARN_STEPS, LEARN_EVERY = 1500, 50
 MOVED = 0.02
 """Mean absolute change of a slope that counts as learning: nearly a tenth of the usual start."""
 SETTLED = 0.25
-"""Of the distance between two starts: what may be left of it if the slope that is best is found."""
+"""Share of the distance between two starts that may remain if the best slope is reached."""
 LEARN_ARMS = {
     f"from {start:g}": (
         *("init=he_normal", "data=digits", "model.depth=6", "model.width=32", "batch_size=64", "optimizer.lr=0.02"),
@@ -182,7 +182,7 @@ LEARN_ARMS = {
 
 
 def measure_learns(scale: Scale) -> Samples:
-    """Slopes of every layer at every look."""
+    """Measure the slopes of every layer in every observation."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
     from lab.train.losses import evaluate
@@ -205,7 +205,7 @@ def measure_learns(scale: Scale) -> Samples:
 
 
 def judge_learns(samples: Samples) -> Judgement:
-    """Whether slopes move, differ by layer, and forget where they started."""
+    """Apply the rule: do slopes move, differ by layer, and become independent of their start?"""
     numbers = []
     moves = []
     for name in LEARN_ARMS:
@@ -242,8 +242,8 @@ def judge_learns(samples: Samples) -> Judgement:
 
 
 def draw_learns(figure: Figure, samples: Samples) -> None:
-    """Left: slopes against steps, mean over layers, by start. Right: slopes at the end by layer."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot slopes against steps by start (left), and final slopes by layer (right)."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     course, ends = panels(figure, 2)
     for number, name in enumerate(LEARN_ARMS):
@@ -264,7 +264,7 @@ LEARNS = Claim(
     statement="PReLU's slope is a parameter that backpropagation trains, so the network finds the best slope itself.",
     limit=(
         "It follows the gradient like any weight. Layers end at slopes of their own, and a finite training may leave it"
-        " near where it started."
+        " near its start."
     ),
     source="He et al. 2015, sections 2.1 and 4.1",
     quantity=f"slopes of 6 layers of 32 on digits, {LEARN_STEPS} steps of SGD with momentum, from {STARTS}",

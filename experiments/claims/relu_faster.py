@@ -1,4 +1,4 @@
-"""ReLU against sigmoid and tanh, each at its own best learning rate and initialization (the guide's section 4.1)."""
+"""Section 4.1: ReLU against sigmoid and tanh, each at its own best learning rate and initialization."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ PLACES = (
 )
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 INITS = ("he_normal", "xavier_normal")
-"""Each activation gets the better one in each place. Their variances differ by 2 in hidden layers, but by 33 in layer 0
-of spirals, where Xavier's average of fan_in and fan_out suits nobody."""
+"""Each activation uses the better one in each place. Their variances differ by 2 in hidden layers, but by 33 in layer 0
+of spirals, where Xavier's average of fan_in and fan_out suits no activation."""
 RIVALS = ("sigmoid", "tanh")
 TICKS = (0.1, 0.2, 0.5, 1, 2)
 FASTER_BY = math.log10(1.1)
-"""A loss a tenth lower after as many steps."""
+"""log10 ratio of losses that counts as faster: a tenth lower."""
 
 
 def _name(activation: str, task: str, depth: int, init: str) -> str:
@@ -57,7 +57,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Of every arm's best rate: held-out loss and accuracy at every reading; the rate, and the grid it comes from."""
+    """Measure held-out loss and accuracy at every arm's best rate, the rate, and the grid behind it."""
     samples: dict[str, Array] = {}
     for task, depth in PLACES:
         _, rates, steps, _ = TASKS[task]
@@ -66,19 +66,19 @@ def measure(scale: Scale) -> Samples:
             for init in INITS:
                 name = _name(activation, task, depth, init)
                 replicas = max(LEAST_REPLICAS, scale.replicas // 2)
-                found = tuned(ARMS[name], rates, replicas, every * READINGS, every, metric="eval_loss")
-                samples |= {f"{kind} {name}": values for kind, values in found.items()}
+                result = tuned(ARMS[name], rates, replicas, every * READINGS, every, metric="eval_loss")
+                samples |= {f"{kind} {name}": values for kind, values in result.items()}
     return samples
 
 
 def better_init(samples: Samples, activation: str, task: str, depth: int) -> str:
-    """Name of the arm whose best rate has the lower loss, by the replicas that are not compared."""
+    """Return the arm whose best rate has the lower loss, by the replicas that are not compared."""
     names = [_name(activation, task, depth, init) for init in INITS]
     return min(names, key=lambda name: float(samples[f"grid {name}"].mean(1).min()))
 
 
 def judge(samples: Samples) -> Judgement:
-    """In how many places ReLU's loss is a tenth lower, or higher, than each rival's."""
+    """Apply the rule: number of places where ReLU's loss is a tenth lower, or higher, than each rival's."""
     numbers: list[Number] = []
     faster: dict[str, list[str]] = {rival: [] for rival in RIVALS}
     slower: dict[str, list[str]] = {rival: [] for rival in RIVALS}
@@ -111,13 +111,13 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _place(of: tuple[str, int]) -> str:
-    """A place in words that need no commas."""
+    """Describe a place without commas."""
     (data, optimizer), depth = of[0].split(", "), of[1]
     return f"{depth} layers on {data} with {optimizer}"
 
 
 def _in_short(places: list[str]) -> str:
-    """Where ReLU is faster, or where it is not if those are fewer."""
+    """List the places where ReLU is faster, or the exceptions if those are fewer."""
     others = [place for place in map(_place, PLACES) if place not in places]
     if not others or not places:
         return "everywhere" if places else "nowhere"
@@ -125,18 +125,18 @@ def _in_short(places: list[str]) -> str:
 
 
 def _log_loss(samples: Samples, name: str, classes: int) -> Array:
-    """log10 of the loss at the end, (R,); a diverged replica counts as one that knows nothing."""
+    """Return log10 of the final loss, (R,); a diverged replica counts as guessing."""
     return np.asarray(np.log10(_known(samples[f"eval_loss {name}"][-1], classes)))
 
 
 def _known(loss: Array, classes: int) -> Array:
-    """The loss, and that of a guess where a replica has diverged."""
+    """Return the loss, or that of guessing where a replica has diverged."""
     return np.where(np.isfinite(loss), loss, math.log(classes))
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Held-out loss against steps where the outcomes differ."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot held-out loss against steps in three places."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     places = (("digits, SGD", 12), ("spirals, Adam", 2), ("spirals, Adam", 12))
     axes = panels(figure, len(places))
@@ -169,7 +169,7 @@ FASTER = Claim(
     quantity=(
         "held-out loss after equally many steps, each activation at the best of five or six learning rates and of He's"
         " and Xavier's initialization (chosen on other replicas); stacks of 2, 6 and 12 layers of 64 units; 8 networks"
-        " an arm"
+        " per arm"
     ),
     rule=(
         "ReLU is faster (slower) in a place if the 95% interval of the difference of log10 loss lies below (above) the"

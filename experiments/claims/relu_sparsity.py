@@ -1,4 +1,4 @@
-"""How sparse ReLU's activations are, at which depth, before and after training (the guide's section 4.1)."""
+"""Section 4.1: sparsity of ReLU's activations by depth, before and after training."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ARMS = {
 RELU_ARMS = ("4 layers", "20 layers")
 TIMES = ("at initialization", "trained")
 MANY = 0.25
-"""Of the activations of units that are on for some example: half of what symmetric weights give."""
+"""Share of zeros among units that are on for some example: half of that for symmetric weights."""
 
 
 def measure(scale: Scale) -> Samples:
-    """For each layer and replica, before and after training: the share of zeros and of units that are never on."""
+    """Measure, by layer and replica, before and after training, the shares of zeros and of units that are never on."""
     from experiments.claims import dead_units
     from lab.machine.torch_threads import thread_budget
     from lab.train.losses import evaluate
@@ -54,7 +54,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """A half at initialization, and zeros that are not just units that never fire."""
+    """Apply the rule: one half of zeros at initialization, not only from units that never fire."""
     numbers, is_sparse, is_half, drift = [], {}, True, 0.0
     for name in RELU_ARMS:
         for time in TIMES:
@@ -69,7 +69,7 @@ def judge(samples: Samples) -> Judgement:
             numbers += [share, interval(f"units never on: {name}, {time}", never.mean(0), "of units"), living]
             is_sparse[f"{name}, {time}"] = is_above(living, MANY)
             if is_initial:
-                # Given the layer below, each unit is off with probability 1/2; at worst for all examples at once.
+                # Given the layer below, each unit is off with probability 1/2; at worst for all examples together.
                 allowed = 4 * math.sqrt(0.25 / (WIDTH * zeros.size))
                 is_half &= abs(share.value - 0.5) <= allowed
             else:
@@ -100,8 +100,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Zeros and units that are never on, against depth, before and after training."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot zeros and units that are never on against depth, before and after training."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, name in zip(axes, RELU_ARMS, strict=True):

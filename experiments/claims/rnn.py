@@ -1,9 +1,9 @@
-"""Recurrent networks, R of them side by side, and networks alike in all but that every step has a matrix of its own.
+"""Recurrent networks, R of them side by side, and equal networks with a different matrix for every step.
 
     z_t = h_(t-1) W_t + x_t U + c,   h_t = phi(z_t),   y = h_T V + d,   t = 1 .. T,   h_0 = 0
 
 W_t is the same for all t in a recurrent network and fresh for each t in the other, which is a feed-forward network of
-T layers that gets its input bit by bit. Time is the layer axis of the lab's probes.
+T layers that receives its input step by step. Time is the layer axis of the lab's probes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lab.train.parameters import Parameters
 from lab.typing import Array
 
 FEATURES = 2
-"""Of the adding problem's sequences: a number and a mark."""
+"""Features of the adding problem's sequences: a number and a mark."""
 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What is repeated: `ensemble` is a key of ENSEMBLES, entries of W have variance weight_var / units."""
+    """A recurrent network: `ensemble` is a key of ENSEMBLES, entries of W have variance weight_var / units."""
 
     ensemble: str = "gaussian"
     weight_var: float = 1.0
@@ -56,8 +56,8 @@ class Map(nn.Module):
         return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
 
 
-class Network(nn.Module):
-    """One network a replica, each drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
+class RecurrentNetwork(nn.Module):
+    """One network per replica, drawn from its own streams; U and V have variance 1 / fan_in, biases are 0."""
 
     def __init__(self, config: Recurrence, replicas: Sequence[Streams], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -73,29 +73,29 @@ class Network(nn.Module):
         self.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answers (R, B) to sequences (R, B, T, features)."""
+        """Return the answers (R, B) to sequences (R, B, T, features)."""
         return self.readout(self.states(x)[1])[..., 0]
 
     def states(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """All z_t and h_T, (R, B, N) each."""
+        """Return all z_t and h_T, (R, B, N) each."""
         replicas, batch, steps, features = x.shape
         driven = self.into(x.reshape(replicas, batch * steps, features)).view(replicas, batch, steps, -1)
-        found: list[Tensor] = []
+        pre_activations: list[Tensor] = []
         for t in range(steps):
             z = driven[:, :, t]  # (R, B, N)
-            if found:
-                z = z + self.steps[t - 1 if len(self.steps) > 1 else 0](self.activation(found[-1]))
-            found.append(z)
-        return found, self.activation(found[-1])
+            if pre_activations:
+                z = z + self.steps[t - 1 if len(self.steps) > 1 else 0](self.activation(pre_activations[-1]))
+            pre_activations.append(z)
+        return pre_activations, self.activation(pre_activations[-1])
 
     def sections(self) -> list[nn.Module]:
         return [self.into, *self.steps, self.readout]
 
 
 def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array:
-    """delta_rms of each step, (T, replicas), when a random gradient enters at the last state. float64."""
+    """Return delta_rms of each step, (T, replicas), in float64, for a random gradient that enters at the last state."""
     own = [streams(SEED, r) for r in range(replicas)]
-    network = Network(config, own, torch.float64)
+    network = RecurrentNetwork(config, own, torch.float64)
     x = _of_replicas([adding(stream.batches, batch, config.steps)[0] for stream in own])  # (R, B, T, features)
     pre_activations, last = network.states(x)
     entering = _of_replicas([stream.cotangents.standard_normal((batch, config.units)) for stream in own])
@@ -104,8 +104,8 @@ def gradient_in_time(config: Recurrence, replicas: int, batch: int = 8) -> Array
 
 
 def log_radii(config: Recurrence, replicas: int) -> Array:
-    """ln of the spectral radius of the matrices of `gradient_in_time`, its mean over them: (replicas,)."""
-    network = Network(config, [streams(SEED, r) for r in range(replicas)], torch.float64)
+    """Return the mean of ln of the spectral radius over the matrices of `gradient_in_time`: (replicas,)."""
+    network = RecurrentNetwork(config, [streams(SEED, r) for r in range(replicas)], torch.float64)
     with torch.no_grad():
         radii = [torch.linalg.eigvals(step.weight).abs().amax(1).log() for step in network.steps]  # (R,) each
     return np.asarray(torch.stack(radii).mean(0).numpy())
@@ -123,15 +123,15 @@ def train(
     every: int,
     batch: int = 32,
 ) -> dict[str, Array]:
-    """SGD on the adding problem; entry r of every argument is replica r's own, an infinite max_norm does not clip.
+    """Train with SGD on the adding problem; entry r of every argument belongs to replica r.
 
     Returns:
         `loss` on held-out sequences at every `every` steps and at the end, (readings, R), NaN once diverged; `steps`
-        (readings,); and `growth` (R,), the largest norm of a whole gradient over the first step's, infinity where a
+        (readings,); and `growth` (R,), the largest total gradient norm over the first step's, infinity where a
         loss or gradient was not finite.
     """
     own = [streams(SEED, int(number)) for number in replicas]
-    network = Network(config, own)
+    network = RecurrentNetwork(config, own)
     parameters = Parameters(network.sections())
     values = [stack.values for stack in parameters.stacks]
     optimizer = optimizers.build(schema.SGD("sgd"), values, torch.from_numpy(rates))
@@ -159,10 +159,10 @@ def train(
 
 
 def adding(rng: np.random.Generator, examples: int, steps: int) -> tuple[Array, Array]:
-    """Sequences (examples, T, 2) of a number in [0, 1] and a mark, and the sum (examples,) of the two marked numbers.
+    """Return sequences (examples, T, 2) of numbers in [0, 1] and marks, and sums (examples,) of marked numbers.
 
     One mark lies in each half (Hochreiter and Schmidhuber 1997, section 5.4, as simplified by Le et al. 2015, section
-    4.1). Who always answers 1 has a mean squared error of 1/6.
+    4.1). The constant answer 1 has a mean squared error of 1/6.
     """
     numbers, marks = rng.uniform(size=(examples, steps)), np.zeros((examples, steps))
     half, rows = steps // 2, np.arange(examples)
@@ -185,13 +185,13 @@ def _dataset(steps: int) -> Dataset:
 
 
 def _sequences(flat: Tensor) -> Tensor:
-    """(R, B, T features) -> (R, B, T, features)."""
+    """Unflatten (R, B, T features) to (R, B, T, features)."""
     return flat.unflatten(-1, (-1, FEATURES))
 
 
 @torch.no_grad()
-def _held_out(network: Network, dataset: Dataset) -> Tensor:
-    """Mean squared error of every replica on the held-out sequences, (R,) float64."""
+def _held_out(network: RecurrentNetwork, dataset: Dataset) -> Tensor:
+    """Return the mean squared error of every replica on the held-out sequences, (R,) float64."""
     replicas = len(network.readout.weight)
     x = _sequences(dataset.test_x.expand(replicas, -1, -1))
     return (network(x) - dataset.test_y).double().square().mean(1)
@@ -205,12 +205,12 @@ def _gaussian(rng: np.random.Generator, fan_in: int, fan_out: int) -> Array:
 
 
 def _fresh_gaussian(rng: np.random.Generator, count: int, units: int) -> Array:
-    """The spectral radius tends to 1 (Ginibre 1965), as does each matrix's mean gain."""
+    """Draw matrices whose spectral radius tends to 1 (Ginibre 1965), as does their mean gain."""
     return rng.normal(0, 1 / math.sqrt(units), (count, units, units))
 
 
 def _symmetric(rng: np.random.Generator, count: int, units: int) -> Array:
-    """Entries as large as a Gaussian matrix's, but the spectral radius tends to 2 (Wigner 1958)."""
+    """Draw matrices with entries as large as a Gaussian's, but a spectral radius that tends to 2 (Wigner 1958)."""
     drawn = _fresh_gaussian(rng, count, units)
     return np.asarray((drawn + drawn.swapaxes(1, 2)) / math.sqrt(2))
 
@@ -220,7 +220,7 @@ def _orthogonal(rng: np.random.Generator, count: int, units: int) -> Array:
 
 
 def _identity(rng: np.random.Generator, count: int, units: int) -> Array:
-    """Le et al. 2015, section 3."""
+    """Return identity matrices (Le et al. 2015, section 3)."""
     return np.broadcast_to(np.eye(units), (count, units, units)).copy()
 
 

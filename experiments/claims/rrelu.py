@@ -1,4 +1,4 @@
-"""RReLU: what is random about its slope, and what evaluation makes of it (the guide's section 4.3)."""
+"""Section 4.3: randomness of RReLU's slope in training, and its value in evaluation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOWER, UPPER = 1 / 8, 1 / 3
 MEAN = (LOWER + UPPER) / 2
 SECOND_MOMENT = (LOWER**2 + LOWER * UPPER + UPPER**2) / 3
 DRAWS = (500, 100)
-"""Examples and units of a pass: so many slopes a replica."""
+"""Examples and units of a pass, one slope each."""
 FARTHEST = 4.0
-"""Standard errors from theory."""
+"""Allowed deviation from theory in standard errors."""
 UNLIKELY = 1e-4
-"""Smallest p-value of the test for uniform slopes that is put down to chance."""
+"""Smallest p-value of the test for uniform slopes that counts as chance."""
 PASSES = 400
 DEPTHS = (1, 6)
 ARMS = {
@@ -33,7 +33,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Slopes of two passes in training and in evaluation, and the mean output of many passes beside evaluation's."""
+    """Measure slopes in two training passes and in evaluation, and the mean output of many training passes."""
     import torch
 
     from experiments.claims import dead_units
@@ -68,13 +68,13 @@ def measure(scale: Scale) -> Samples:
             with network.evaluating():
                 evaluated = network(x).double()
             gap = (outputs.mean(0) - evaluated).square().mean((1, 2))
-            noise = outputs.var(0).mean((1, 2)) / PASSES  # what is left of the drawing in the mean
+            noise = outputs.var(0).mean((1, 2)) / PASSES  # remaining variance of the mean
             samples[f"gap_{depth}"] = ((gap - noise) / evaluated.square().mean((1, 2))).numpy()
     return samples
 
 
 def judge(samples: Samples) -> Judgement:
-    """Moments, shape and independence of the slopes in training; one fixed slope in evaluation."""
+    """Apply the rule: moments, distribution and independence of the slopes in training; a fixed slope in evaluation."""
     count = DRAWS[0] * DRAWS[1]
     variance = SECOND_MOMENT - MEAN**2
     fourth = sum(LOWER**i * UPPER ** (4 - i) for i in range(5)) / 5
@@ -123,8 +123,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Histogram of the slopes in training, and the one of evaluation."""
-    from lab.plot.style import COLOURS
+    """Plot the histogram of slopes in training, and the slope in evaluation."""
+    from lab.plot.figures import COLOURS
 
     (ax,) = panels(figure)
     edges = np.linspace(LOWER, UPPER, 21)
@@ -148,7 +148,7 @@ RANDOM = Claim(
         " slope.)"
     ),
     source="Xu et al. 2015, section 2.4",
-    quantity=f"slopes of {DRAWS[0] * DRAWS[1]} entries a replica in two training passes and two evaluations",
+    quantity=f"slopes of {DRAWS[0] * DRAWS[1]} entries per replica in two training passes and two evaluations",
     rule=(
         f"Holds if mean, mean square and correlation between passes lie within {FARTHEST:g} standard errors of a"
         f" uniform law's, a Kolmogorov-Smirnov test does not refute it (p at least {UNLIKELY:g}), positive inputs pass"

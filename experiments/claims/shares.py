@@ -1,4 +1,4 @@
-"""Shares: of replicas, with an interval that holds for few of them, and of the digits that a network gets right."""
+"""Shares: of replicas, with an interval valid for few of them, and of digits classified correctly."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from experiments.claims.statistics import LEVEL
 from lab.typing import Array
 
 GUESSING = 0.1
-"""Share of the ten digits that a network gets right which has learnt nothing."""
+"""Accuracy of guessing one of ten digits."""
 
 
 def answered(accuracy: Array) -> Array:
-    """Accuracies on the digits, where a network that diverged (NaN) counts as one that guesses."""
+    """Return accuracies on the digits; a diverged network (NaN) counts as guessing."""
     return np.nan_to_num(accuracy, nan=GUESSING)
 
 
 def share(name: str, indicators: ArrayLike) -> Number:
-    """Mean of zeros and ones, with its exact binomial interval (Clopper and Pearson 1934).
+    """Return the mean of zeros and ones with its exact binomial interval (Clopper and Pearson 1934).
 
-    Resampling replicas that all agree would claim that their number says everything.
+    The bootstrap of replicas that all agree would have an interval of width 0.
     """
     ones = np.asarray(indicators, dtype=np.float64).ravel()
-    found = stats.binomtest(int(ones.sum()), len(ones)).proportion_ci(LEVEL, method="exact")
-    return Number(name, float(ones.mean()), float(found.low), float(found.high))
+    ends = stats.binomtest(int(ones.sum()), len(ones)).proportion_ci(LEVEL, method="exact")
+    return Number(name, float(ones.mean()), float(ends.low), float(ends.high))

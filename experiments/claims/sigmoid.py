@@ -1,4 +1,4 @@
-"""The sigmoid of sections 3.1 and Q2: its range and its derivative, exactly and in floats."""
+"""Sections 3.1 and Q2: range and derivative of the sigmoid, exactly and in floats."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ONE_FROM = {name: math.log(2 / np.finfo(name).eps) for name in FORMATS}
 OVERFLOW_TO = {name: -math.log(np.finfo(name).max) for name in FORMATS}
 """Where exp(-z) is the largest finite number."""
 RIGHT = 0.01
-"""Share by which a slope in the figure may be off and still be called right."""
+"""Relative error of a slope in the figure up to which it counts as right."""
 
 
 # --- range ----------------------------------------------------------------------------------------------------------
 
 
 def measure_range(scale: Scale) -> Samples:
-    """The function's distance from both ends of (0, 1), exactly and in both formats."""
+    """Measure the distance from both ends of (0, 1), exactly and in both formats."""
     import mpmath
     import torch
 
@@ -48,7 +48,7 @@ def measure_range(scale: Scale) -> Samples:
 
 
 def judge_range(samples: Samples) -> Judgement:
-    """Inside (0, 1) in exact arithmetic, right to rounding in floats, and whether floats keep off both ends."""
+    """Apply the rule: inside (0, 1) in exact arithmetic, accurate to rounding in floats, and inside (0, 1) there."""
     is_inside = bool(np.all(np.isfinite(samples["above"]) & np.isfinite(samples["below"])))
     is_inside &= bool(np.all((samples["above"] <= 0) & (samples["below"] <= 0)))
     numbers, errors, ends = [], [], 0
@@ -69,7 +69,7 @@ def judge_range(samples: Samples) -> Judgement:
     reason = (
         f"In 50 digits neither end is reached on {len(samples['z'])} points up to 1e4 on either side. In float32 the"
         f" value is exactly 1 above z = {one:.2f}, and below z = {overflow:.2f} the textbook formula overflows inside"
-        f" (the quotient that is left is 0); in float64 above {samples['edges_float64'][0]:.2f} and below"
+        f" (the remaining quotient is 0); in float64 above {samples['edges_float64'][0]:.2f} and below"
         f" {samples['edges_float64'][1]:.1f}."
     )
     if ends:
@@ -81,8 +81,8 @@ def judge_range(samples: Samples) -> Judgement:
 
 
 def draw_range(figure: Figure, samples: Samples) -> None:
-    """How far the value is from 0 on the left and from 1 on the right, and where each format ends."""
-    from lab.plot.style import COLOURS
+    """Plot the distance from 0 (left) and from 1 (right), and where each format reaches them."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]
@@ -95,7 +95,7 @@ def draw_range(figure: Figure, samples: Samples) -> None:
                 shown = np.log10(values if side < 0 else 1 - values)
             known = np.isfinite(shown)
             ax.plot(z[inside][known], shown[known], style, color=colour, linewidth=2, label=name)
-            if not known.all():  # where the format's line ends for good
+            if not known.all():  # the end of the format's line
                 end = np.flatnonzero(known)[0 if side < 0 else -1]
                 ax.plot(z[inside][end], shown[end], "x", color=colour, markersize=9, markeredgewidth=2.5)
     label(axes[0], "z", "log10 of the value", "Distance from 0")
@@ -121,8 +121,8 @@ RANGE = Claim(
     rule="Holds if no value touches an end in 50 digits nor in floats; holds with a condition if only floats touch"
     f" one; does not hold if an exact value does, or if floats are off by more than {ROUNDINGS:g} units in the last"
     " place.",
-    caption="How close the sigmoid comes to 0 (left) and to 1 (right). The exact curves go on for ever; each format"
-    " ends at its cross and gives exactly 0 or 1 beyond it.",
+    caption="How close the sigmoid comes to 0 (left) and to 1 (right). The exact curves continue indefinitely; each"
+    " format ends at its cross and gives exactly 0 or 1 beyond it.",
     measure=measure_range,
     judge=judge_range,
     draw=draw_range,
@@ -139,7 +139,7 @@ RANGE = Claim(
 
 
 def measure_derivative(scale: Scale) -> Samples:
-    """The derivative from differences in many digits, from the identity, from the lab, and from backpropagation."""
+    """Measure the derivative from differences in many digits, the identity, the lab, and backpropagation."""
     import mpmath
     import torch
 
@@ -172,7 +172,7 @@ def measure_derivative(scale: Scale) -> Samples:
 
 
 def judge_derivative(samples: Samples) -> Judgement:
-    """The identity in 50 digits; the lab's slope and the printed expression in floats."""
+    """Apply the rule: the identity in 50 digits; the lab's slope and the printed expression in floats."""
     gap = float(np.max(samples["log10_gap"]))
     lab = max(exact.roundings(samples[f"value_{name}"], samples["exact"], name) for name in FORMATS)
     written = max(exact.roundings(samples[f"written_{name}"], samples["exact"], name) for name in FORMATS)
@@ -190,7 +190,7 @@ def judge_derivative(samples: Samples) -> Judgement:
     nothing, broken = samples["edges_float32"]
     reason = (
         f"Both sides agree to 1e{gap:.0f} in 50 digits, and in floats to {max(lab, written):.2g} units in the last"
-        f" place of 1. The digits that are left are fewer: in float32 s (1 - s) is exactly 0 above z = {nothing:.2f},"
+        f" place of 1. Fewer digits remain: in float32 s (1 - s) is exactly 0 above z = {nothing:.2f},"
         f" and backpropagation through the printed formula gives NaN below z = {broken:.2f}."
     )
     if gap > EQUAL or lab > ROUNDINGS:
@@ -202,8 +202,8 @@ def judge_derivative(samples: Samples) -> Judgement:
 
 
 def draw_derivative(figure: Figure, samples: Samples) -> None:
-    """What float32 makes of the derivative along z, in three ways: right, off, exactly 0 or NaN."""
-    from lab.plot.style import COLOURS
+    """Plot where float32 gives the derivative right, off, exactly 0 or NaN, in three ways of computing it."""
+    from lab.plot.figures import COLOURS
 
     (ax,) = axes = panels(figure)
     z = samples["z"]

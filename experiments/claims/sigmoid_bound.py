@@ -1,4 +1,4 @@
-"""Q2: how fast the gradient shrinks through sigmoid layers, whose slopes are at most 1/4 but whose weights are not."""
+"""Q2: decay of the gradient through sigmoid layers, with slopes of at most 1/4 and arbitrary weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, f"init={init}") for name,
 
 
 def measure(scale: Scale) -> Samples:
-    """delta_rms of every layer over the last one's, measured and predicted, and log10 of the first's."""
+    """Measure delta_rms of every layer over the last one's, and its prediction."""
     samples: dict[str, Array] = {}
     for name, overrides in ARMS.items():
         reading = networks.initial(overrides, scale.replicas)
@@ -44,7 +44,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The factor of one layer against 1/4, arm by arm; weights of norm 1 are what the bound is about."""
+    """Apply the rule: the factor of one layer against 1/4, by arm; the bound assumes weights of norm 1."""
     factors, products = {}, []
     for name in ARMS:
         measured, predicted = samples[f"{name} measured"], samples[f"{name} predicted"]
@@ -83,16 +83,16 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer for the four arms, with theory, and the guide's product."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot gradient against layer for the four arms, with theory and the guide's product."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     (ax,) = axes = panels(figure)
     layer = np.arange(LAYERS)
     guide = (LAYERS - 1 - layer) * np.log10(QUARTER)
-    ax.plot(layer, guide, color="0.55", linewidth=5, solid_capstyle="round", label="the guide: 0.25 a layer")
+    ax.plot(layer, guide, color="0.55", linewidth=5, solid_capstyle="round", label="the guide: 0.25 per layer")
     for number, name in enumerate(ARMS):
         measured = np.log10(samples[f"{name} measured"])
-        size = 6 if number else 12  # orthogonal and Xavier lie on one another
+        size = 6 if number else 12  # orthogonal and Xavier coincide
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": size}
         style |= {} if number else {"markerfacecolor": "white"}
         ax.plot(layer, measured.mean(1), "-", label=name, **style)
@@ -111,8 +111,9 @@ BOUND = Claim(
     " weight_var times the mean squared slope, which can be anything from 0 to beyond 1.",
     source="Schoenholz et al. 2017, Deep Information Propagation, section 3; Glorot and Bengio 2010, section 4",
     quantity="delta_rms of the first over the last of ten layers, at initialization with an independent gradient",
-    rule="Holds if every arm's factor a layer is below 0.25 (its 95% interval over replicas); holds with a condition if"
-    " that of orthogonal weights, whose norm is 1, is below and that of critical weights above; else it does not hold.",
+    rule="Holds if every arm's factor per layer is below 0.25 (its 95% interval over replicas); holds with a condition"
+    " if that of orthogonal weights, whose norm is 1, is below and that of critical weights above; else it does not"
+    " hold.",
     caption="Gradient against layer in sigmoid networks of ten layers at initialization, mean over replicas; dashed is"
     " mean-field theory, grey the guide's product.",
     measure=measure,

@@ -1,4 +1,4 @@
-"""Sections 3.1 and Q2: the largest slope of the sigmoid, and where it is."""
+"""Sections 3.1 and Q2: the largest slope of the sigmoid and its location."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOST_FROM = -math.log(np.finfo(np.float64).smallest_subnormal) + math.log(2)
 
 
 def measure(scale: Scale) -> Samples:
-    """Where the second derivative is 0, the slope there, and the slope everywhere else."""
+    """Measure the root of the second derivative, the slope there, and the slope everywhere else."""
     import mpmath
 
     from lab.network.activations import FUNCTIONS
@@ -34,7 +34,7 @@ def measure(scale: Scale) -> Samples:
         return mpmath.diff(lambda y: by_hand.sigmoid(y, mpmath), x, 2)
 
     with mpmath.workdps(exact.DIGITS):
-        top = mpmath.findroot(second, (-0.7, 1.1), solver="anderson", tol=1e-60)  # bracket unlike about its middle
+        top = mpmath.findroot(second, (-0.7, 1.1), solver="anderson", tol=1e-60)  # asymmetric bracket
         height = mpmath.diff(lambda y: by_hand.sigmoid(y, mpmath), top)
     return {
         "z": z,
@@ -45,7 +45,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The slope is 1/4 - (s - 1/2)^2, so no more than 1/4, which it is at 0 alone; and whether floats leave 0 out."""
+    """Apply the rule: the slope is 1/4 - (s - 1/2)^2, at most 1/4 and only at 0; positive in floats."""
     z, slope = samples["z"], samples["slope"]
     largest, _ = exact.largest(slope, z)
     error = exact.roundings(slope, 0.25 - samples["square"], "float64")
@@ -81,8 +81,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """The slope against z, and against the value, where it is a parabola."""
-    from lab.plot.style import COLOURS
+    """Plot the slope against z, and against the value, where it is a parabola."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z, slope = samples["z"], samples["slope"]

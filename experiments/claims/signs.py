@@ -1,4 +1,4 @@
-"""Section 3.1: signs of a unit's weight gradients when its inputs are all positive, for one example and for a batch."""
+"""Section 3.1: signs of a unit's weight gradients for positive inputs, for one example and for a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 DRAWS = 512
-"""Examples behind each share: a batch of one is drawn 512 times, one of 128 four times."""
+"""Examples per share: a batch of one is drawn 512 times, one of 128 four times."""
 STEPS = 300
 COMMON = (
     *("data=digits", "init=xavier_normal", "model.depth=3", "model.width=64", "optimizer=adam", "optimizer.lr=0.003"),
@@ -30,11 +30,11 @@ ARMS: Mapping[str, tuple[str, ...]] = {name: (f"activation={name}", *COMMON) for
 TIMES = ("initialization", "trained")
 ALL, NEARLY_ALL = 0.99, 0.9
 REVERSED = -0.5
-"""A step whose cosine with the one before is below this goes back rather than on."""
+"""A step is reversed if its cosine with the previous one is below this."""
 
 
 def measure(scale: Scale) -> Samples:
-    """Shares of like signs and of reversals in the second and third layer, before and after training."""
+    """Measure shares of like signs and of reversals in the second and third layer, before and after training."""
     import torch
 
     from lab import compose, data
@@ -50,16 +50,16 @@ def measure(scale: Scale) -> Samples:
             for time in TIMES:
                 if time == "trained":
                     for _ in range(scale.steps(STEPS)):
-                        trainer.step()
-                found = [_signs(trainer, batch, max(2, round(DRAWS * scale.share) // batch)) for batch in BATCHES]
-                for quantity in found[0]:
-                    samples[f"{quantity} {name} {time}"] = np.stack([of[quantity] for of in found])  # (K, R)
+                        trainer.step(is_reading=False)
+                shares = [_signs(trainer, batch, max(2, round(DRAWS * scale.share) // batch)) for batch in BATCHES]
+                for quantity in shares[0]:
+                    samples[f"{quantity} {name} {time}"] = np.stack([of[quantity] for of in shares])  # (K, R)
     return samples
 
 
 def _signs(trainer: Trainer, batch: int, draws: int) -> dict[str, Any]:
-    """Means over units, two layers and draws, (R,) each: how often a unit's weight gradients share a sign (alike), a
-    whole layer's do (together), and a unit's step goes back (reversed)."""
+    """Return means over units, two layers and draws, (R,) each: `alike`, weight gradients of a unit share a sign;
+    `together`, those of a layer do; `reversed`, a unit's step goes back."""
     import torch
 
     rng = np.random.default_rng(batch)
@@ -74,12 +74,12 @@ def _signs(trainer: Trainer, batch: int, draws: int) -> dict[str, Any]:
             cosines = [torch.cosine_similarity(a, b, dim=1) for a, b in zip(before, gradients, strict=True)]
             reversals.append(torch.stack([(cosine < REVERSED).double().mean(-1) for cosine in cosines]).mean(0))
         before = gradients
-    found = {"alike": alike, "together": together, "reversed": reversals}
-    return {quantity: torch.stack(values).mean(0).numpy() for quantity, values in found.items()}
+    kinds = {"alike": alike, "together": together, "reversed": reversals}
+    return {quantity: torch.stack(values).mean(0).numpy() for quantity, values in kinds.items()}
 
 
 def weight_gradients(trainer: Trainer, x: Tensor, y: Tensor) -> list[Tensor]:
-    """dL/dW (R, fan_in, fan_out) of the hidden layers whose inputs are activations, for inputs (R, B, features)."""
+    """Return dL/dW (R, fan_in, fan_out) of the hidden layers but the first, for x (R, B, features)."""
     import torch
 
     from lab.network import Block
@@ -90,12 +90,12 @@ def weight_gradients(trainer: Trainer, x: Tensor, y: Tensor) -> list[Tensor]:
 
 
 def same_sign(gradient: Tensor) -> Tensor:
-    """Share of units whose incoming weights' gradients are all positive or all negative: (R, I, N) -> (R,)."""
+    """Return the share of units whose weight gradients all have one sign: (R, I, N) -> (R,)."""
     return ((gradient > 0).all(1) | (gradient < 0).all(1)).double().mean(-1)
 
 
 def judge(samples: Samples) -> Judgement:
-    """Like signs for one example and for a batch of 128, and how often a step goes back."""
+    """Apply the rule: like signs for one example and for a batch of 128, and reversed steps."""
     numbers: list[Number] = []
     shares: dict[tuple[str, str, int], Number] = {}
     for time in TIMES:
@@ -128,15 +128,15 @@ def judge(samples: Samples) -> Judgement:
         f" and {_percent(shares['sigmoid', 'trained', 1])} after training have weight gradients of one sign, for a"
         f" batch of {last} {_percent(shares['sigmoid', 'initialization', last])} and"
         f" {_percent(shares['sigmoid', 'trained', last])}; for tanh at most"
-        f" {max(share.value for key, share in shares.items() if key[0] == 'tanh'):.1%}. Sigmoid's steps go back more"
-        f" often than tanh's by {_percent(back['initialization', 1])} and {_percent(back['trained', 1])} of all steps"
-        f" for one example, and by {_percent(back['initialization', last])} and {_percent(back['trained', last])} for"
-        " a batch."
+        f" {max(share.value for key, share in shares.items() if key[0] == 'tanh'):.1%}. Sigmoid's steps are reversed"
+        f" more often than tanh's by {_percent(back['initialization', 1])} and {_percent(back['trained', 1])} of all"
+        f" steps for one example, and by {_percent(back['initialization', last])} and {_percent(back['trained', last])}"
+        " for a batch."
     )
     if one and is_own and zigzag[1]:
         if is_kept and zigzag[last]:
             return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-        where = "each unit and example by itself; the sum over a batch mixes signs"
+        where = "individual units and examples; the sum over a batch mixes signs"
         return Judgement(Verdict.CONDITION, reason, tuple(numbers), where)
     return Judgement(Verdict.FAILS, reason, tuple(numbers))
 
@@ -146,8 +146,8 @@ def _percent(number: Number) -> str:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Like signs and reversals against the batch size."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot like signs and reversals against the batch size."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, quantity, what in zip(
@@ -187,7 +187,7 @@ NOT_CENTRED = Claim(
     arms=ARMS,
     shown_with=dict.fromkeys(ARMS, (f"steps={STEPS}",)),
     findings=(
-        "Section 3.1 lets all gradients of a layer's weights share one sign. Already for one example they share it"
-        " only within a unit: across the units of a layer the signs of their deltas differ.",
+        "Section 3.1 claims that all gradients of a layer's weights share one sign. Even for one example they do"
+        " so only within a unit: across the units of a layer the signs of their deltas differ.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Intervals over replicas, by the bootstrap."""
+"""Bootstrap intervals over replicas."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def interval(
     predicted: float | None = None,
     statistic: Statistic = np.mean,
 ) -> Number:
-    """A statistic of replicas (R,) with its 95% percentile interval; NaNs are no replicas. One replica has no interval.
+    """Return a statistic of replicas (R,) with its 95% interval, ignoring NaNs. One replica has no interval.
 
-    Whole replicas are resampled (Efron and Tibshirani 1993, chapter 13), from a fixed seed.
+    Replicas are resampled (Efron and Tibshirani 1993, chapter 13) with a fixed seed.
     """
     sample = np.asarray(values, dtype=np.float64).ravel()
     sample = sample[~np.isnan(sample)]
@@ -41,7 +41,7 @@ def interval(
 def difference(
     name: str, first: ArrayLike, second: ArrayLike, units: str = "", statistic: Statistic = np.mean
 ) -> Number:
-    """statistic(first) - statistic(second) of independent replicas, with its interval."""
+    """Return statistic(first) - statistic(second) of independent replicas with its interval."""
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (first, second))
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     if not len(a) or not len(b):
@@ -56,7 +56,7 @@ def difference(
 
 
 def combined(name: str, statistic: Statistic, *samples: ArrayLike, units: str = "") -> Number:
-    """A statistic of several independent samples (R,) with its interval; it takes them in turn, and `axis`."""
+    """Return a statistic of several independent samples (R,), each a positional argument, with its interval."""
     known = tuple(sample[~np.isnan(sample)] for sample in (np.asarray(s, dtype=np.float64).ravel() for s in samples))
     if not all(map(len, known)):
         return Number(name, float("nan"), None, None, units)
@@ -65,12 +65,12 @@ def combined(name: str, statistic: Statistic, *samples: ArrayLike, units: str = 
 
 
 def wider(first: ArrayLike, second: ArrayLike, comparisons: int) -> Number:
-    """mean(first) - mean(second) as `difference` has it, with an interval that holds for all of several comparisons.
+    """Return mean(first) - mean(second) with an interval valid for several comparisons at once.
 
-    Bonferroni: its level is that by which each of them may be wrong with a share 1/comparisons of 5%.
+    Bonferroni: the error level of 5% is divided by the number of comparisons.
     """
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (first, second))
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         (a, b),
         lambda x, y, axis=-1: np.mean(x, axis=axis) - np.mean(y, axis=axis),
         n_resamples=4 * RESAMPLES,
@@ -79,7 +79,7 @@ def wider(first: ArrayLike, second: ArrayLike, comparisons: int) -> Number:
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Number("", float(a.mean() - b.mean()), float(found.low), float(found.high))
+    return Number("", float(a.mean() - b.mean()), float(ends.low), float(ends.high))
 
 
 def _percentiles(samples: tuple[Array, ...], statistic: Statistic) -> tuple[float | None, float | None]:
@@ -88,7 +88,7 @@ def _percentiles(samples: tuple[Array, ...], statistic: Statistic) -> tuple[floa
     if all(np.ptp(sample) == 0 for sample in samples):
         value = float(statistic(*samples))
         return value, value
-    found = stats.bootstrap(
+    ends = stats.bootstrap(
         samples,
         statistic,
         n_resamples=RESAMPLES,
@@ -97,14 +97,14 @@ def _percentiles(samples: tuple[Array, ...], statistic: Statistic) -> tuple[floa
         vectorized=True,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(ends.low), float(ends.high)
 
 
 def is_above(number: Number, bound: float) -> bool:
-    """Whether the whole interval lies above the bound."""
+    """Return True if the whole interval lies above the bound."""
     return number.lower is not None and number.lower > bound
 
 
 def is_below(number: Number, bound: float) -> bool:
-    """Whether the whole interval lies below the bound."""
+    """Return True if the whole interval lies below the bound."""
     return number.upper is not None and number.upper < bound

@@ -1,4 +1,4 @@
-"""Section 5.2: the shape of swish for every beta, its limits, and what becomes of a beta that is learnt."""
+"""Section 5.2: shape of swish for every beta, its limits, and learnt values of beta."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLOPE_ROUNDINGS = ROUNDINGS + math.log(2 / np.finfo(np.float64).eps) / 2
 until s rounds to 1."""
 STEPS = 400
 MOVED = 0.02
-"""Change of beta that counts as having moved, 2% of where it starts."""
+"""Change of beta that counts as having moved, 2% of its start."""
 ARMS = {
     "learnt beta": (
         *(
@@ -44,7 +44,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Errors of the lab's swish and slope, the dip, the distance to ReLU, and beta after training."""
+    """Measure errors of the lab's swish and slope, the dip, the distance from ReLU, and beta after training."""
     import mpmath
     import torch
 
@@ -74,7 +74,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def _learnt(scale: Scale) -> Array:
-    """beta of every layer before and after training: (2, layers, replicas)."""
+    """Return beta of every layer before and after training: (2, layers, replicas)."""
     import torch
 
     from lab import compose, data
@@ -98,7 +98,7 @@ def _learnt(scale: Scale) -> Array:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The formula, the limits in beta, and for which beta swish dips, is bounded below and unbounded above."""
+    """Apply the rule: formula and limits in beta; for which beta swish dips and is bounded on one side only."""
     z = samples["z"]
     errors = [
         exact.roundings(samples[f"lab {beta:g} {name}"], samples[f"exact {beta:g}"], name)
@@ -142,7 +142,7 @@ def judge(samples: Samples) -> Judgement:
     reason = (
         f"SiLU is lowest at x = {where:.4f} with {dip:.4f}. For beta > 0 swish is no more than {SILU_DIP:.4f} / beta"
         f" from ReLU, {relu[100.0]:.4f} at beta = 100; at 0 it is x / 2, which reaches {lowest[0.0]:.0f} at -1e4, and"
-        f" at -1 it turns round and is unbounded below. A learnt beta moves by {moved.value:.3f} in training (95%"
+        f" at -1 it is mirrored and unbounded below. A learnt beta moves by {moved.value:.3f} in training (95%"
         f" interval {_bounds(moved)}); the smallest of a network ends at {smallest.value:.2f}."
     )
     is_right = (
@@ -165,8 +165,8 @@ def _bounds(number: Number) -> str:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """The family around 0, and the learnt betas of every layer."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot the family around 0, and the learnt betas of every layer."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     z = samples["z"]
@@ -194,7 +194,7 @@ SHAPE = Claim(
     statement="Swish is x sigmoid(beta x), called SiLU for beta = 1; it is smooth, dips below 0 before it rises, is"
     " bounded below and unbounded above; beta is a constant or learnt.",
     limit="All of this for beta > 0. At 0 it is x / 2, neither dipping nor bounded below; towards infinity it becomes"
-    " ReLU; for beta < 0 it is turned about and unbounded below.",
+    " ReLU; for beta < 0 it is mirrored and unbounded below.",
     source="Ramachandran, Zoph and Le 2017, Searching for activation functions, section 4",
     quantity="The function in 50 digits for six betas, the lab's in two formats, and learnt betas in networks of six"
     " layers",
@@ -202,7 +202,8 @@ SHAPE = Claim(
     f" more than {SLOPE_ROUNDINGS:.0f}, SiLU's minimum is not -W(1/e), swish at beta = 0 is not x / 2, or for beta > 0"
     " its distance from ReLU is not W(1/e) / beta to 2%; holds with a condition if for some beta it does not dip or"
     f" is unbounded below, or learnt betas move by less than {MOVED:g}; else holds.",
-    caption="Left: swish for five betas. Right: beta of each layer after training on digits, a thin line a replica.",
+    caption="Left: swish for five betas. Right: beta of each layer after training on digits, one thin line per"
+    " replica.",
     measure=measure,
     judge=judge,
     draw=draw,
@@ -211,7 +212,7 @@ SHAPE = Claim(
     findings=(
         "Section 5.2 calls swish bounded below and beta a constant or learnt parameter: the former needs beta > 0,"
         " which the latter does not ensure. At beta = 0 it is x / 2.",
-        "Section 5.2 has swish discovered by an architecture search. The search was over activation functions"
+        "Section 5.2 attributes swish to an architecture search. The search was over activation functions"
         " (Ramachandran et al. 2017), and at beta = 1 the function had been published before, as SiLU (Hendrycks and"
         " Gimpel 2016, section 2; Elfwing et al. 2017).",
     ),

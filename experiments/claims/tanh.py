@@ -26,7 +26,7 @@ OVERFLOW = {name: math.log(np.finfo(name).max) for name in FORMATS}
 
 
 def measure(scale: Scale) -> Samples:
-    """Both forms and the derivative in 50 digits; the lab's tanh and the printed forms in two formats."""
+    """Measure both forms and the derivative in 50 digits; the lab's tanh and the printed forms in two formats."""
     import mpmath
     import torch
 
@@ -69,7 +69,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """The identities in 50 digits; whether tanh is the steeper one everywhere, and what survives in floats."""
+    """Apply the rule: the identities in 50 digits; where tanh is steeper; accuracy in floats."""
     gap = float(max(np.max(samples["gap_forms"]), np.max(samples["gap_slope"])))
     references = {"value": samples["exact"], "slope": samples["exact_slope"]}
     lab = max(
@@ -90,8 +90,8 @@ def judge(samples: Samples) -> Judgement:
     number, steep = samples["edges_float32"]
     reason = (
         f"The two forms and both sides of the derivative agree to 1e{gap:.0f} in 50 digits. In float32 the quotient of"
-        f" exponentials is NaN beyond {number:.2f} and 1 - tanh^2 exactly 0 beyond {steep:.2f}. tanh is the steeper"
-        f" one only up to {crossing:.3f} on either side."
+        f" exponentials is NaN beyond {number:.2f} and 1 - tanh^2 exactly 0 beyond {steep:.2f}. tanh is steeper only"
+        f" up to {crossing:.3f} on either side."
     )
     z, slope = samples["z"], samples["exact_slope"]
     is_crossed = bool(np.any(slope < special.expit(z) * special.expit(-z)))
@@ -110,8 +110,8 @@ def judge(samples: Samples) -> Judgement:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Both slopes with their crossing, and the relative error of the forms in float32."""
-    from lab.plot.style import COLOURS
+    """Plot both slopes with their crossing, and the relative error of the forms in float32."""
+    from lab.plot.figures import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]
@@ -163,8 +163,8 @@ IDENTITIES = Claim(
         " 709.78 in float64, where tanh is 1 to all digits.",
         "Both printed forms subtract nearly equal numbers near z = 0: in float32 every digit is wrong for |z| below"
         " about 1e-8, and three of seven are gone at 1e-4.",
-        "Section 3.2 calls tanh's gradient the steeper one because its range is (0, 1] against (0, 0.25]. At one and"
-        " the same z that holds for |z| < 1.663 only; further out the sigmoid is the steeper one, by a factor that"
+        "Section 3.2 calls tanh's gradient steeper because its range is (0, 1] against (0, 0.25]. At the same"
+        " z this holds only for |z| < 1.663; further out the sigmoid is steeper, by a factor that"
         " grows as e^|z| / 4.",
         "The range (0, 1] of the derivative is that of real numbers: 1 - tanh(z)^2 is exactly 0 for |z| above 9.01 in"
         " float32 and 19.06 in float64, and no gradient passes such a unit.",

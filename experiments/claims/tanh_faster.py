@@ -1,8 +1,7 @@
-"""Section 3.2: whether tanh trains faster than the sigmoid, each at its own best rate, and whether centring does it.
+"""Section 3.2: training speed of tanh and sigmoid, each at its own best rate, and the effect of centring.
 
-Since tanh(z) = 2 sigmoid(2z) - 1, a sigmoid network can start as the very function that a tanh network is, with larger
-weights and with biases that take the ones away. This twin differs from it in nothing but what its weights are
-multiplied with: outputs in (0, 1) instead of (-1, 1).
+Since tanh(z) = 2 sigmoid(2z) - 1, a sigmoid network can start as the same function as a tanh network, with larger
+weights and shifted biases. This twin differs only in the outputs that its weights multiply, (0, 1) instead of (-1, 1).
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ COMMON = ("data=digits", "model.width=64", "batch_size=64", "optimizer=adam")
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 STEPS, READINGS, REPLICAS = 300, 60, 8
 TARGET = 0.9
-"""Held-out accuracy that counts as having converged; a linear map of the digits reaches it, chance is 0.1."""
+"""Held-out accuracy that counts as converged; a linear map of the digits reaches it, chance is 0.1."""
 MOST = 0.5
-"""Share of the lag with Xavier weights that centring has to explain for being its cause: more than all else."""
+"""Share of the lag with Xavier weights that centring must explain to be its main cause."""
 ARMS: Mapping[str, tuple[str, ...]] = {
     f"{name}, depth {depth}": (*words, *COMMON, f"model.depth={depth}")
     for depth in DEPTHS
@@ -48,21 +47,21 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Held-out loss and accuracy along training at each arm's best rate, of replicas that did not choose it."""
+    """Measure held-out loss and accuracy at each arm's best rate, of replicas that did not choose it."""
     steps, replicas = scale.steps(STEPS), min(scale.replicas, REPLICAS)
     samples: dict[str, Array] = {}
     for name in ARMS:
-        found = _tuned(name, replicas, steps, max(1, steps // READINGS))
-        samples |= {f"{quantity} {name}": found[quantity] for quantity in ("eval_loss", "eval_accuracy", "rate")}
-        samples["steps"] = found["steps"]
+        result = _tuned(name, replicas, steps, max(1, steps // READINGS))
+        samples |= {f"{quantity} {name}": result[quantity] for quantity in ("eval_loss", "eval_accuracy", "rate")}
+        samples["steps"] = result["steps"]
     return samples
 
 
 def make_twin(network: Network) -> None:
-    """Give a plain sigmoid network the weights with which it is the tanh network that it would be with its own ones.
+    """Change the weights of a plain sigmoid network so that it computes the tanh network with its original weights.
 
-    Of a map W, b with inputs tanh(z) = 2a - 1, where a = sigmoid(2z): W tanh(z) + b = 2 W a + b - W 1. The next sigmoid
-    wants twice that.
+    For a map W, b with inputs tanh(z) = 2a - 1 and a = sigmoid(2z): W tanh(z) + b = 2 W a + b - W 1. The next sigmoid
+    needs twice that.
     """
     import torch
 
@@ -81,8 +80,10 @@ def make_twin(network: Network) -> None:
 
 
 def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]:
-    """Train an arm at every rate side by side; of the rate at which half of the replicas get to the target soonest
-    (then, to the lowest loss), the curves (S, replicas) of the other half."""
+    """Train an arm at every rate side by side and return the curves (S, replicas) at the best one, see `choose`.
+
+    Unlike `networks.tuned`, it can change the initial weights, and prefers the rate that reaches the target soonest.
+    """
     import torch
 
     from lab import compose, data
@@ -92,12 +93,7 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     from lab.train.trainer import Due, Trainer
 
     base = compose.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
-    numbers = [*range(replicas), *range(networks.SELECTED_ON, networks.SELECTED_ON + replicas)]
-    variants = [
-        replace(base, first_replica=number, optimizer=replace(base.optimizer, lr=rate))
-        for rate in RATES
-        for number in numbers
-    ]
+    variants = networks.at_rates(base, RATES, networks.compared_and_selecting(replicas))
     cpu, records = torch.device("cpu"), []
     with thread_budget(1):
         dataset = data.load(base.data, torch.float32, cpu)
@@ -116,7 +112,9 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
 
 
 def choose(steps: Array, curves: Mapping[str, Array]) -> dict[str, Array]:
-    """The best rate (1,) by the second half of the replicas, and the first half's curves (S, R) there.
+    """Return the best rate (1,) by the second half of the replicas, and there the curves (S, R) of the first half.
+
+    The best rate reaches the target soonest, then has the lowest final loss.
 
     Args:
         steps: (S,)
@@ -130,13 +128,13 @@ def choose(steps: Array, curves: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def steps_to_target(steps: Array, accuracy: Array) -> Array:
-    """The first reading (S,) at which a replica's accuracy (S, R) reaches the target; the budget if none does: (R,)."""
+    """Return the first step (S,) at which a replica's accuracy (S, R) reaches the target, else the budget: (R,)."""
     reached = accuracy >= TARGET  # false for a NaN
     return np.where(reached.any(0), steps[np.argmax(reached, axis=0)], steps[-1])
 
 
 def judge(samples: Samples) -> Judgement:
-    """Steps to the target, sigmoid minus tanh, at both depths and for three ways to start the sigmoid."""
+    """Apply the rule: steps to the target, sigmoid minus tanh, at both depths and for three initializations."""
     numbers: list[Number] = []
     gaps, means = {}, {}
     for name in ARMS:
@@ -158,7 +156,7 @@ def judge(samples: Samples) -> Judgement:
         for depth in DEPTHS
     )
     reason = (
-        f"Each at its own best rate, {by_depth} (means over replicas; one that does not get there counts as"
+        f"Each at its own best rate, {by_depth} (means over replicas; one that does not reach it counts as"
         f" {samples['steps'][-1]:.0f} steps)."
     )
     shares = [centring(samples, depth) for depth in DEPTHS]
@@ -166,14 +164,14 @@ def judge(samples: Samples) -> Judgement:
     explained = " and ".join(f"{share.value:.0%}" for share in shares)
     reason += (
         f" What centring alone can explain, the twin's lag, is {explained} of the lag with Xavier weights, or less"
-        " where those do not get there."
+        " where those do not reach it."
     )
     not_slower = [f"{pair(kind)} at depth {depth}" for (kind, depth), gap in gaps.items() if not is_above(gap, 0)]
     usual = [gap for (kind, _), gap in gaps.items() if kind == "sigmoid, Xavier"]
     if not not_slower and all(is_above(share, MOST) for share in shares):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
     if not not_slower and all(is_below(share, MOST) for share in shares):
-        where = f"faster, but most of it is not the centring, which explains {explained} of the lag at most"
+        where = f"faster, but mostly not because of centring, which explains {explained} of the lag at most"
         return Judgement(Verdict.CONDITION, reason, tuple(numbers), where)
     if not not_slower:
         need = "more replicas: tanh is faster, but whether centring is most of it is open"
@@ -187,7 +185,7 @@ def judge(samples: Samples) -> Judgement:
 
 
 def centring(samples: Samples, depth: int) -> Number:
-    """The twin's lag behind tanh over that of the sigmoid with Xavier weights; all of it where the latter has none."""
+    """Return the twin's lag behind tanh over that of the sigmoid with Xavier weights; 1 if the latter has none."""
     twin, usual, tanh = (
         steps_to_target(samples["steps"], samples[f"eval_accuracy {kind}, depth {depth}"])
         for kind in (TWIN, "sigmoid, Xavier", TANH)
@@ -202,8 +200,8 @@ def centring(samples: Samples, depth: int) -> Number:
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Held-out loss against steps, one panel a depth."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot held-out loss against steps, one panel per depth."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, len(DEPTHS))
     for ax, depth in zip(axes, DEPTHS, strict=True):
@@ -231,10 +229,10 @@ FASTER = Claim(
     statement="Because its outputs are centred at 0, tanh converges faster than the sigmoid.",
     limit="Each at its own best rate and for more than one depth. tanh is also four times as steep at 0, so that"
     " usual weights suit it and starve the sigmoid: critical weights give the sigmoid a gradient of constant size,"
-    " and the twin starts as the same function as the tanh network, which leaves centring alone to tell them apart.",
+    " and the twin starts as the same function as the tanh network, so that only centring distinguishes them.",
     source="LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp, section 4.4; Glorot and Bengio 2010, section 3",
     quantity=f"Steps of Adam until {TARGET:.0%} of the held-out digits are right, at the rate with which other"
-    " replicas of the arm get there soonest; {REPLICAS} networks an arm",
+    " replicas of the arm reach it soonest; {REPLICAS} networks per arm",
     rule="tanh is faster where the sigmoid takes more steps (95% interval of the difference above 0). Holds if it is in"
     " all three arms at both depths, and centring alone, the twin's lag, explains more than half of the lag with Xavier"
     " weights (95% interval of the share). Holds with a condition if centring explains less than half at both depths,"
@@ -251,7 +249,7 @@ FASTER = Claim(
     needs_full=True,
     findings=(
         "Section 3.2 credits tanh's speed to its centred output. A sigmoid network that starts as the same function"
-        " as the tanh network, so that centring alone tells them apart, makes up for three quarters of the"
+        " as the tanh network, so that only centring distinguishes them, makes up for three quarters of the"
         " sigmoid's lag at depth 3 and for nine tenths at depth 8: most of it is the size of the weights.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Section 3.2: when tanh's gradient vanishes, and whether saturation is what makes it."""
+"""Section 3.2: conditions under which tanh's gradient vanishes, and the role of saturation."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ INITS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words in INITS.items()}
 ENDS = 10
-"""Layers left out at the input, where the variance has still to settle, and at the end."""
+"""Layers excluded at the input, where the variance has not settled, and at the end."""
 POWER = 0.5
 """delta_rms grows as the layer's number to this power at the critical point: q_l tends to 1/(2l), and the squared
-gradient loses the share 2 q_l a layer (Schoenholz et al. 2017; expand V and D at q = 0)."""
+gradient loses the share 2 q_l per layer (Schoenholz et al. 2017; expand V and D at q = 0)."""
 SATURATED = 0.5
 FEW_DECADES = 3.0
 """Decades over all layers that count as vanishing; a power law with the exponent 1/2 loses 1.0 over 100 layers."""
 LATE = 0.25
-"""Share of the loss that falls on the upper half of the layers: 1/2 if it is exponential, 0.15 if it is that power."""
+"""Share of the lost decades in the upper half of the layers: 1/2 for an exponential, 0.15 for that power law."""
 
 
 def measure(scale: Scale) -> Samples:
-    """delta_rms of every layer over the last one's, measured and predicted, and the share of saturated units."""
+    """Measure delta_rms of every layer over the last one's, its prediction, and the share of saturated units."""
     samples = {}
     for name, overrides in ARMS.items():
         reading = networks.initial(overrides, scale.replicas)
@@ -58,7 +58,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """How many decades the gradient loses, whether by a power of depth, and how many units are saturated."""
+    """Apply the rule: decades of gradient lost, whether as a power of depth, and the share of saturated units."""
     fall, saturated = {}, {}
     for name in ARMS:
         predicted = samples[f"predicted {name}"]
@@ -69,7 +69,7 @@ def judge(samples: Samples) -> Judgement:
     expected = []
     for name in ARMS:
         lower, upper = (float(end) for end in samples[f"band {name}"])
-        what = f"where theory has it at width {WIDTH}, {name}"
+        what = f"theory at width {WIDTH}, {name}"
         expected.append(Number(what, float(samples[f"predicted {name}"][0]), lower, upper, "log10"))
     layer = np.arange(1, DEPTH + 1)[ENDS:-ENDS]
     logs = np.log10(layer)
@@ -111,13 +111,13 @@ def judge(samples: Samples) -> Judgement:
 
 
 def _late(logs: Array) -> Array:
-    """Decades lost over the upper half of the layers, less a quarter of those over all: (L, ...) -> (...)."""
+    """Return decades lost over the upper half of the layers minus a quarter of all: (L, ...) -> (...)."""
     return np.asarray(LATE * logs[0] - logs[len(logs) // 2])
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, with theory and each arm's share of saturated units."""
-    from lab.plot.style import COLOURS, MARKERS
+    """Plot gradient against layer, with theory and each arm's share of saturated units."""
+    from lab.plot.figures import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     layer = np.arange(DEPTH)

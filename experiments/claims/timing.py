@@ -1,4 +1,4 @@
-"""What an activation costs, by itself and inside a training step: all sides take turns in one process and thread."""
+"""Timing of an activation, alone and in a training step: all sides take turns in one process and thread."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from lab.train.trainer import Trainer
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-"""Entries of a tensor; a layer of the lab's default run has 128 * 128 a replica."""
+"""Entries of a tensor; a layer of the lab's default run has 128 * 128 per replica."""
 REPEATS = (100, 30, 5, 1)
-"""Calls that are timed together at each size, a few tenths of a millisecond: far above the clock's grain."""
+"""Calls timed together at each size, a few tenths of a millisecond: far above the clock's resolution."""
 
 WIDTHS = (32, 128, 512)
 DEPTH, BATCH = 4, 128
 STEP = (f"model.depth={DEPTH}", f"batch_size={BATCH}", "data=digits", "replicas=1", "optimizer.lr=0.001")
-"""Of the training steps that are timed: lab.train.trainer's own, without a reading."""
+"""Overrides of the timed training steps, which have no reading."""
 STEP_REPEATS = (8, 3, 1)
 
 WARM_UP = 3
-"""Turns before those that count: allocations, caches, and on a GPU the compilation of kernels."""
+"""Uncounted turns at the start: allocations, caches, and on a GPU the compilation of kernels."""
 
 Call = Callable[[], object]
 
 
 def elementwise(names: Sequence[str], turns: int, on: device) -> dict[str, Array]:
-    """`forward_NAME` and `both_NAME` (SIZES, turns): seconds of a call, and of one with its backward pass.
+    """Return `forward_NAME` and `both_NAME` (SIZES, turns): seconds per call, without and with its backward pass.
 
     Names are the lab's activations, and `copy` for writing the input to a new tensor and nothing else.
     """
@@ -54,7 +54,7 @@ def elementwise(names: Sequence[str], turns: int, on: device) -> dict[str, Array
 
 
 def steps(names: Sequence[str], turns: int, on: device) -> dict[str, Array]:
-    """`step_NAME` (WIDTHS, turns): seconds of a training step of a network with that activation."""
+    """Return `step_NAME` (WIDTHS, turns): seconds per training step of a network with that activation."""
     import torch
 
     from lab import compose, data
@@ -70,10 +70,10 @@ def steps(names: Sequence[str], turns: int, on: device) -> dict[str, Array]:
 
 
 def reserve(entries: int) -> Tensor:
-    """Leave free memory for tensors of that size in the process, as long as what is returned is kept.
+    """Leave free memory for tensors of that size in the process, as long as the result is referenced.
 
-    glibc hands the upper end of its heap back to the system when much of it is free, and which side's result lies there
-    is chance. That side would pay for fresh pages at every call, more than for the computing. So some blocks are freed
+    glibc returns the upper end of its heap to the system when much of it is free, and one side's result lies there by
+    chance. That side would pay for fresh pages at every call, more than for the computation. So some blocks are freed
     below one that stays. (A block gets pages of its own only if it is larger than every one freed before.)
     """
     import torch
@@ -87,11 +87,11 @@ def reserve(entries: int) -> Tensor:
 def _turns(
     calls: Mapping[str, Sequence[Call]], repeats: Sequence[int], turns: int, on: device, has_lead: bool
 ) -> dict[str, Array]:
-    """Side -> seconds of each of its calls, (calls, turns).
+    """Return seconds per call of each side, (calls, turns).
 
-    In a turn the same call of all sides is timed one right after another, so that whatever else the machine does in
-    that moment meets all of them; who begins changes from turn to turn. With `has_lead` one more call goes ahead
-    untimed, so that caches and the allocator's free memory are as a side leaves them, not as the one before it does.
+    In a turn the same call of all sides is timed in immediate succession, so that other load of the machine affects all
+    of them; the first side changes from turn to turn. With `has_lead` an untimed call precedes the timed ones, so that
+    caches and the allocator's free memory are as the same side leaves them.
     """
     sides = list(calls)
     seconds = {side: np.empty((len(repeats), turns)) for side in sides}
@@ -109,7 +109,7 @@ def _turns(
 
 
 def _seconds(call: Call, repeats: int, on: device) -> float:
-    """On a CPU the thread's own time, in which a neighbour's turn on a shared core does not count."""
+    """Return seconds per call; on a CPU the thread's own time, which excludes other processes on the core."""
     import torch
 
     is_cuda = on.type == "cuda"

@@ -1,4 +1,4 @@
-"""Section 2: do slopes below 1 alone make gradients vanish? Weights are factors of the same product."""
+"""Section 2: slopes below 1 and weights as factors of a vanishing gradient."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ WEIGHTS: Mapping[str, tuple[str, ...]] = {
 }
 ARMS: Mapping[str, tuple[str, ...]] = {name: (*COMMON, *words) for name, words in WEIGHTS.items()}
 NOTORIOUS = ("sigmoid, torch default", "sigmoid, Xavier", "tanh, torch default")
-"""What the guide warns of: ordinary weights."""
+"""Ordinary weights, of which the guide warns."""
 BELOW_ONE = ("sigmoid, critical", "tanh, critical")
-"""Slopes below 1 all the same, but weights chosen for s D(q) = 1."""
+"""Slopes below 1, with weights chosen for s D(q) = 1."""
 ONE = "identity, torch default"
 """A slope of exactly 1 in every layer."""
 
@@ -41,7 +41,7 @@ def measure(scale: Scale) -> Samples:
 
 
 def judge(samples: Samples) -> Judgement:
-    """Decades a layer of each arm, beside those that its slopes alone would cost."""
+    """Apply the rule: decades per layer of each arm, and those that its slopes alone would cost."""
     measured = {arm: profiles.slope(samples, arm) for arm in ARMS}
     alone = {arm: by_slopes_alone(samples, arm) for arm in ARMS}
     strange = profiles.outside(samples, ARMS)
@@ -49,10 +49,10 @@ def judge(samples: Samples) -> Judgement:
     sigmoid = "sigmoid, critical"
     reason = (
         f"With ordinary weights the gradient loses {text(measured[NOTORIOUS[0]])} and {text(measured[NOTORIOUS[1]])}"
-        f" decades a layer in sigmoid networks and {text(measured[NOTORIOUS[2]])} in tanh networks. With critical"
+        f" decades per layer in sigmoid networks and {text(measured[NOTORIOUS[2]])} in tanh networks. With critical"
         f" weights sigmoid loses {text(measured[sigmoid])}, though its slopes alone would cost"
-        f" {alone[sigmoid].value:.2f} decades a layer, and tanh {text(measured['tanh, critical'])}; the identity, whose"
-        f" slope is 1, loses {text(measured[ONE])} with torch's default weights."
+        f" {alone[sigmoid].value:.2f} decades per layer, and tanh {text(measured['tanh, critical'])}; the identity,"
+        f" whose slope is 1, loses {text(measured[ONE])} with torch's default weights."
     )
     if not all(profiles.vanishes(measured[arm]) for arm in NOTORIOUS):
         return Judgement(Verdict.FAILS, reason, numbers)
@@ -69,16 +69,16 @@ def judge(samples: Samples) -> Judgement:
 
 
 def by_slopes_alone(samples: Samples, arm: str) -> Number:
-    """Decades a layer that the rms slope would cost without weights: minus the mean of log10 sqrt(D(q)) over layers."""
+    """Return the decades per layer lost to the rms slope alone: minus the mean of log10 sqrt(D(q)) over layers."""
     from lab import schema, theory
 
     kernel = theory.kernel(schema.Activation(arm.partition(",")[0]))
     slope_moment = kernel.slope_moment(samples[f"{arm}: pre_rms"] ** 2)  # (layers, replicas)
-    return interval(f"lost by slopes alone, {arm}", -np.log10(slope_moment).mean(0) / 2, "decades a layer")
+    return interval(f"lost by slopes alone, {arm}", -np.log10(slope_moment).mean(0) / 2, "decades per layer")
 
 
 def draw(figure: Figure, samples: Samples) -> None:
-    """Gradient against layer, and beside it what slopes alone would leave of critical arms."""
+    """Plot gradient against layer, with the effect of slopes alone for critical arms."""
     (ax,) = panels(figure)
     profiles.draw(ax, samples, list(ARMS))
     arm = "sigmoid, critical"
@@ -99,13 +99,13 @@ CLAIM = Claim(
     " critical weights (s about 103 for sigmoid) it neither shrinks nor grows, and with small ones it shrinks at a"
     " slope of 1.",
     source="Schoenholz et al. 2017, Deep Information Propagation, section 3",
-    quantity=f"decades of delta_rms a layer over {DEPTH} layers at initialization, for a random gradient that enters at"
-    " the end",
-    rule=f"Vanishing is more than {FADING:g} decades a layer (a factor of 2 in 10 layers), by the 95% interval. Does"
+    quantity=f"decades of delta_rms per layer over {DEPTH} layers at initialization, for a random gradient that enters"
+    " at the end",
+    rule=f"Vanishing is more than {FADING:g} decades per layer (a factor of 2 in 10 layers), by the 95% interval. Does"
     " not hold if sigmoid or tanh at their ordinary weights do not vanish. Holds with a condition if critical sigmoid"
     " or tanh change by less either way, or the identity vanishes, and every arm lies in theory's band; else holds.",
-    caption="Gradient against layer at initialization, median and range over replicas, theory dashed. Dotted: what the"
-    " slopes of the critical sigmoid network would leave if weights were no factor.",
+    caption="Gradient against layer at initialization, median and range over replicas, theory dashed. Dotted: the"
+    " gradient of the critical sigmoid network if only its slopes counted.",
     measure=measure,
     judge=judge,
     draw=draw,

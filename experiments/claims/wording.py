@@ -1,4 +1,4 @@
-"""What judgements say alike: names of pairs within a sentence, and theory's bands as rows of numbers."""
+"""Phrases shared by judgements: names of pairs within a sentence, and theory's bands as rows of numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WORDS = {"delta_rms": "gradient", "pre_rms": "signal"}
 
 
 def pair(name: str) -> str:
-    """An arm's name where commas part other things: "Xavier, tanh" is "Xavier with tanh"."""
+    """Rename an arm for a list with commas: "Xavier, tanh" becomes "Xavier with tanh"."""
     return " with ".join(name.split(", "))
 
 
 def bands(samples: Samples, arms: Iterable[str], quantity: str = "delta_rms", layer: int = 0) -> list[Number]:
-    """For each arm of `profiles.measure` the geometric mean over replicas at one layer, with theory's band around it.
+    """Return the geometric mean over replicas at one layer for each arm, with theory's band as its interval.
 
     In place of the interval stand the ends of the band (3 sigma), in which the measured value has to lie.
     """

@@ -1,4 +1,4 @@
-"""Which claims there are and the module of each, so that another process can find it, and the verdicts on record."""
+"""All claims with the modules that hold them, and the recorded verdicts."""
 
 from __future__ import annotations
 
@@ -20,66 +20,60 @@ MODULES: tuple[str, ...] = tuple(f"experiments.claims.{topic}" for topic in clai
 
 REPOSITORY = Path(experiments.__file__).parents[1]
 RECORDED = Path(claims.__file__).with_name("recorded.json")
-"""Claim's id -> the verdict that a full run reached."""
+"""Id of a claim -> its verdict in the last full run."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim and the name of the module whose `CLAIMS` hold it."""
+    """A claim and the module whose `CLAIMS` hold it, by which another process finds it."""
 
     claim: Claim
     module: str
 
 
 def catalogue() -> dict[str, Entry]:
-    """Every claim by its id, in order."""
+    """Return every claim by its id, in the guide's order."""
     return {claim.id: Entry(claim, name) for name in MODULES for claim in import_module(name).CLAIMS}
 
 
 def choose(ids: Sequence[str]) -> list[Entry]:
-    """The claims of these ids, once each and in the guide's order; all if there is no id.
+    """Return the claims with these ids in the guide's order, all claims if there are no ids.
 
     Raises:
-        ConfigError: an id that no claim has.
+        ConfigError: an id is unknown.
     """
     known = catalogue()
     for id_ in ids:
         if id_ not in known:
             close = difflib.get_close_matches(id_, known, n=3)
-            hint = f"did you mean {' or '.join(close)}" if close else "gradlab reproduce --list names all of them"
-            raise ConfigError(f"{id_}: there is no such claim; {hint}{'?' if close else '.'}")
+            hint = f"did you mean {' or '.join(close)}?" if close else "gradlab reproduce --list names all of them."
+            raise ConfigError(f"{id_}: there is no such claim; {hint}")
     return [entry for id_, entry in known.items() if id_ in ids or not ids]
 
 
 def recorded() -> dict[str, str]:
-    """The verdicts on record; none where there is no file.
+    """Return the recorded verdicts by claim; empty if there is no record.
 
     Raises:
-        ConfigError: the file holds something else.
+        ConfigError: the file is damaged.
     """
-    if not RECORDED.exists():
-        return {}
     try:
         verdicts = json.loads(RECORDED.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return {}
+    except ValueError:
         verdicts = None
     if not isinstance(verdicts, dict) or not all(isinstance(verdict, str) for verdict in verdicts.values()):
         raise ConfigError(
-            f"{RECORDED}: this file should hold the verdicts on record and cannot be read; restore it with git"
-            " checkout, or delete it and record anew."
+            f"{RECORDED}: the recorded verdicts cannot be read; restore the file with git checkout, or delete it and"
+            " record them again."
         )
     return verdicts
 
 
 def record(reached: Mapping[str, str]) -> None:
-    """Put verdicts on record, keep those of other claims, and forget claims that are no more."""
+    """Record verdicts; other claims keep theirs, and claims that no longer exist are removed."""
     verdicts = {**recorded(), **reached}
-    kept = {id_: verdicts[id_] for id_ in catalogue() if id_ in verdicts}
+    current = {id_: verdicts[id_] for id_ in catalogue() if id_ in verdicts}
     with atomic_write(RECORDED) as draft:
-        draft.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-
-
-def refuse_to_record() -> None:
-    """Raise a ConfigError where this is no checkout, whose verdicts are a part of the repository."""
-    if not (REPOSITORY / "pyproject.toml").is_file() or not (REPOSITORY / "docs").is_dir():
-        raise ConfigError("--record: verdicts are on record in a checkout of the repository; run it there.")
+        draft.write_text(json.dumps(current, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a report says: outcomes in the guide's order with their counts, the guide's slips, and where it was measured."""
+"""The content of a report: results in the guide's order, counts, errors of the guide, and the origin of the samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHAPTERS: Mapping[str, str] = {
 
 
 class Kind(NamedTuple):
-    """How a verdict is told: in a class of its own, with a sign beside the colour, in few words and in a sentence."""
+    """Presentation of a verdict: CSS class, a sign besides the colour, title and explanation."""
 
     name: str
     sign: str
@@ -36,107 +36,89 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
-    Verdict.HOLDS: Kind("holds", "✓", "holds", "As the guide says it."),
+    Verdict.HOLDS: Kind("holds", "✓", "holds", "The guide is right as it stands."),
     Verdict.CONDITION: Kind(
-        "condition", "◐", "holds with a condition", "True only under a condition, which the guide leaves out."
+        "condition", "◐", "holds with a condition", "True only under a condition that the guide omits."
     ),
     Verdict.FAILS: Kind("fails", "✗", "does not hold", "The measurement or the mathematics contradicts it."),
-    Verdict.UNDECIDED: Kind("undecided", "?", "not decided here", "The evidence gathered here cannot tell."),
-    NOT_MEASURED: Kind("error", "!", "not measured", "Something went wrong; the report says what."),
+    Verdict.UNDECIDED: Kind("undecided", "?", "not decided here", "The evidence gathered here is not sufficient."),
+    NOT_MEASURED: Kind("error", "!", "not measured", "An error occurred; the report shows it."),
 }
 
 
 class Chapter(NamedTuple):
-    """A part of the guide."""
+    """A chapter of the guide."""
 
     key: str
     title: str
     outcomes: Sequence[ClaimResult]
 
 
-class Finding(NamedTuple):
-    """A slip of the guide, and the claim that brought it to light."""
-
-    id: str
-    section: str
-    text: str
-
-
 @dataclass(frozen=True)
 class ClaimsReport:
-    """Everything a report says.
+    """Content of a report."""
 
-    Attributes:
-        outcomes: of the claims that were asked for.
-        claims: how many there are in all.
-        scale: at which they were measured.
-        versions: of this package, Python and libraries.
-        seconds: that the command took, or NaN.
-        date: of the report, UTC, ISO 8601.
-    """
-
-    outcomes: Sequence[ClaimResult]
-    claims: int
+    outcomes: Sequence[ClaimResult]  # of the selected claims
+    claims: int  # total number
     scale: Scale
-    versions: Mapping[str, str]
-    seconds: float
-    date: str
+    versions: Mapping[str, str]  # of this package, Python and libraries
+    seconds: float  # duration of the command
+    date: str  # UTC, ISO 8601
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Verdict -> number of claims; the four verdicts are always there."""
-        found = Counter(outcome.verdict for outcome in self.outcomes)
-        return {verdict: found[verdict] for verdict in KINDS if found[verdict] or verdict != NOT_MEASURED}
+        """Verdict -> number of claims; `NOT_MEASURED` only if it occurs."""
+        counts = Counter(outcome.verdict for outcome in self.outcomes)
+        return {verdict: counts[verdict] for verdict in KINDS if counts[verdict] or verdict != NOT_MEASURED}
 
     @property
     def chapters(self) -> list[Chapter]:
-        """The guide's parts that have a claim, claims by section."""
-        found: dict[str, list[ClaimResult]] = {key: [] for key in CHAPTERS}
+        """The guide's chapters that have a claim, claims ordered by section."""
+        parts: dict[str, list[ClaimResult]] = {key: [] for key in CHAPTERS}
         for outcome in sorted(self.outcomes, key=lambda outcome: section_order(outcome.claim.section)):
-            found[chapter_of(outcome.claim.section)].append(outcome)
-        return [Chapter(key, CHAPTERS[key], part) for key, part in found.items() if part]
+            parts[chapter_of(outcome.claim.section)].append(outcome)
+        return [Chapter(key, CHAPTERS[key], part) for key, part in parts.items() if part]
 
     @property
-    def findings(self) -> list[Finding]:
-        """The guide's slips, in its order."""
+    def findings(self) -> list[dict[str, str]]:
+        """The guide's errors in its order, with the claims that revealed them."""
         claims = [outcome.claim for chapter in self.chapters for outcome in chapter.outcomes]
-        return [Finding(claim.id, claim.section, text) for claim in claims for text in claim.findings]
+        return [{"id": claim.id, "section": claim.section, "text": text} for claim in claims for text in claim.findings]
 
     @property
     def differences(self) -> list[str]:
-        """How this run departs from the verdicts on record, in sentences; claims that have none share one."""
+        """Sentences on differences from the recorded verdicts; claims without a record share one sentence."""
         different = [outcome for outcome in self.outcomes if outcome.difference]
         new = [outcome.claim.id for outcome in different if outcome.recorded is None and not outcome.failure]
         sentences = [outcome.difference for outcome in different if outcome.claim.id not in new]
-        return [*sentences, f"No verdict is on record of {', '.join(new)}."] if new else sentences
+        return [*sentences, f"No verdict is recorded for {', '.join(new)}."] if new else sentences
 
     @property
     def machines(self) -> list[str]:
-        """Where it was measured; more than one if stored samples came from elsewhere."""
+        """Machines of the measurements; several if stored samples came from elsewhere."""
         return list(dict.fromkeys(outcome.measurement.machine for outcome in self.outcomes if outcome.measurement))
 
     @property
     def days(self) -> str:
-        """When it was measured: a day, or the first and the last."""
-        found = sorted(outcome.measurement.date[:10] for outcome in self.outcomes if outcome.measurement)
-        ends = list(dict.fromkeys([*found[:1], *found[-1:]]))
-        return " to ".join(ends) or self.date[:10]
+        """The day of the measurements, or the first and the last day."""
+        days = sorted(outcome.measurement.date[:10] for outcome in self.outcomes if outcome.measurement)
+        return " to ".join(dict.fromkeys([*days[:1], *days[-1:]])) or self.date[:10]
 
     @property
     def measuring_seconds(self) -> float:
-        """The sum over claims."""
+        """Duration of all measurements."""
         return sum(outcome.measurement.seconds for outcome in self.outcomes if outcome.measurement)
 
     @property
     def command(self) -> str:
-        """What makes this report."""
+        """The command that creates this report."""
         ids = [] if len(self.outcomes) == self.claims else [outcome.claim.id for outcome in self.outcomes]
         quick = [] if self.scale.name == FULL.name else [f"--{self.scale.name}"]
         return " ".join(["gradlab reproduce", *ids, *quick])
 
 
 def as_json(report: ClaimsReport) -> str:
-    """The report for programs: strict JSON."""
+    """Format the report as strict JSON."""
     content: dict[str, Any] = {
         "guide": GUIDE,
         "command": report.command,
@@ -147,25 +129,25 @@ def as_json(report: ClaimsReport) -> str:
         "seconds": round(report.seconds, 1),
         "counts": dict(report.counts),
         "differences": report.differences,
-        "findings": [finding._asdict() for finding in report.findings],
+        "findings": report.findings,
         "claims": [as_dict(outcome) for outcome in report.outcomes],
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def chapter_of(section: str) -> str:
-    """The key of a section's chapter: "3" of "3.1, Q2", "Q" of "Q1", "C" of "coding 2"."""
+    """Return the key of a section's chapter: "3" for "3.1, Q2", "Q" for "Q1", "C" for "coding 2"."""
     return section.strip()[:1].upper()
 
 
 def section_order(section: str) -> tuple[int, list[int]]:
-    """A sorting key by the first section that is named."""
+    """Return a sort key for sections such as "3.1, Q2": the first one counts."""
     first = section.split(",")[0]
     return list(CHAPTERS).index(chapter_of(section)), [int(number) for number in re.findall(r"\d+", first)]
 
 
 def in_short(outcome: ClaimResult) -> str:
-    """One line on a verdict: its condition if it has one, else the first sentence of its reason."""
+    """Summarize a result in one line: the condition if there is one, else the first sentence of the reason."""
     if outcome.judgement is None:
         return outcome.failure.reason if outcome.failure else ""
     if outcome.judgement.verdict == Verdict.CONDITION:
@@ -174,5 +156,5 @@ def in_short(outcome: ClaimResult) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop that a new sentence follows; `e.g.` and the point of a number end none."""
+    """Return the first sentence; `e.g.`, `i.e.`, `et al.` and decimal points do not end it."""
     return re.split(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!al\.)\s+(?=[^a-z])", text.strip(), maxsplit=1)[0]

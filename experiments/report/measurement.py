@@ -1,15 +1,15 @@
-"""Measuring one claim, in a process that may be another, and what comes of it."""
+"""Measurement of one claim, usually in a worker process."""
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -22,26 +22,18 @@ from experiments.claims.claim import Samples, Scale
 
 @dataclass(frozen=True)
 class Measurement:
-    """Samples and where they come from.
-
-    Attributes:
-        samples: what `measure` returned.
-        seconds: that it took.
-        date: when it was finished, UTC, ISO 8601.
-        machine: processor, number of cores and, if torch could use one, GPU.
-        warnings: that were given meanwhile, each once.
-    """
+    """Samples and their origin."""
 
     samples: Samples
     seconds: float
-    date: str
+    date: str  # of its end, UTC, ISO 8601
     machine: str
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no measurement, judgement or picture: one line, and the traceback if there is one."""
+    """Why a measurement, judgement or picture is missing: one line, and the traceback if there is one."""
 
     reason: str
     traceback: str = ""
@@ -49,63 +41,53 @@ class Failure:
 
 @dataclass(frozen=True)
 class ClaimTask:
-    """A claim to be measured, by names that another process understands."""
+    """A claim to measure, in a form that can be sent to another process."""
 
     id: str
     module: str
-    scale: Scale = field(hash=False)
+    scale: Scale
 
 
-def measure(job: ClaimTask) -> Measurement | Failure:
-    """Measure a claim; an exception becomes a Failure, so that it does not stop the others."""
-    with warnings.catch_warnings(record=True) as given:
+def measure(task: ClaimTask) -> Measurement | Failure:
+    """Measure a claim; an exception becomes a Failure, so that the other claims are still measured."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            [claim] = [claim for claim in import_module(job.module).CLAIMS if claim.id == job.id]
+            [claim] = [claim for claim in import_module(task.module).CLAIMS if claim.id == task.id]
             started = time.perf_counter()
-            found = _checked(claim.measure(job.scale))
+            samples = {name: np.asarray(array, dtype=np.float64) for name, array in claim.measure(task.scale).items()}
             seconds = time.perf_counter() - started
         except (Exception, SystemExit) as error:
             return failure(error)
-    texts = dict.fromkeys(f"{warning.category.__name__}: {warning.message}" for warning in given)
-    return Measurement(found, seconds, now(), machine(), tuple(map(without_paths, texts)))
+    texts = dict.fromkeys(f"{warning.category.__name__}: {warning.message}" for warning in caught)
+    return Measurement(samples, seconds, now(), machine(), tuple(map(without_paths, texts)))
 
 
 def failure(error: BaseException) -> Failure:
-    """An exception as a Failure; must be called while it is handled."""
-    said = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    """Convert an exception that is being handled into a Failure."""
+    lines = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return Failure(without_paths(reason), without_paths(traceback.format_exc()))
 
 
 def without_paths(text: str) -> str:
-    """A text with the folders of this machine taken off its paths: a report is for others to read."""
+    """Shorten absolute paths: a report is published and must not name folders of this machine."""
     root = Path(experiments.__file__).parents[1]
     text = re.sub(r'/[^\s"\']*/(?:site-packages|dist-packages|lib/python3\.\d+)/', "", text)
     return text.replace(f"{root}/", "").replace(str(Path.home()), "~")
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601."""
+    """Return the current time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def machine() -> str:
-    """Processor and number of cores; also the GPU if torch is there and finds one."""
-    model, count = platform.processor() or platform.machine(), 0
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        model, count = (names[0], len(names)) if names else (model, 0)
-    words = f"{model}, {count} core{'s' if count > 1 else ''}" if count else model
+    """Describe the processor, its cores and the operating system, and the GPU if torch is loaded and has one."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    model = re.search(r"^model name\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
+    name = model[1].strip() if model else platform.processor() or platform.machine()
     torch = sys.modules.get("torch")
     gpu = f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
-    return f"{words}, {platform.system()}{gpu}"
-
-
-def _checked(samples: Mapping[str, object]) -> Samples:
-    found = {str(name): np.asarray(values, dtype=np.float64) for name, values in samples.items()}
-    if not found:
-        raise ValueError("measure returned no samples.")
-    return found
+    count = os.cpu_count() or 1
+    return f"{name}, {count} core{'s' if count > 1 else ''}, {platform.system()}{gpu}"

@@ -1,10 +1,9 @@
-"""What became of a claim: measured, judged and drawn, or what went wrong."""
+"""The result of one claim: its verdict and figure, or why they are missing."""
 
 from __future__ import annotations
 
 import io
 import shlex
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -17,18 +16,18 @@ from experiments.report.measurement import Failure, Measurement, failure
 from lab import schema
 
 FIGURE_SIZE, DPI = (7.5, 4.0), 150
-"""Inches, and pixels an inch: as many pixels as the widest telephone has."""
+"""Inches, and pixels per inch: enough for the widest telephone."""
+PICTURE_SIZE = tuple(round(96 * inches) for inches in FIGURE_SIZE)
+"""In pixels of CSS, of which there are 96 per inch."""
 COLOURS = 256
-"""Of a figure: a palette makes it a third as large."""
-POINTS = 96
-"""CSS pixels an inch."""
+"""A palette makes a figure's file three times smaller."""
 
 NOT_MEASURED = "not measured"
-"""In place of a verdict where something went wrong."""
+"""In place of a verdict after a failure."""
 
 
 class Arm(NamedTuple):
-    """A network of a claim: by overrides as a command, else in words, else by its name alone."""
+    """A network of a claim, described by a command, else in words, else by its name alone."""
 
     command: str = ""
     words: str = ""
@@ -36,80 +35,64 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim and what came of it.
-
-    Attributes:
-        recorded: the verdict on record, None where there is none.
-        measurement, judgement: None where a failure prevented them.
-        failure: of measuring, judging or drawing; None where all went well.
-        picture: the figure as PNG, empty where there is none.
-        is_reused: the samples were stored before.
-    """
+    """A claim and its result; a failure leaves the later parts out."""
 
     claim: Claim
     scale: Scale
-    recorded: str | None
+    recorded: str | None  # verdict
     measurement: Measurement | None = None
     judgement: Judgement | None = None
-    failure: Failure | None = None
-    picture: bytes = b""
-    is_reused: bool = False
+    failure: Failure | None = None  # of measuring, judging or drawing
+    picture: bytes = b""  # PNG
+    is_reused: bool = False  # the samples were stored by an earlier call
 
     @property
     def verdict(self) -> str:
-        """One of four verdicts, or `NOT_MEASURED`."""
+        """One of the four verdicts, or `NOT_MEASURED`."""
         return NOT_MEASURED if self.judgement is None else self.judgement.verdict
 
     @property
     def difference(self) -> str:
-        """In a sentence, how this departs from the record; empty where it does not.
+        """One sentence on the difference from the recorded verdict or on the failure, empty if there is neither.
 
-        A quick run is not held against a verdict that it cannot support.
+        An undecided claim of a quick run is no difference.
         """
         if self.failure is not None:
             return f"{self.claim.id}: {self.failure.reason}"
-        if self.verdict == self.recorded:
-            return ""
-        if self.scale.name != FULL.name and self.verdict == Verdict.UNDECIDED:
+        if self.verdict == self.recorded or (self.scale.name != FULL.name and self.verdict == Verdict.UNDECIDED):
             return ""
         if self.recorded is None:
-            return f'{self.claim.id}: this run reached "{self.verdict}"; no verdict is on record.'
-        return f'{self.claim.id}: this run reached "{self.verdict}"; on record is "{self.recorded}".'
-
-    @property
-    def picture_size(self) -> tuple[int, int]:
-        """Width and height in points of the page, from the PNG's header."""
-        width, height = struct.unpack(">II", self.picture[16:24])
-        return round(width / DPI * POINTS), round(height / DPI * POINTS)
+            return f'{self.claim.id}: this run reached "{self.verdict}"; no verdict is recorded.'
+        return f'{self.claim.id}: this run reached "{self.verdict}"; the recorded verdict is "{self.recorded}".'
 
     @property
     def command(self) -> str:
-        """What repeats it."""
+        """The command that repeats the measurement."""
         quick = "" if self.scale.name == FULL.name else f" --{self.scale.name}"
         return f"gradlab reproduce {self.claim.id}{quick}"
 
     @property
     def arms(self) -> Mapping[str, Arm]:
-        """Name -> the command of one such network, or what else is said of it."""
+        """Name -> the network, with the overrides that `measure` adds."""
         shown_with = self.claim.shown_with
         return {name: _arm((*words, *shown_with.get(name, ()))) for name, words in self.claim.arms.items()}
 
 
 def judge(
-    claim: Claim, scale: Scale, found: Measurement | Failure, recorded: str | None, is_reused: bool = False
+    claim: Claim, scale: Scale, measured: Measurement | Failure, recorded: str | None, is_reused: bool = False
 ) -> ClaimResult:
-    """The outcome of a measurement, without its picture."""
-    if isinstance(found, Failure):
-        return ClaimResult(claim, scale, recorded, failure=found)
+    """Judge a measurement; an exception of the rule becomes a Failure."""
+    if isinstance(measured, Failure):
+        return ClaimResult(claim, scale, recorded, failure=measured)
     try:
-        judgement = claim.decide(found.samples, scale)
-    except Exception as error:  # the others are judged all the same
-        return ClaimResult(claim, scale, recorded, found, failure=failure(error), is_reused=is_reused)
-    return ClaimResult(claim, scale, recorded, found, judgement, is_reused=is_reused)
+        judgement = claim.decide(measured.samples, scale)
+    except Exception as error:
+        return ClaimResult(claim, scale, recorded, measured, failure=failure(error), is_reused=is_reused)
+    return ClaimResult(claim, scale, recorded, measured, judgement, is_reused=is_reused)
 
 
 def draw(outcome: ClaimResult) -> bytes | Failure:
-    """The figure of an outcome as PNG; empty where nothing was measured."""
+    """Draw the figure of a claim as PNG; empty if nothing was measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -118,35 +101,30 @@ def draw(outcome: ClaimResult) -> bytes | Failure:
         return b""
     figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
-    whole, small = io.BytesIO(), io.BytesIO()
+    full_colour, palette = io.BytesIO(), io.BytesIO()
     try:
         outcome.claim.draw(figure, outcome.measurement.samples)
-        figure.savefig(whole, format="png", dpi=DPI)
-    except Exception as error:  # the others are drawn all the same
+        figure.savefig(full_colour, format="png", dpi=DPI)
+    except Exception as error:
         return failure(error)
-    picture = Image.open(whole).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.save(small, "png", optimize=True)
-    return small.getvalue()
+    picture = Image.open(full_colour).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    picture.save(palette, "png", optimize=True)
+    return palette.getvalue()
 
 
 def as_dict(outcome: ClaimResult) -> dict[str, Any]:
-    """All there is to know about it but samples and picture, in types that JSON has."""
+    """Convert a result, without samples and picture, to types that JSON has."""
     claim, judgement, measurement = outcome.claim, outcome.judgement, outcome.measurement
-    words = ("id", "section", "statement", "limit", "source", "quantity", "rule", "caption", "training")
-    flags = ("needs_full", "is_timed")
+    values = {part.name: getattr(claim, part.name) for part in fields(claim) if part.name != "shown_with"}
     return {
-        **{name: getattr(claim, name) for name in (*words, *flags)},
-        "findings": list(claim.findings),
+        **{name: value for name, value in values.items() if not callable(value)},
         "arms": {name: [*words_, *claim.shown_with.get(name, ())] for name, words_ in claim.arms.items()},
         "verdict": outcome.verdict,
         "recorded": outcome.recorded,
         "difference": outcome.difference,
         "reason": judgement.reason if judgement else None,
         "condition": judgement.condition if judgement else None,
-        "numbers": [
-            {key: _plain(value) for key, value in asdict(number).items()}
-            for number in (judgement.numbers if judgement else ())
-        ],
+        "numbers": [{k: _plain(v) for k, v in asdict(n).items()} for n in (judgement.numbers if judgement else ())],
         "command": outcome.command,
         "seconds": round(measurement.seconds, 3) if measurement else None,
         "date": measurement.date if measurement else None,
@@ -157,7 +135,7 @@ def as_dict(outcome: ClaimResult) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value for JSON, which has no number that is not finite: null, or infinity as a word."""
+    """Convert a number to JSON, which has no NaN or infinity: null, or a string."""
     if isinstance(value, str) or value is None:
         return value
     if np.isinf(value):

@@ -1,4 +1,4 @@
-"""The report as a page and as Markdown: templates, and how numbers and marked-up words look in either."""
+"""The report as HTML and as Markdown: templates, and the format of numbers and text in both."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from markupsafe import Markup, escape
 
 from experiments.claims.claim import Number
 from experiments.report.content import GUIDE, KINDS, ClaimsReport, in_short
+from experiments.report.outcome import PICTURE_SIZE
+from lab.machine.terminal import duration
 
-PAGE, TEXT, SUMMARY = "report.html", "report.md", "summary.md"
-"""Templates."""
 FIXED = range(-4, 6)
-"""Decimal exponents of numbers that are written without one."""
+"""Decimal exponents of numbers in fixed-point notation."""
 DIGITS = 4
 """Significant digits of a number without an interval."""
 
 
 def page(report: ClaimsReport) -> str:
-    """The report as one HTML file that needs no other."""
-    return _render(PAGE, report)
+    """Render the report as one self-contained HTML page."""
+    return _render("report.html", report)
 
 
 def text(report: ClaimsReport, has_pictures: bool) -> str:
-    """The report as Markdown; `has_pictures` shows figures/ID.png, which lie beside it."""
-    return _render(TEXT, report, has_pictures=has_pictures)
+    """Render the report as Markdown; `has_pictures` includes figures/ID.png from the same folder."""
+    return _render("report.md", report, has_pictures=has_pictures)
 
 
 def summary(report: ClaimsReport, link: str) -> str:
-    """Verdicts and their claims as a table in Markdown; `link` is the file that the claims are explained in."""
-    return _render(SUMMARY, report, link=link)
+    """Render the verdicts as a Markdown table whose claims link to sections of the file `link`."""
+    return _render("summary.md", report, link=link)
 
 
 def _render(name: str, report: ClaimsReport, **more: Any) -> str:
     template = _environment(name).get_template(name)
-    return template.render(report=report, guide=GUIDE, kinds=KINDS, **more).strip() + "\n"
+    return template.render(report=report, guide=GUIDE, kinds=KINDS, picture_size=PICTURE_SIZE, **more).strip() + "\n"
 
 
 @functools.cache
@@ -69,19 +69,19 @@ def _environment(name: str) -> Environment:
 
 
 def value(number: Number) -> str:
-    """The value to as many digits as its interval supports."""
+    """Format the value to the digits that its interval supports."""
     return _written(number.value, number)
 
 
 def interval(number: Number) -> str:
-    """Both ends of the interval, empty where there is none."""
+    """Format both ends of the interval; empty if there is none."""
     if number.lower is None or number.upper is None:
         return ""
     return f"{_written(number.lower, number)} to {_written(number.upper, number)}"
 
 
 def predicted(number: Number) -> str:
-    """What theory says, empty where it says nothing."""
+    """Format the theoretical value; empty if there is none."""
     return "" if number.predicted is None else _written(number.predicted, number)
 
 
@@ -96,7 +96,7 @@ def _written(x: float, number: Number) -> str:
     decimals = _decimals(number)
     if exponent in FIXED:
         if decimals is not None:
-            return _without_minus_zero(f"{x:.{min(max(decimals, 0), 10)}f}")
+            return f"{x:z.{min(max(decimals, 0), 10)}f}"
         short = f"{x:.{max(DIGITS - 1 - exponent, 0)}f}"
         return short.rstrip("0").rstrip(".") if "." in short else short
     if decimals is None:
@@ -108,7 +108,7 @@ def _written(x: float, number: Number) -> str:
 
 
 def _decimals(number: Number) -> int | None:
-    """Decimals that show two digits of the interval's width; None where there is no interval with a width."""
+    """Return the decimals that show two digits of the interval's width; None without an interval of positive width."""
     if number.lower is None or number.upper is None:
         return None
     width = number.upper - number.lower
@@ -117,12 +117,8 @@ def _decimals(number: Number) -> int | None:
     return 1 - math.floor(math.log10(width))
 
 
-def _without_minus_zero(text: str) -> str:
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
 def _pretty(write: Any, is_page: bool, number: Number) -> str:
-    """Powers of ten as people write them on a page, and a minus that is one."""
+    """Typeset powers of ten and minus signs in HTML."""
     written = write(number)
     if not is_page:
         return str(written)
@@ -130,24 +126,17 @@ def _pretty(write: Any, is_page: bool, number: Number) -> str:
     return Markup(powers.replace("-", "&minus;"))
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
 def html_words(words: str) -> Markup:
-    """Words for a page; what stands between backticks is code."""
+    """Escape text for HTML; text between backticks becomes code."""
     parts = [escape(part) for part in words.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
 
 
 def markdown_words(words: str) -> str:
-    """Words for Markdown: characters that would mean something there are escaped, but not within backticks."""
+    """Escape text for Markdown, except between backticks."""
     parts = words.replace("\n", " ").split("`")
     return "`".join(part if i % 2 else _SPECIAL.sub(r"\\\1", part) for i, part in enumerate(parts))
 
@@ -156,5 +145,5 @@ _SPECIAL = re.compile(r"([\\*<|$]|(?<!\w)_|_(?!\w))")
 
 
 def table_cell(words: str) -> str:
-    """Markdown within a cell of a table, where a bar would end it even in code."""
+    """Escape vertical bars of Markdown, which would end a table cell even in code."""
     return re.sub(r"(?<!\\)\|", r"\\|", words)

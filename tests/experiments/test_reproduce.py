@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,11 @@ import pytest
 import experiments.main
 from experiments import report as reports
 from experiments.claims.claim import FULL, QUICK
-from experiments.report import catalogue, fingerprint, folder, measurement, outcome, pool
+from experiments.report import catalogue, fingerprint, measurement, outcome
 from experiments.report.catalogue import Entry
-from experiments.report.measurement import ClaimTask, Failure, Measurement
-from experiments.report.store import Store
+from experiments.report.measurement import ClaimTask, Measurement
+from experiments.report.store import Store, locked
+from lab.machine import pool
 from tests.conftest import Command, Outcome
 from tests.experiments import fake_claims
 
@@ -40,7 +39,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "world"
     folder.mkdir()
     monkeypatch.setenv(fake_claims.WORLD, str(folder))
-    monkeypatch.setattr(catalogue, "MODULES", ("tests.fake_claims",))
+    monkeypatch.setattr(catalogue, "MODULES", ("tests.experiments.fake_claims",))
     monkeypatch.setattr(catalogue, "RECORDED", tmp_path / "recorded.json")
     monkeypatch.setitem(experiments.main.COMMANDS, "reproduce", "examine the guide's claims")
     return folder
@@ -49,13 +48,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def reproduce(gradlab: Command, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command with claims measured in this process, one after the other, and no pictures, which take time."""
-
-    def measure_all(together, alone, workers, started):
-        for job in [*together, *alone]:
-            started(job.id)
-            yield job, measurement.measure(job)
-
-    monkeypatch.setattr(pool, "measure_all", measure_all)
+    run_tasks = pool.run_tasks
+    monkeypatch.setattr(pool, "run_tasks", lambda run, tasks, workers, on_start: run_tasks(run, tasks, 0, on_start))
     monkeypatch.setattr(outcome, "draw", lambda _: b"")
 
     def call(*words: str) -> Outcome:
@@ -112,8 +106,8 @@ def test_a_verdict_unlike_the_one_on_record_is_exit_code_1_and_named(reproduce: 
     put_on_record(tmp_path, rate="holds", slope="does not hold")
     done = reproduce()
     assert done.status == 1
-    assert 'slope: this run reached "holds"; on record is "does not hold".' in done.out
-    assert 'rate: this run reached "holds with a condition"; on record is "holds".' in done.out
+    assert 'slope: this run reached "holds"; the recorded verdict is "does not hold".' in done.out
+    assert 'rate: this run reached "holds with a condition"; the recorded verdict is "holds".' in done.out
     assert "training:" not in done.out
     differences = {claim["id"]: claim["difference"] for claim in claims_of(tmp_path)}
     assert differences["training"] == ""
@@ -124,7 +118,7 @@ def test_claims_without_a_verdict_on_record_are_a_difference_and_share_a_sentenc
     (tmp_path / "recorded.json").write_text(json.dumps({"slope": "holds", "rate": "holds with a condition"}))
     done = reproduce()
     assert done.status == 1
-    assert "No verdict is on record of cost, training." in done.out.splitlines()
+    assert "No verdict is recorded for cost, training." in done.out.splitlines()
 
 
 def test_a_quick_run_decides_less_and_is_not_held_against_it(reproduce: Command, tmp_path: Path, world: Path):
@@ -154,7 +148,7 @@ def test_a_claim_that_raises_does_not_stop_the_others(reproduce: Command, tmp_pa
     assert verdicts(tmp_path) == REACHED | {"rate": "not measured"}
     (error,) = [claim["error"] for claim in claims_of(tmp_path) if claim["error"]]
     assert "Traceback" in error["traceback"]
-    assert "tests/fake_claims.py" in error["traceback"]
+    assert "tests/experiments/fake_claims.py" in error["traceback"]
     assert str(REPOSITORY) not in error["traceback"]
 
     (world / "fail-rate").unlink()
@@ -192,7 +186,7 @@ def test_a_claim_that_cannot_be_judged_or_drawn_is_named(
         (("slop",), "slop: there is no such claim; did you mean slope?\n"),
         (("slope", "zzz"), "zzz: there is no such claim; gradlab reproduce --list names all of them.\n"),
         (("--workers", "0"), "--workers 0: give a number of at least 1.\n"),
-        (("--record", "--quick"), "--record: a quick run is too small to put verdicts on record; leave out --quick.\n"),
+        (("--record", "--quick"), "--record: a quick run is too small to record verdicts; leave out --quick.\n"),
     ],
 )
 def test_bad_input_is_answered_in_a_sentence_and_nothing_is_written(
@@ -210,46 +204,41 @@ def test_a_folder_without_a_name_is_refused(gradlab: Command, world: Path, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "is_folder"),
-    [
-        ("samples", False),
-        ("figures", False),
-        ("report.html", True),
-        ("report.md", True),
-        ("claims.json", True),
-        ("samples/rate.npz", True),
-        ("figures/cost.png", True),
-    ],
-)
-def test_what_stands_in_a_results_place_is_refused_before_anything_is_measured(
-    reproduce: Command, tmp_path: Path, world: Path, name: str, is_folder: bool
+def test_a_file_in_the_place_of_the_samples_is_refused_before_anything_is_measured(
+    reproduce: Command, tmp_path: Path, world: Path
 ):
-    place = tmp_path / "found" / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if is_folder:
-        place.mkdir()
-    else:
-        place.touch()
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "samples").touch()
     refused = reproduce()
     assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
-    assert refused.err.startswith(f"--folder {tmp_path / 'found'}: results cannot be written there ({name} is ")
+    assert refused.err.startswith(f"--folder {tmp_path / 'found'}: cannot be written to (")
     assert measured(world) == []
+
+
+def test_a_folder_in_the_place_of_the_report_costs_only_the_report(reproduce: Command, tmp_path: Path, world: Path):
+    put_on_record(tmp_path)
+    (tmp_path / "found" / "report.html").mkdir(parents=True)
+    done = reproduce()
+    assert done.status == 1
+    assert done.err.splitlines()[-1].startswith("The report is incomplete (Is a directory: ")
+    (tmp_path / "found" / "report.html").rmdir()
+    assert reproduce().status == 0
+    assert len(measured(world)) == 4
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that nobody can make one in")
 def test_a_folder_that_cannot_be_made_is_refused(gradlab: Command, world: Path):
     refused = gradlab("reproduce", "--folder", "/proc/found")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert refused.err.startswith("--folder /proc/found: results cannot be written there (")
+    assert refused.err.startswith("--folder /proc/found: cannot be written to (")
     assert measured(world) == []
 
 
 def test_two_runs_do_not_share_a_folder(reproduce: Command, tmp_path: Path, world: Path):
-    with folder.taken(tmp_path / "found", IDS):
+    with locked(tmp_path / "found"):
         refused = reproduce()
         assert refused.status == 2
-        assert "another gradlab reproduce is at work there" in refused.err
+        assert "another gradlab reproduce is running there" in refused.err
         assert measured(world) == []
     put_on_record(tmp_path)
     assert reproduce().status == 0
@@ -262,7 +251,7 @@ def test_a_broken_record_is_refused_with_the_remedy(reproduce: Command, tmp_path
         refused = call()
         assert (refused.status, refused.out) == (2, "")
         assert refused.err.startswith(f"{tmp_path / 'recorded.json'}: ")
-        assert "restore it with git checkout" in refused.err
+        assert "restore the file with git checkout" in refused.err
     assert measured(world) == []
     assert not (tmp_path / "found").exists()
 
@@ -282,7 +271,8 @@ def test_a_disk_that_fills_up_costs_what_does_not_fit_and_says_so(
         patch.setattr(Store, "save", full)
         done = reproduce()
     assert done.status == 1
-    assert f"Not kept in {tmp_path / 'found' / 'samples'}: rate (No space left on device)." in done.err.splitlines()
+    folder = tmp_path / "found" / "samples"
+    assert done.err.splitlines()[-1] == f"rate: the samples could not be saved in {folder} (No space left on device)."
     assert verdicts(tmp_path) == REACHED  # it was judged all the same
     assert reproduce().status == 0
     assert [id_ for id_ in measured(world) if measured(world).count(id_) == 2] == ["rate", "rate"]
@@ -301,8 +291,8 @@ def test_a_report_that_cannot_be_written_is_told_and_what_was_measured_is_kept(
         done = reproduce()
     assert done.status == 1
     assert done.out.splitlines()[0].startswith("4 claims in ")
-    assert done.err.splitlines()[-1].startswith("The report is not whole: No space left on device: report.html;")
-    assert reproduce().err.splitlines()[0] == "4 of 4 claims were measured before."
+    assert done.err.splitlines()[-1].startswith("The report is incomplete (No space left on device: report.html);")
+    assert reproduce().err.splitlines()[0] == "4 of 4 claims are already measured."
     assert len(measured(world)) == 4
 
 
@@ -362,14 +352,14 @@ def test_an_interrupted_run_keeps_what_it_measured_and_the_next_goes_on(
         patch.setattr(fake_claims, "CLAIMS", (replace(fake_claims.CLAIMS[0], measure=stop), *fake_claims.CLAIMS[1:]))
         stopped = reproduce()
     assert stopped.status == 130
-    assert stopped.err.splitlines()[-1].startswith("Interrupted; what was measured is kept in ")
+    assert stopped.err.splitlines()[-1].startswith("Interrupted; samples are saved in ")
     assert measured(world) == ["training"]  # which is begun first, as it trains
     assert sorted(path.name for path in (tmp_path / "found").rglob("*")) == ["samples", "training.npz"]
 
     went_on = reproduce()
     assert went_on.status == 0
-    assert went_on.err.splitlines()[0] == "1 of 4 claims were measured before."
-    assert went_on.out.splitlines()[0].endswith(", 1 of them measured before:")
+    assert went_on.err.splitlines()[0] == "1 of 4 claims are already measured."
+    assert went_on.out.splitlines()[0].endswith(", 1 of them measured earlier:")
     assert sorted(measured(world)) == sorted(IDS)
     assert verdicts(tmp_path) == REACHED
 
@@ -412,9 +402,9 @@ def test_damaged_samples_are_measured_again(reproduce: Command, tmp_path: Path, 
     damage(kind, tmp_path / "found" / "samples" / "rate.npz")
     again = reproduce()
     assert again.status == 0
-    assert again.err.splitlines()[0] == "3 of 4 claims were measured before."
+    assert again.err.splitlines()[0] == "3 of 4 claims are already measured."
     assert measured(world).count("rate") == 2
-    assert reproduce().err.splitlines()[0] == "4 of 4 claims were measured before."
+    assert reproduce().err.splitlines()[0] == "4 of 4 claims are already measured."
 
 
 def test_samples_are_stored_exactly_and_only_their_own_key_reads_them(tmp_path: Path):
@@ -440,37 +430,38 @@ def test_samples_are_stored_exactly_and_only_their_own_key_reads_them(tmp_path: 
 MODULE = '''
 """A topic."""
 from functools import partial
-from topics.helpers import center, unused
+from topics.helpers import center
 from experiments.claims.claim import Claim, Judgement, Verdict
 FACTOR = 2.0
 def measure(scale):
-    """What is measured."""
+    """Measure something."""
+    if scale.replicas < 1:
+        raise ValueError(f"There are {scale.replicas} replicas.", "unusable")
     return {"x": twice(center(scale))}
-def twice(x):
-    return FACTOR * x  # a comment
+def twice(x, power=1):
+    return FACTOR * x**power  # a comment
 def other(factor, scale):
     import topics.more as more
     return {"x": more.noise(factor)}
-def judge(samples):
-    return Judgement(Verdict.HOLDS, "It does.", ())
 def claim(id, measure, statement="It is so."):
-    return Claim(id, "1", statement, "l", "s", "q", "r", "c", measure, judge, lambda figure, samples: None)
-CLAIMS = (claim("plain", measure), claim("bound", partial(other, 3.0)), claim("anonymous", lambda scale: {}))
+    return Claim(id, "1", statement, "l", "s", "q", "r", "c", measure, lambda samples: None, lambda *_: None)
+CLAIMS = (claim("plain", measure), claim("bound", partial(other, 3.0)))
 '''
-HELPERS = "def center(scale):\n    return float(scale.replicas)\ndef unused():\n    return 1\n"
+HELPERS = "def center(scale):\n    return float(scale.replicas)\n"
 MORE = "def noise(x):\n    return x\n"
+UNRELATED = "def unused():\n    return 1\n"
 
 
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Keys of three claims of a topic that is written with replacements in its own source and that of its helpers."""
+    """Keys of two claims of a topic that is written with replacements in its own source and that of its helpers."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be taken for that of the next version
     monkeypatch.setattr(catalogue, "MODULES", ("topics.topic",))
     (tmp_path / "topics").mkdir()
 
-    def write(*changes: tuple[str, str], scale=FULL) -> dict[str, str]:
-        sources = {"__init__": "", "topic": MODULE, "helpers": HELPERS, "more": MORE}
+    def write(*changes: tuple[str, str], scale=FULL) -> list[str]:
+        sources = {"__init__": "", "topic": MODULE, "helpers": HELPERS, "more": MORE, "unrelated": UNRELATED}
         for old, new in changes:
             assert sum(old in source for source in sources.values()) == 1
             sources = {name: source.replace(old, new) for name, source in sources.items()}
@@ -478,53 +469,67 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             (tmp_path / "topics" / f"{name}.py").write_text(source)
         for name in [name for name in sys.modules if name.partition(".")[0] == "topics"]:
             monkeypatch.delitem(sys.modules, name)
-        for cached in (fingerprint._definitions, fingerprint._file, importlib):
-            getattr(cached, "cache_clear", importlib.invalidate_caches)()
-        return {id_: fingerprint.fingerprint(entry, scale) for id_, entry in catalogue.catalogue().items()}
+        for clear in (fingerprint._code.cache_clear, fingerprint._imports.cache_clear, importlib.invalidate_caches):
+            clear()
+        return [fingerprint.fingerprint(entry, scale) for entry in catalogue.catalogue().values()]
 
     return write
 
 
-def test_a_key_follows_the_code_that_measures_however_far_and_no_wording(keys):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("FACTOR = 2.0", "FACTOR = 2.5"),  # a number
+        ("FACTOR * x", "FACTOR + x"),  # an operator
+        ("power=1", "power=2"),  # a default
+        ("twice(center(scale))", "abs(center(scale))"),  # a function that is called
+        ("< 1", "< 2"),  # when an exception is raised
+        ("float(scale.replicas)", "float(scale.share)"),  # a helper
+        ("return x\n", "return -x\n"),  # a helper that is imported within a function
+        ("other, 3.0", "other, 4.0"),  # an argument that is bound
+    ],
+)
+def test_a_key_changes_with_the_code_that_measures(keys, old: str, new: str):
     before = keys()
-    assert len(set(before.values())) == 3
+    assert len(set(before)) == 2
     assert keys() == before
+    assert not set(keys((old, new))) & set(before)
 
-    def changed(*changes: tuple[str, str]) -> set[str]:
-        after = keys(*changes)
-        return {id_ for id_ in before if after[id_] != before[id_]}
 
-    assert changed(("FACTOR = 2.0", "FACTOR = 2.5")) == {"plain", "anonymous"}
-    assert changed(("return FACTOR * x", "return FACTOR * x + 0")) == {"plain", "anonymous"}
-    assert changed(("float(scale.replicas)", "float(scale.share)")) == {"plain", "anonymous"}
-    assert changed(("return x\n", "return -x\n")) == {"bound", "anonymous"}
-    assert changed(("other, 3.0", "other, 4.0")) == {"bound", "anonymous"}
-    assert changed(("lambda scale: {}", "lambda scale: {'x': 1.0}")) == {"anonymous"}
-    # A lambda stands for the whole of its module; of the others, only what they use counts.
-    assert changed(("It is so.", "So it is."), ("It does.", "It does indeed.")) == {"anonymous"}
-    assert changed(("# a comment", "# another"), ("What is measured.", "What is meant.")) == set()
-    assert changed(("    return 1\n", "    return 2\n")) == {"anonymous"}
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# a comment", "# another"),
+        ('"""A topic."""', '"""Two claims."""'),
+        ("Measure something.", "Measure a thing."),
+        ('f"There are {scale.replicas} replicas.", "unusable"', '"No replicas."'),
+        ("It is so.", "So it is."),
+        ("return 1\n", "return 2\n"),  # a module that is not imported
+    ],
+)
+def test_a_key_does_not_depend_on_words_or_unrelated_code(keys, old: str, new: str):
+    assert keys((old, new)) == keys()
 
 
 def test_a_key_knows_the_scale_and_the_instrument(keys, monkeypatch: pytest.MonkeyPatch):
     before = keys()
-    assert not set(keys(scale=QUICK).values()) & set(before.values())
-    monkeypatch.setattr(fingerprint, "_lab", lambda: "another lab")
-    assert not set(keys().values()) & set(before.values())
+    assert not set(keys(scale=QUICK)) & set(before)
+    monkeypatch.setattr(fingerprint, "_instrument", lambda: "another lab")
+    assert not set(keys()) & set(before)
 
 
-def test_the_instrument_is_its_modules_but_those_that_show_results():
+def test_the_instrument_is_what_a_measurement_runs_through():
     root = REPOSITORY / "lab"
-    counted = {path.relative_to(root).as_posix() for path in fingerprint.instrument()}
-    assert {"training.py", "network.py", "theory/variances.py", "data.py"} <= counted
-    assert not {"figures.py", "sinks/console.py", "__main__.py"} & counted
+    modules = [path.relative_to(root) for path in fingerprint.instrument()]
+    assert all((root / path).is_file() for path in modules)
+    assert {path.parts[0] for path in modules} == {part.partition("/")[0] for part in fingerprint.COMPUTES}
 
 
 def test_the_keys_of_the_guides_claims_are_made_in_a_moment():
     started = time.perf_counter()
     entries = catalogue.catalogue()
-    found = {fingerprint.fingerprint(entry, FULL) for entry in entries.values()}
-    assert len(found) == len(entries)
+    keys = {fingerprint.fingerprint(entry, FULL) for entry in entries.values()}
+    assert len(keys) == len(entries)
     assert time.perf_counter() - started < 20
 
 
@@ -551,13 +556,13 @@ def test_recording_all_claims_writes_verdicts_document_and_readmes_table(
     put_on_record(tmp_path, rate="holds", a_claim_of_old="holds")
     done = reproduce("--record")
     assert done.status == 0
-    assert 'rate: this run reached "holds with a condition"; on record is "holds".' in done.out
+    assert 'rate: this run reached "holds with a condition"; the recorded verdict is "holds".' in done.out
     assert on_record(tmp_path) == REACHED
     assert list(on_record(tmp_path)) == IDS
     document = (checkout / "docs" / "claims.md").read_text()
     assert all(f"\n### {id_}\n" in document for id_ in IDS)
     assert "](figures/" not in document
-    assert "Different from the record" not in document
+    assert "Differences from the record" not in document
     assert "not to be edited by hand" in document.splitlines()[0]
     readme = (checkout / "README.md").read_text()
     assert readme.startswith("# Lab\n\n<!-- claims -->\n✓ holds: 2, ")
@@ -574,7 +579,9 @@ def test_recording_some_claims_keeps_the_verdicts_of_the_others_and_the_document
     readme = (checkout / "README.md").read_text()
     done = reproduce("--record", "rate")
     assert done.status == 0
-    assert done.out.splitlines()[-1] == "docs/claims.md and README.md are still those of the last whole record."
+    assert (
+        done.out.splitlines()[-1] == "docs/claims.md and README.md are unchanged: they need the verdicts of all claims."
+    )
     assert on_record(tmp_path) == REACHED | {"slope": "does not hold"}
     assert list((checkout / "docs").iterdir()) == []
     assert (checkout / "README.md").read_text() == readme
@@ -604,66 +611,25 @@ def test_document_and_readme_say_what_is_on_record():
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
-def jobs(*ids: str) -> list[ClaimTask]:
-    return [ClaimTask(id_, "tests.fake_claims", FULL) for id_ in ids]
-
-
 def times(world: Path) -> dict[str, tuple[int, int]]:
     """Claim -> when it was begun and when it was ended, in ns of the file system's clock."""
     ends = [[world / f"{note.stem}.{end}" for end in ("begun", "ended")] for note in world.glob("*.begun")]
     return {begun.stem.split("-")[0]: (begun.stat().st_mtime_ns, ended.stat().st_mtime_ns) for begun, ended in ends}
 
 
-def test_claims_are_measured_in_processes_of_one_thread_and_those_that_time_come_last_and_alone(world: Path):
-    for name in ("slope", "rate", "training"):
-        (world / f"wait-{name}").touch()
+def test_claims_that_time_something_are_measured_last_and_alone(
+    reproduce: Command, world: Path, monkeypatch: pytest.MonkeyPatch
+):
+    groups: list[list[str]] = []
+    run_tasks = pool.run_tasks
 
-    def release() -> None:
-        patiently(lambda: len(list(world.glob("*.begun"))) == 2)  # both of two processes are at work at once
-        (world / "wait-slope").unlink()
-        (world / "wait-rate").unlink()
-        patiently(lambda: all(list(world.glob(note)) for note in ("slope-*.ended", "rate-*.ended", "training-*.begun")))
-        time.sleep(0.5)  # in which an idle process could begin what must wait
-        (world / "wait-training").unlink()
+    def noted(run, tasks, workers, on_start):
+        groups.append([f"{task.id} {workers}" for task in tasks])
+        return run_tasks(run, tasks, 0, on_start)
 
-    begun: list[str] = []
-    releasing = threading.Thread(target=release)
-    releasing.start()
-    with closing(pool.measure_all(jobs("slope", "rate", "training"), jobs("cost"), 2, begun.append)) as results:
-        found = {job.id: result for job, result in results}
-    releasing.join()
-    measurements = {id_: result for id_, result in found.items() if isinstance(result, Measurement)}
-    assert sorted(measurements) == sorted(IDS)
-    np.testing.assert_array_equal(measurements["rate"].samples["file"], 2.0 + 0.01 * np.arange(16))
-    assert begun == ["slope", "rate", "training", "cost"]
-    notes = {note.stem.split("-")[0]: note.read_text().split() for note in world.glob("*.begun")}
-    assert {threads for _, threads, _ in notes.values()} == {"1"}
-    assert len({notes[id_][0] for id_ in ("slope", "rate", "training")}) == 2
-    assert os.getpid() not in {int(note[0]) for note in notes.values()}
-    when = times(world)
-    assert when["cost"][0] > max(ended for _, ended in when.values() if ended != when["cost"][1])
-
-
-def test_processes_are_ended_once_nobody_wants_results(world: Path):
-    (world / "wait-rate").touch()
-    results = pool.measure_all(jobs("slope", "rate"), jobs("cost"), 2)
-    job, _ = next(results)
-    assert job.id == "slope"
-    patiently(lambda: [bool(note.read_text()) for note in world.glob("rate-*.begun")] == [True])
-    results.close()
-    pids = [int(note.read_text().split()[0]) for note in world.glob("*.begun")]
-    assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-def test_a_process_that_dies_costs_its_own_claim_only(world: Path):
-    (world / "die-slope").touch()
-    with closing(pool.measure_all(jobs("slope", "rate", "training"), [], 1)) as results:
-        found = {job.id: result for job, result in results}
-    assert isinstance(found["slope"], Failure)
-    assert found["slope"].reason == "The process that measured it was ended by SIGKILL; was there enough memory?"
-    assert isinstance(found["rate"], Measurement)
-    assert isinstance(found["training"], Measurement)
+    monkeypatch.setattr(pool, "run_tasks", noted)
+    reproduce("--workers", "3")
+    assert groups == [["training 3", "slope 3", "rate 3"], ["cost 1"]]
 
 
 def patiently(look) -> None:
@@ -679,7 +645,7 @@ from pathlib import Path
 from experiments.report import catalogue
 import experiments.main
 if __name__ == "__main__":
-    catalogue.MODULES = ("tests.fake_claims",)
+    catalogue.MODULES = ("tests.experiments.fake_claims",)
     catalogue.RECORDED = Path("recorded.json")
     experiments.main.COMMANDS["reproduce"] = ""
     sys.exit(experiments.main.main(["reproduce", *sys.argv[1:]]))
@@ -708,7 +674,7 @@ def test_control_c_ends_all_processes_at_once_and_the_next_call_goes_on(
         started.kill()
     assert started.returncode == 130
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == "Interrupted; what was measured is kept in found, and the same command goes on."
+    assert said.splitlines()[-1] == "Interrupted; samples are saved in found, and the same command resumes."
     pids = {int(note.read_text().split()[0]) for note in world.glob("*.begun")}
     patiently(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert sorted(path.stem for path in (tmp_path / "found").rglob("*.npz")) == ["rate", "training"]
@@ -716,7 +682,7 @@ def test_control_c_ends_all_processes_at_once_and_the_next_call_goes_on(
     (world / "wait-slope").unlink()
     went_on = reproduce("training", "slope", "rate")
     assert went_on.status == 0
-    assert went_on.err.splitlines()[0] == "2 of 3 claims were measured before."
+    assert went_on.err.splitlines()[0] == "2 of 3 claims are already measured."
     assert measured(world).count("slope") == 2
     assert len(measured(world)) == 4
 
@@ -734,10 +700,10 @@ def test_warnings_of_a_measurement_are_kept_with_it(monkeypatch: pytest.MonkeyPa
         return {"x": np.log(np.zeros(3))}
 
     monkeypatch.setattr(fake_claims, "CLAIMS", (replace(fake_claims.CLAIMS[0], measure=measure),))
-    found = measurement.measure(ClaimTask("slope", "tests.fake_claims", FULL))
+    found = measurement.measure(ClaimTask("slope", "tests.experiments.fake_claims", FULL))
     assert isinstance(found, Measurement)
     assert found.warnings == ("RuntimeWarning: divide by zero encountered in log",)
 
 
 def test_an_entry_knows_its_module(world: Path):
-    assert catalogue.choose(["cost"]) == [Entry(fake_claims.CLAIMS[2], "tests.fake_claims")]
+    assert catalogue.choose(["cost"]) == [Entry(fake_claims.CLAIMS[2], "tests.experiments.fake_claims")]

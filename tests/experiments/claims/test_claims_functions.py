@@ -225,9 +225,12 @@ def gelu_gradients(silent: float = 0.01) -> dict[str, Array]:
         "lost_float32": np.array([-14.0]),
         "lost_float64": np.array([-38.0]),
     }
-    for kind, share, woke in (("relu", 0.3, 0.0), ("gelu", silent, 0.4)):
+    for kind, share, revived in (("relu", 0.3, 0.0), ("gelu", silent, 0.4)):
         samples[f"silent {kind}"] = near(np.full(len(gelu_gradient.RATES), share), 0.003)
-        samples |= {f"woke {kind} {sleep:g}": near(woke if sleep < 1 else 0.0, 0.003) for sleep in gelu_gradient.SLEEPS}
+        samples |= {
+            f"revived {kind} {distance:g}": near(revived if distance < 1 else 0.0, 0.003)
+            for distance in gelu_gradient.DISTANCES
+        }
     for kind, depth in gelu_gradient.DEEP:
         fall = -0.1 * depth if kind == "gelu" else 0.0
         samples |= {

