@@ -81,21 +81,21 @@ def main(arguments: Sequence[str]) -> int:
 def _table(config: Config, options: argparse.Namespace) -> xr.Dataset:
     """Compute the map, and measure and train the networks asked for."""
     import numpy as np
+    import xarray as xr
 
     from experiments.phase_map import measured, table, trained
 
     default_weight_var, default_bias_var = table.default_ranges(config.activation)
     weight_var = table.Range(*options.weight_var) if options.weight_var else default_weight_var
     bias_var = table.Range(*options.bias_var) if options.bias_var else default_bias_var
-    trained_bias_var = table.trained_bias_var(config, bias_var)
+    bias_var_of_trained = table.trained_bias_var(config, bias_var)
     columns, replicas = weight_var.centres(options.columns), options.replicas_per_point
-    tasks: list[partial[Any]] = []
+    tasks: list[partial[Any]] = []  # the heaviest last
     if options.trained:
         networks = _with_defaults(TRAINED_DEFAULTS, options.overrides)
-        train = partial(trained.accuracy, networks)
-        deepest_first = reversed(options.depths)
-        tasks += [partial(train, depth, columns, trained_bias_var, replicas) for depth in deepest_first]
-        tabulate = partial(trained.trained_table, networks, options.depths, weight_var, columns, trained_bias_var)
+        rest = (columns, bias_var_of_trained, replicas)
+        tasks += [partial(trained.accuracy, networks, depth, *rest) for depth in options.depths]
+        tabulate = partial(trained.trained_table, networks, options.depths, weight_var, columns, bias_var_of_trained)
     if options.measured:
         networks = _with_defaults(MEASURED_DEFAULTS, options.overrides)
         if networks.model.depth < measured.LEAST_DEPTH:
@@ -110,14 +110,12 @@ def _table(config: Config, options: argparse.Namespace) -> xr.Dataset:
     if options.measured:
         parts.append(results.pop())
     if options.trained:
-        parts.append(tabulate(results[::-1]))
-    import xarray as xr
-
+        parts.append(tabulate(results))
     return xr.merge(parts, combine_attrs="no_conflicts")
 
 
 def _compute(tasks: Sequence[partial[Any]]) -> list[Any]:
-    """Return the results of tasks in their order, computed in as many processes as there are cores."""
+    """Return the results of tasks in their order, computed from the last to the first, in a process per core."""
     from rich.console import Console
     from rich.progress import track
 
@@ -126,7 +124,7 @@ def _compute(tasks: Sequence[partial[Any]]) -> list[Any]:
     console = Console(stderr=True)
     workers = min(available_cores(), len(tasks))
     results: dict[int, Any] = {}
-    with closing(run_tasks(operator.call, tasks, workers if workers > 1 else 0)) as outcomes:
+    with closing(run_tasks(operator.call, tasks[::-1], workers if workers > 1 else 0)) as outcomes:
         display: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
         for task, outcome in track(outcomes, "Batches of networks", len(tasks), **display):
             if isinstance(outcome, Exception):
