@@ -169,7 +169,7 @@ def _range(numbers: Sequence[Number]) -> str:
 
 def _draw(names: Sequence[str], figure: Figure, samples: Samples) -> None:
     """Plot elementwise ratios against size, and ratios of training steps against width."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     pairs = [(name, "relu") for name in names] + [("relu", "copy")]

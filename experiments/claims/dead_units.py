@@ -113,7 +113,7 @@ def copy_maps(source: Network, target: Network, first: int = 0) -> None:
 
 def maps(network: Network) -> list[nn.Module]:
     """Return the linear maps of a plain stack from input to output, with `weight` and usually `bias`."""
-    from lab.network.network import Block
+    from lab.network import Block
 
     return [*(block.up for block in network.blocks if isinstance(block, Block)), network.readout]
 
@@ -173,17 +173,19 @@ def deactivated_units(
     """
     import torch
 
+    from lab.train.trainer import Due
+
     trainer = start((*DEACTIVATED, *overrides), replicas)
     first = maps(trainer.network)[0]
     half = trainer.config.model.width // 2
     with torch.no_grad():
         largest = torch.bmm(trainer.instrument.probe_set, first.get_parameter("weight")).amax(1)  # (R, N)
         first.get_parameter("bias")[:, 0, :half] = -largest[:, :half] - distance
-    trainer.step(is_reading=False, has_update=False)
+    trainer.step(Due(update=False))
     gradient = first.get_parameter("weight").grad
     assert gradient is not None
     moved = (gradient[:, :, :half] != 0).any(1).sum(1).numpy()  # (R,)
     observations = follow(trainer, steps, every)[:, 0, :1, :, :half]  # (observations, 1, R, N / 2)
     inactive, revived = inactive_and_revived(observations)
-    alive = trainer.watch.alive.numpy()
+    alive = trainer.divergence.alive.numpy()
     return DeactivatedUnits(*(np.where(alive, count, np.nan) for count in (inactive[0], moved, revived[0])))

@@ -117,13 +117,13 @@ def _born_dead(width: int, replicas: int) -> Array:
 
 def _shares(active: Flags, trainer: Trainer) -> Array:
     """Return the share of inactive units, (..., layers, R, N) -> (..., layers, R); NaN for a replica that diverged."""
-    return np.where(trainer.watch.alive.numpy(), (~active).mean(-1), np.nan)
+    return np.where(trainer.divergence.alive.numpy(), (~active).mean(-1), np.nan)
 
 
 def _counts(name: str, observations: Flags, trainer: Trainer) -> dict[str, Array]:
     from experiments.claims.dead_units import inactive_and_revived
 
-    alive = trainer.watch.alive.numpy()
+    alive = trainer.divergence.alive.numpy()
     inactive, revived = (np.where(alive, count, np.nan) for count in inactive_and_revived(observations))
     return {f"inactive_{name}": inactive, f"revived_{name}": revived}
 
@@ -144,7 +144,7 @@ def _with_momentum(replicas: int, steps: int) -> tuple[Flags, Trainer]:
     trainer = dead_units.start(ARMS["after, momentum"], replicas)
     observations = dead_units.follow(burst, BURST, 1)[:, 0]
     dead_units.copy_maps(burst.network, trainer.network)
-    velocities = (each.optimizer.state_tensors()["momentum_buffer"] for each in (trainer, burst))
+    velocities = (each.optimizer.state["momentum_buffer"] for each in (trainer, burst))
     for ours, theirs in zip(*velocities, strict=True):
         ours.copy_(theirs)
     return np.concatenate([observations, dead_units.follow(trainer, steps, EVERY)[1:, 0]]), trainer
@@ -257,7 +257,7 @@ def _draw_born(ax: Axes, samples: Samples) -> None:
 
 
 def _draw_revived(ax: Axes, samples: Samples) -> None:
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     names = (*COURSES, *OTHERS)
     for shade, (deeper, text) in enumerate(((False, "layer 0"), (True, "layers 1 and 2"))):

@@ -139,7 +139,7 @@ def judge_centred(samples: Samples) -> Judgement:
 
 def draw_centred(figure: Figure, samples: Samples) -> None:
     """Plot both measures by layer, dashed at initialization and solid after training."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, (kind, words) in zip(axes, MEASURES.items(), strict=True):
@@ -260,9 +260,9 @@ def judge_alive(samples: Samples) -> Judgement:
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
     if len(revives) == len(DISTANCES):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    inactive = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
+    distances = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
     condition = (
-        f"near 0: the gradient shrinks as exp(z), and of units {inactive} below 0 none revived within {REVIVAL_STEPS}"
+        f"near 0: the gradient shrinks as exp(z), and of units {distances} below 0 none revived within {REVIVAL_STEPS}"
         " steps that can be distinguished from 0"
     )
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
@@ -270,7 +270,7 @@ def judge_alive(samples: Samples) -> Judgement:
 
 def draw_alive(figure: Figure, samples: Samples) -> None:
     """Plot the slope (left), and the revived share by distance below 0 (right)."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     slope, revived = panels(figure, 2)
     order = np.argsort(samples["z"])

@@ -66,7 +66,7 @@ def accuracies(trainer: Trainer) -> Array:
             x = (dataset.test_x + SIZES[row] * draw).expand(trainer.config.replicas, -1, -1)
             hits = trainer.network(x).argmax(-1) == dataset.test_y  # (R, examples)
             accuracy[row] += hits.double().mean(1).numpy() / DRAWS
-    return np.where(trainer.watch.alive.numpy(), accuracy, np.nan)
+    return np.where(trainer.divergence.alive.numpy(), accuracy, np.nan)
 
 
 def judge(samples: Samples) -> Judgement:
@@ -115,7 +115,7 @@ def _cost(accuracy: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot accuracy against noise for the deeper stack (left), and minus ReLU's for both depths (right)."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     whole, gap = panels(figure, 2)
     for number, activation in enumerate(INITS):

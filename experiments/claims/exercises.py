@@ -116,7 +116,7 @@ def judge_plot(samples: Samples) -> Judgement:
 
 def draw_plot(figure: Figure, samples: Samples) -> None:
     """Plot the four functions with their derivatives, leaky ReLU with both slopes."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     figure.set_layout_engine("constrained")
     axes = figure.subplots(2, len(SCRIPT), sharex=True, sharey="row")
@@ -226,7 +226,7 @@ def judge_gelu(samples: Samples) -> Judgement:
 
 def draw_gelu(figure: Figure, samples: Samples) -> None:
     """Plot the difference of the forms, and the rounding between by hand and torch's."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     axes = panels(figure, 2)
     x = samples["x"]

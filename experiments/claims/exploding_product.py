@@ -125,7 +125,7 @@ def _growth(slope: Number) -> Number:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot gradient against layer, and the share of replicas that end in NaN at each rate."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     axes = panels(figure, 2)
     profiles.draw(axes[0], samples, list(ARMS))

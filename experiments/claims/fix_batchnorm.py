@@ -138,7 +138,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot gradient against layer at initialization, and learning curves of ReLU networks, with and without it."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     shown = [arm for arm in (*STARTS, *TRAINED) if arm in STARTS or "ReLU" in arm]

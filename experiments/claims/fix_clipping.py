@@ -145,7 +145,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot accuracy against the learning rate."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, arm in enumerate(TRAINED):

@@ -67,7 +67,7 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
             layers = [statistics(seen) for seen in look(trainer.network, x)]
             moments |= {f"{time} {name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
             for _ in range(settings.steps if time == "before" else 0):
-                trainer.step(is_reading=False)
+                trainer.step()
     return moments
 
 
@@ -168,7 +168,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot mean and deviation at each place after training, and gradient against layer."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, place in enumerate(PLACES):

@@ -145,7 +145,7 @@ def _slope(x: Array, y: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot growth against depth, and learning curves."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     depth = np.array(DEPTHS, dtype=np.float64)

@@ -200,7 +200,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot the gain against the gate's pre-activation, and the shares of gates by kind."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     left, right = panels(figure, 2)
     points = samples["points"]

@@ -193,7 +193,7 @@ def _percent(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot each arm's loss over that of ReLU in the same kind of network, one panel per task."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, len(TASKS))
     for ax, task in zip(axes, TASKS, strict=True):

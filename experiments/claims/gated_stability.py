@@ -193,7 +193,7 @@ def _of(gains: Sequence[Number], optimizer: str) -> list[Number]:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot the variance through plain stacks with theory, and the share that learns against the learning rate."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 1 + len(OPTIMIZERS))
     layers = np.arange(1, LAYERS + 1)

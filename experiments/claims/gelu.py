@@ -93,7 +93,7 @@ def judge_definition(samples: Samples) -> Judgement:
 
 def draw_definition(figure: Figure, samples: Samples) -> None:
     """Plot GELU through the means of masked inputs, with their spread as bars."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     (ax,) = axes = panels(figure)
     z = samples["z"]
@@ -202,7 +202,7 @@ def judge_approximation(samples: Samples) -> Judgement:
 
 def draw_approximation(figure: Figure, samples: Samples) -> None:
     """Plot difference of values and slopes, and the ratio in the tail."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

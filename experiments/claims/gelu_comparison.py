@@ -20,7 +20,7 @@ def grid() -> Array:
     return np.arange(-10 * 1024, 10 * 1024 + 1) / 1024
 
 
-def compare(x: Array) -> list[Comparison]:
+def compare(x: Array) -> list[GeluDifference]:
     """Compare the tanh form with the exact one, and both by hand with torch's; x must be exact in float32.
 
     Args:

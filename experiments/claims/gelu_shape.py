@@ -91,7 +91,7 @@ def _sign_changes(values: Array, inside: NDArray[np.bool_]) -> int:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot the function with its lowest point beside ReLU, and both derivatives."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]

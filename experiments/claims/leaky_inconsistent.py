@@ -109,7 +109,7 @@ def _accuracy(samples: Samples, activation: str, place: str) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot gaps and intervals, one row per place."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, (name, gaps) in enumerate(_gaps(samples).items()):

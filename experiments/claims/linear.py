@@ -165,7 +165,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot learning on two circles, and the gradient along a linear stack."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for number, name in enumerate(name for name in LEARNERS if name.startswith("circles")):

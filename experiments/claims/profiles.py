@@ -97,7 +97,7 @@ def draw(
     ax: Axes, samples: Samples, arms: Sequence[str], quantity: str = "delta_rms", base: int = -1, colour: int = 0
 ) -> None:
     """Plot a quantity over its value at layer `base`: median, range over replicas, and theory (dashed)."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     for number, arm in enumerate(arms, colour):
         values, expected = samples[f"{arm}: {quantity}"], samples[f"{arm}: {quantity} expected"][0]

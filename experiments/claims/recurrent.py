@@ -218,7 +218,7 @@ def _failed_is_guessing(loss: Array, guessing: float) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot the gradient against time at initialization, and learning curves."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     lines = {"repeated": "-", "fresh": ":"}

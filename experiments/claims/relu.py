@@ -97,7 +97,7 @@ def judge_gradient(samples: Samples) -> Judgement:
 
 def draw_gradient(figure: Figure, samples: Samples) -> None:
     """Plot decades of gradient over all layers against the weights' variance."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     (ax,) = panels(figure)
     variances = np.array(list(VARIANCES.values()))
@@ -215,7 +215,7 @@ def judge_unbounded(samples: Samples) -> Judgement:
 
 def draw_unbounded(figure: Figure, samples: Samples) -> None:
     """Plot act_rms against depth."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for number, name in enumerate(UNBOUNDED_ARMS):

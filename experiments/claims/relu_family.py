@@ -109,7 +109,7 @@ def _condition(revives: list[str]) -> str:
 
 def draw_revives(figure: Figure, samples: Samples) -> None:
     """Plot the revived share by slope, for both distances below 0."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = panels(figure)
     for index, depth in enumerate(DISTANCES):
@@ -243,7 +243,7 @@ def judge_learns(samples: Samples) -> Judgement:
 
 def draw_learns(figure: Figure, samples: Samples) -> None:
     """Plot slopes against steps by start (left), and final slopes by layer (right)."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     course, ends = panels(figure, 2)
     for number, name in enumerate(LEARN_ARMS):

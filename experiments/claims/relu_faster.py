@@ -136,7 +136,7 @@ def _known(loss: Array, classes: int) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot held-out loss against steps in three places."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     places = (("digits, SGD", 12), ("spirals, Adam", 2), ("spirals, Adam", 12))
     axes = panels(figure, len(places))

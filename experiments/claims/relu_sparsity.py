@@ -101,7 +101,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot zeros and units that are never on against depth, before and after training."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, name in zip(axes, RELU_ARMS, strict=True):

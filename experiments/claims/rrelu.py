@@ -124,7 +124,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot the histogram of slopes in training, and the slope in evaluation."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     (ax,) = panels(figure)
     edges = np.linspace(LOWER, UPPER, 21)

@@ -82,7 +82,7 @@ def judge_range(samples: Samples) -> Judgement:
 
 def draw_range(figure: Figure, samples: Samples) -> None:
     """Plot the distance from 0 (left) and from 1 (right), and where each format reaches them."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     axes = panels(figure, 2)
     z = samples["z"]
@@ -203,7 +203,7 @@ def judge_derivative(samples: Samples) -> Judgement:
 
 def draw_derivative(figure: Figure, samples: Samples) -> None:
     """Plot where float32 gives the derivative right, off, exactly 0 or NaN, in three ways of computing it."""
-    from lab.plot.figures import COLOURS
+    from lab.plot.style import COLOURS
 
     (ax,) = axes = panels(figure)
     z = samples["z"]

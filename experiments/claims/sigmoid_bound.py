@@ -84,7 +84,7 @@ def judge(samples: Samples) -> Judgement:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot gradient against layer for the four arms, with theory and the guide's product."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     (ax,) = axes = panels(figure)
     layer = np.arange(LAYERS)

@@ -50,7 +50,7 @@ def measure(scale: Scale) -> Samples:
             for time in TIMES:
                 if time == "trained":
                     for _ in range(scale.steps(STEPS)):
-                        trainer.step(is_reading=False)
+                        trainer.step()
                 shares = [_signs(trainer, batch, max(2, round(DRAWS * scale.share) // batch)) for batch in BATCHES]
                 for quantity in shares[0]:
                     samples[f"{quantity} {name} {time}"] = np.stack([of[quantity] for of in shares])  # (K, R)
@@ -147,7 +147,7 @@ def _percent(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot like signs and reversals against the batch size."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     for ax, quantity, what in zip(

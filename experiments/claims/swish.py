@@ -166,7 +166,7 @@ def _bounds(number: Number) -> str:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot the family around 0, and the learnt betas of every layer."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     z = samples["z"]

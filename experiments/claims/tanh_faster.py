@@ -201,7 +201,7 @@ def centring(samples: Samples, depth: int) -> Number:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot held-out loss against steps, one panel per depth."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, len(DEPTHS))
     for ax, depth in zip(axes, DEPTHS, strict=True):

@@ -117,7 +117,7 @@ def _late(logs: Array) -> Array:
 
 def draw(figure: Figure, samples: Samples) -> None:
     """Plot gradient against layer, with theory and each arm's share of saturated units."""
-    from lab.plot.figures import COLOURS, MARKERS
+    from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
     layer = np.arange(DEPTH)
