@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from lab import schema
 from lab.compose import compose
-from lab.theory import critical_weight_var_of
+from lab.theory import resolve_critical
 from lab.typing import Array
 
 if TYPE_CHECKING:
@@ -66,11 +66,7 @@ class NetworkCase:
 
 @lru_cache(maxsize=512)
 def _composed(case: NetworkCase) -> schema.Config:
-    config = compose([*case.overrides, f"replicas={case.replicas}"])
-    if not isinstance(config.init, schema.Critical):
-        return config
-    solved = schema.Gaussian("gaussian", config.init.gain, critical_weight_var_of(config), config.init.bias_var)
-    return replace(config, init=solved)
+    return resolve_critical(compose([*case.overrides, f"replicas={case.replicas}"]))
 
 
 def network(
