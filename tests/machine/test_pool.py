@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ class UnpicklableError(Exception):
         super().__init__(first + second)
 
 
-def compute(task: tuple[str, float]) -> object:
+def compute(task: tuple[str, float]) -> Any:
     name, value = task
     if name == "fail":
         raise ValueError(f"no {value}")
