@@ -10,16 +10,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from lab import schema
-from lab.data import npz
+from lab.data import BLOCK_INDICES, npz
+from lab.data.sources import DIGITS_HELD_OUT, HOLD_OUT_EVERY, MNIST_TRAIN
 from lab.machine.memory import available, available_on
 from lab.machine.terminal import file_size
+from lab.measure.jacobian import LARGEST_EXACT
+from lab.network.network import Network
+from lab.network.seeding import streams
+from lab.readings import LAYER_QUANTITIES, NORMS, SCALAR_QUANTITIES
 from lab.schema import Config, ConfigError
-
-if TYPE_CHECKING:
-    import torch
+from lab.train import optimizers
+from lab.train.jacobian import ROWS
+from lab.train.losses import EVAL_ROWS
 
 REMEDIES = {
     "probe.every": "raise probe.every",
@@ -37,17 +44,17 @@ LIBRARIES = 200 * 2**20
 LAYER_OBJECTS, REPLICA_OBJECTS, RECORD_OBJECTS = 15_000, 6_000, 10_000
 """Bytes of Python objects per layer (modules, hooks, graph), per replica (generators) and per reading."""
 
-TEMPORARIES, VMAP_TEMPORARIES = 6, 12
-"""Tensors of the size of the largest activation that live only within one layer's forward or backward pass; the second
-number holds for backward passes batched by vmap."""
+TEMPORARIES = 6
+"""Tensors of the size of the largest activation that live only within one layer's forward or backward pass; twice as
+many in backward passes batched by vmap."""
 
 FRAGMENTATION, FRAGMENTATION_TWICE, MAPPED = 1.6, 2.5, 32 * 2**20
 """Memory that tensors below `MAPPED` bytes take on the host over their size, with one and with two backward passes:
 C's allocator keeps what they free, and larger ones get pages of their own (glibc's M_MMAP_THRESHOLD).
 Measured: 1.0 to 1.8, and 2.8."""
 
-OPENML_COPIES, NPZ_COPIES, GAUSSIAN_COPIES = 4, npz.COPIES, 2
-"""How many times the examples are in memory as float64 while they are loaded."""
+COPIES = {"mnist": 4, "fashion_mnist": 4, "gaussian": 2}
+"""How many times the examples are in memory as float64 while they are loaded, unless `npz.COPIES`."""
 
 MINIATURE = schema.Model(depth=2, width=24)
 MINIATURE_BATCH = 32
@@ -56,13 +63,13 @@ MINIATURE_BATCH = 32
 class Part(NamedTuple):
     """Some of a run's memory: bytes on the host and on the device, its purpose, and the keys that it grows with."""
 
-    host: float
-    device: float
+    host: int
+    device: int
     purpose: str
     keys: tuple[str, ...]
 
     def bytes(self, is_on_device: bool) -> int:
-        return int(self.device if is_on_device else self.host)
+        return self.device if is_on_device else self.host
 
 
 def refuse_too_large(config: Config, device: torch.device) -> None:
@@ -112,55 +119,51 @@ class _Size:
     """Bytes of each part of a run."""
 
     def __init__(self, config: Config, is_on_gpu: bool) -> None:
-        self.config, self.is_on_gpu = config, is_on_gpu
-        self.item = 4 if config.dtype == "float32" else 8
+        model = config.model
+        self.config, self.is_on_gpu, self.is_ffn = config, is_on_gpu, model.block == "ffn"
+        self.item = torch.finfo(getattr(torch, config.dtype)).bits // 8
         self.train, self.test, self.features, self.classes = extent(config.data)
-        self.depth, self.width = config.model.depth, config.model.width
-        self.replicas, self.batch = config.replicas, config.batch_size
-        self.is_ffn, self.is_full = config.model.block == "ffn", config.probe.set == "full"
-        self.hidden = schema.hidden_units(config.model, config.activation) if self.is_ffn else self.width
+        self.depth, self.width, self.replicas = model.depth, model.width, config.replicas
+        self.is_full = config.probe.set == "full"
+        self.hidden = schema.hidden_units(model, config.activation) if self.is_ffn else self.width
         self.up = self.hidden * (2 if config.activation.name in schema.GATED else 1)  # pre-activations of a layer
-        expansion = config.model.expansion if self.is_ffn else None
-        saved = saved_per_unit(config.activation, config.norm, config.residual, config.model.block, expansion)
-        self.graph = self.item * self.replicas * self.batch * self.depth * saved * self.width
+        self.rows = self.replicas * config.batch_size
+        expansion = model.expansion if self.is_ffn else None
+        saved = saved_per_unit(config.activation, config.norm, config.residual, model.block, expansion)
+        self.graph = int(self.item * self.rows * self.depth * saved * self.width)
 
     def parameters(self) -> Part:
         """Values, gradients, optimizer states and copies of them; weights are drawn in float64 on the host."""
-        import torch
-
-        from lab.train import optimizers
-
         config, bias = self.config, int(self.config.model.bias)
         has_embedding = self.is_ffn or config.residual.name != "none"
         hidden = self.depth * (self.up * (self.width + bias) + self.is_ffn * self.width * (self.hidden + bias))
         inputs = self.features * self.width if has_embedding else self.up * (self.features - self.width)
         outputs = self.classes * (self.width + bias)
-        is_npz = isinstance(config.data, schema.Npz)
-        shares: dict[tuple[str, ...], int] = {
-            ("model.width", "model.depth", "replicas"): hidden,
-            ("data.path" if is_npz else "data.features", "model.width", "replicas"): max(0, inputs),
-            ("data.path" if is_npz else "data.classes", "model.width", "replicas"): outputs,
-        }
         count = self.replicas * (hidden + inputs + outputs)
+        key = max((hidden, "model.width"), (inputs, "data.features"), (outputs, "data.classes"))[1]
+        others = ("model.depth", "replicas") if key == "model.width" else ("model.width", "replicas")
+        if key != "model.width" and isinstance(config.data, schema.Npz):
+            key = "data.path"
         states = len(optimizers.build(config.optimizer, [torch.zeros(1, 1, 1)]).state)
-        update_copy = int(self.is_full and config.steps > 0)
+        copies = int(self.is_full and config.steps > 0)  # for update_ratio
         scratch = int(config.optimizer.name != "sgd" or config.optimizer.weight_decay > 0)
-        backward = 1 + (config.probe.cotangent == "random")  # gradients that autograd hands over
-        device: float = self.item * count * (2 + update_copy + states + scratch)
-        device += max(0, backward * self.item * count - (backward == 1) * self.graph)  # where the graph was
+        device = self.item * count * (2 + states + copies + scratch)
+        if config.probe.cotangent == "random":  # the gradients of both backward passes, beside the graph
+            device += 2 * self.item * count
+        else:
+            device += max(0, self.item * count - self.graph)
         is_saved = config.checkpoint.every > 0 or config.checkpoint.seconds > 0
         checkpoint = is_saved * 2 * self.item * count * (1 + states)
-        drawing = DOUBLE * count * (1 + 2 / (self.depth + 2))
+        drawing = DOUBLE * count * (self.depth + 2) // self.depth
         host = max(0, checkpoint - self.graph, drawing - device)
-        return Part(host, device, "parameters, gradients and optimizer", max(shares, key=lambda keys: shares[keys]))
+        return Part(host, device, "parameters, gradients and optimizer", (key, *others))
 
     def activations(self) -> Part:
         """The graph of a training step, or an evaluation if that is larger."""
-        from lab.train.losses import EVAL_ROWS
-
-        largest = self.item * self.replicas * self.batch * max(self.up, self.width, self.features)
-        ends = self.item * self.replicas * self.batch * (2 * self.features + 4 * self.classes + 2 * self.width)
-        step = self._fragmented(self.graph + TEMPORARIES * largest, largest) + self._fragmented(ends, ends // 4)
+        largest = self.item * self.rows * max(self.up, self.width, self.features)
+        ends = self.item * self.rows * (2 * self.features + 4 * self.classes + 2 * self.width)
+        step = self._fragmented(self.graph + TEMPORARIES * largest, largest)
+        step += self._fragmented(ends, self.item * self.rows * self.classes)
         rows = max(min(EVAL_ROWS, self.test), min(self.config.probe.examples, self.train))
         evaluation = self.item * self.replicas * rows * 3 * (max(self.up, self.width) + self.classes)
         if evaluation > step:
@@ -169,64 +172,49 @@ class _Size:
 
     def data(self) -> Part:
         """Examples while they are loaded and on the device, and the order in which each replica goes through them."""
-        from lab.data import BLOCK_INDICES
-
-        numbers = (self.train + self.test) * self.features
-        name = self.config.data.name
-        is_openml = isinstance(self.config.data, schema.OpenML)
-        copies = OPENML_COPIES if is_openml else GAUSSIAN_COPIES if name == "gaussian" else NPZ_COPIES
-        order = DOUBLE * self.replicas * self.train + 3 * DOUBLE * max(BLOCK_INDICES, self.replicas * self.batch)
-        keys: tuple[str, ...] = ("data.features", "data.examples")
-        if self.train > self.features:
-            keys = ("data.examples", "data.features")
-        keys = tuple(key for key in keys if hasattr(self.config.data, key.partition(".")[2]))
-        keys = keys or (("data.path",) if name == "npz" else ("replicas",))
-        if order > copies * DOUBLE * numbers:
+        numbers, name = (self.train + self.test) * self.features, self.config.data.name
+        loading = COPIES.get(name, npz.COPIES) * DOUBLE * numbers
+        order = DOUBLE * self.replicas * self.train + 3 * DOUBLE * max(BLOCK_INDICES, self.rows)
+        largest_first = ("examples", "features") if self.train > self.features else ("features", "examples")
+        keys = tuple(f"data.{key}" for key in (*largest_first, "path") if hasattr(self.config.data, key))
+        if order > loading or not keys:
             keys = ("replicas",)
-        return Part((copies * DOUBLE - self.item) * numbers + order, self.item * numbers, "the data", keys)
+        return Part(loading - self.item * numbers + order, self.item * numbers, "the data", keys)
 
     def readings(self) -> Part:
         """Records, the table made of them, and their copy in a checkpoint."""
-        from lab.measure.jacobian import LARGEST_EXACT
-        from lab.readings import LAYER_QUANTITIES, NORMS, SCALAR_QUANTITIES
-
         every, steps = self.config.probe.every, self.config.steps
         count = min(steps, 1) + 1 + (max(0, steps - 1) // every if every else 0)
-        per_layer = len(LAYER_QUANTITIES if self.is_full else NORMS)
-        numbers = per_layer * self.depth + len(SCALAR_QUANTITIES)
+        numbers = len(LAYER_QUANTITIES if self.is_full else NORMS) * self.depth + len(SCALAR_QUANTITIES)
         if self.config.probe.jacobian:
             numbers += min(self.width, self.features, LARGEST_EXACT)
         keys = ("replicas", "model.depth") if count < 100 else ("probe.every", "replicas", "model.depth")
-        host = 3 * DOUBLE * count * self.replicas * numbers + count * RECORD_OBJECTS
-        return Part(host, 0, f"{count} readings", keys)
+        return Part(count * (3 * DOUBLE * self.replicas * numbers + RECORD_OBJECTS), 0, f"{count} readings", keys)
 
     def jacobians(self) -> Part:
         """The larger of the backward passes and the decomposition of the matrices (R, width, features)."""
-        from lab.train.jacobian import ROWS
-
-        rows, largest = min(ROWS, self.width), max(self.up, self.width, self.features)
         matrices = self.replicas * self.width * self.features
         products = self.replicas * min(self.width, self.features) ** 2
         decomposition = (2 * self.item + 4 * DOUBLE) * matrices + 3 * DOUBLE * products
+        rows, graph = min(ROWS, self.width), self.graph // self.config.batch_size
+        largest = self.item * self.replicas * max(self.up, self.width, self.features)
+        backward = rows * (graph + TEMPORARIES * largest)
         if self.config.norm.name == "batch":
             examples = min(self.config.probe.examples, self.train)
-            row = VMAP_TEMPORARIES * self.item * self.replicas * examples * largest
-            backward = self.graph / self.batch * examples + rows * row + self.item * matrices * examples
-        else:
-            backward = rows * (self.graph / self.batch + TEMPORARIES * self.item * self.replicas * largest)
-        keys = ("probe.jacobian", "replicas", "model.width")
-        return Part(0, max(decomposition, self._fragmented(backward, 0)), "the Jacobians", keys)
+            backward = examples * (graph + 2 * TEMPORARIES * rows * largest + self.item * matrices)
+        size = max(decomposition, self._fragmented(backward, 0))
+        return Part(0, size, "the Jacobians", ("probe.jacobian", "replicas", "model.width"))
 
     def objects(self) -> Part:
         layers, replicas = LAYER_OBJECTS * self.depth, REPLICA_OBJECTS * self.replicas
-        keys = ("model.depth",) if layers > replicas else ("replicas",)
-        return Part(LIBRARIES + layers + replicas, 0, "the objects of layers and replicas", keys)
+        key = "model.depth" if layers > replicas else "replicas"
+        return Part(LIBRARIES + layers + replicas, 0, "the objects of layers and replicas", (key,))
 
-    def _fragmented(self, size: float, tensor: float) -> float:
+    def _fragmented(self, size: int, tensor: int) -> int:
         """Memory that tensors of at most `tensor` bytes and `size` bytes in all take on the device."""
         if self.is_on_gpu or tensor >= MAPPED:
             return size
-        return size * (FRAGMENTATION_TWICE if self.config.probe.cotangent == "random" else FRAGMENTATION)
+        return int(size * (FRAGMENTATION_TWICE if self.config.probe.cotangent == "random" else FRAGMENTATION))
 
 
 @lru_cache(maxsize=256)
@@ -244,14 +232,9 @@ def saved_per_unit(
 
 def _saved_bytes(config: Config) -> int:
     """Bytes of the distinct tensors that one forward pass saves for its backward pass, without parameters."""
-    import torch
-
-    from lab.network.network import Network
-    from lab.network.seeding import streams
-
     width = config.model.width
     network = Network(config, width, 2, [streams(0, 0)], torch.device("cpu"))
-    saved = {}  # address of a storage -> the storage, held so that no other one takes its address
+    saved: dict[int, torch.UntypedStorage] = {}  # by address, held so that none is reused
 
     def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -267,8 +250,6 @@ def _saved_bytes(config: Config) -> int:
 
 def extent(data: schema.Data) -> npz.Extent:
     """Count the training and held-out examples, features and classes of a data set, without loading it."""
-    from lab.data.sources import DIGITS_HELD_OUT, HOLD_OUT_EVERY, MNIST_TRAIN
-
     if isinstance(data, schema.Npz):
         return npz.extent(data.path, most_numbers=available() // DOUBLE) or npz.Extent(2, 1, 1, 2)
     if isinstance(data, schema.OpenML):

@@ -21,7 +21,7 @@ class UnpicklableError(Exception):
         super().__init__(first + second)
 
 
-def compute(task: tuple[str, float]) -> object:
+def compute(task: tuple[str, float]) -> Any:
     name, value = task
     if name == "fail":
         raise ValueError(f"no {value}")

@@ -32,7 +32,8 @@ def test_the_prediction_has_layers_with_bands_and_the_limits_of_depth():
 
 
 def test_it_is_near_what_is_measured():
-    overrides = (*TANH, "model.width=200", "replicas=20", "steps=0", "probe.cotangent=random", "data=gaussian")
+    choices = ("activation=tanh", "init=gaussian", "init.weight_var=0.7", "model.depth=12", "model.width=200")
+    overrides = (*choices, "replicas=20", "steps=0", "probe.cotangent=random", "data=gaussian")
     predicted, measured = lab.predict(*overrides), lab.simulate(*overrides).isel(step=0)
     for name in ("pre_rms", "act_rms"):
         mean = measured[name].mean("replica")
