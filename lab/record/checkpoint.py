@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from lab.machine.files import atomic_write
-from lab.readings import Record, split, to_dataset
+from lab.readings import Record, to_dataset
 from lab.record.files import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -121,36 +121,12 @@ def latest(folder: Path, on_damage: Callable[[str], None] = lambda sentence: Non
     return None
 
 
-def readings(folder: Path, sizes: Mapping[str, tuple[int, int]] | None = None) -> dict[str, xr.Dataset]:
-    """The tables of runs that have not come to an end, until their newest checkpoint; none without one.
-
-    Args:
-        sizes: where several runs are kept together, what each is called, how many replicas it has and the number of
-            its first; else it is one run, called "".
-
-    Raises:
-        ValueError: the sizes are not those of what was kept.
-    """
+def readings(folder: Path) -> xr.Dataset | None:
+    """Return the table of an unfinished run up to its newest checkpoint, None without one."""
     checkpoint = latest(folder)
     if checkpoint is None or not checkpoint.records:
-        return {}
-    records = list(checkpoint.records)
-    if sizes is None:
-        return {"": to_dataset(records, checkpoint.first_replica)}
-    each = [replicas for replicas, _ in sizes.values()]
-    if sum(each) != len(records[0].diverged_at):
-        raise ValueError(f"{folder}: the runs kept there have other numbers of replicas.")
-    of_runs = zip(*(split(record, each) for record in records), strict=True)
-    return {
-        name: to_dataset(_until_all_diverged(own), first)
-        for (name, (_, first)), own in zip(sizes.items(), of_runs, strict=True)
-    }
-
-
-def _until_all_diverged(records: Sequence[Record]) -> list[Record]:
-    """The readings that a run alone would have: it ends with the first at which all its replicas have diverged."""
-    dead = (number for number, record in enumerate(records) if (record.diverged_at >= 0).all())
-    return list(records[: next(dead, len(records)) + 1])
+        return None
+    return to_dataset(checkpoint.records, checkpoint.first_replica)
 
 
 def paths(folder: Path) -> list[Path]:

@@ -189,6 +189,7 @@ def concatenate(tables: Sequence[xr.Dataset]) -> xr.Dataset:
     dataset = xr.concat(
         tables, "run", data_vars="all", coords="minimal", compat="override", join="outer", combine_attrs="override"
     )
+    dataset.attrs = {}
     last = [_last_step(table) for table in tables]
     return dataset.assign_coords(last_step=("run", last, {"long_name": "step of the run's last reading"}))
 
@@ -231,7 +232,8 @@ def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
 
         with suppress(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError):
             # Any of these may come of a file in the format of a checkpoint with content that no run has.
-            tables += [_checked(table) for table in checkpoint.readings(run.folder).values()]
+            if (table := checkpoint.readings(run.folder)) is not None:
+                tables.append(_checked(table))
     return max(tables, key=_last_step, default=None), damage
 
 
@@ -257,23 +259,17 @@ def _last_step(table: xr.Dataset) -> int:
 
 def _sources(runs: Sequence[RunState]) -> str:
     """A hash of the names and states of runs, and of size and time of the files they are read from."""
-    digest = hashlib.sha256()
+    parts = []
     for run in runs:
         if run.state == "waiting":
             continue
-        digest.update(f"{run.name}\n{run.state}\n".encode())
+        parts.append(f"{run.name} {run.state}")
         checkpoints = sorted((run.folder / CHECKPOINTS).glob("*")) if run.state not in DONE else []
         for path in (run.folder / SUMMARY, run.folder / READINGS, *checkpoints):
-            digest.update(_stamp(path))
-    return digest.hexdigest()
-
-
-def _stamp(path: Path) -> bytes:
-    try:
-        stat = path.stat()
-    except OSError:
-        return b"none\n"
-    return f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="replace")
+            with suppress(OSError):
+                stat = path.stat()
+                parts.append(f"{path.name} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()
 
 
 def _can_name_a_coordinate(key: str) -> bool:

