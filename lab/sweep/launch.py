@@ -54,8 +54,8 @@ def run_sweep(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: Sw
             replicas.train(batch)
         if not batches:
             _launch(remaining, overrides, launcher)
-    if all(run.state in DONE for run in find_runs(sweep)):
-        shutil.rmtree(sweep / BATCHES, ignore_errors=True)  # checkpoints of batches that were not repeated
+    if (sweep / BATCHES).is_dir() and all(run.state in DONE for run in find_runs(sweep)):
+        shutil.rmtree(sweep / BATCHES, ignore_errors=True)  # also checkpoints of batches that were not repeated
     return _report(remaining)
 
 

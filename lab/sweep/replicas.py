@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.compose import launching
-from lab.machine import devices
 from lab.machine.locks import is_locked
 from lab.record.files import BATCHES, LOCK
 from lab.record.folder import LockedError, Task
@@ -80,6 +79,7 @@ def _parts_that_fit(group: list[PlannedRun]) -> Iterator[list[PlannedRun]]:
     Raises:
         ConfigError: a single run does not.
     """
+    from lab.machine import devices
     from lab.run import memory, simulation
 
     config, _ = simulation.merged([run.config for run in group])

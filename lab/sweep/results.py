@@ -189,6 +189,7 @@ def concatenate(tables: Sequence[xr.Dataset]) -> xr.Dataset:
     dataset = xr.concat(
         tables, "run", data_vars="all", coords="minimal", compat="override", join="outer", combine_attrs="override"
     )
+    dataset.attrs = {}
     last = [_last_step(table) for table in tables]
     return dataset.assign_coords(last_step=("run", last, {"long_name": "step of the run's last reading"}))
 
@@ -258,23 +259,17 @@ def _last_step(table: xr.Dataset) -> int:
 
 def _sources(runs: Sequence[RunState]) -> str:
     """A hash of the names and states of runs, and of size and time of the files they are read from."""
-    digest = hashlib.sha256()
+    parts = []
     for run in runs:
         if run.state == "waiting":
             continue
-        digest.update(f"{run.name}\n{run.state}\n".encode())
+        parts.append(f"{run.name} {run.state}")
         checkpoints = sorted((run.folder / CHECKPOINTS).glob("*")) if run.state not in DONE else []
         for path in (run.folder / SUMMARY, run.folder / READINGS, *checkpoints):
-            digest.update(_stamp(path))
-    return digest.hexdigest()
-
-
-def _stamp(path: Path) -> bytes:
-    try:
-        stat = path.stat()
-    except OSError:
-        return b"none\n"
-    return f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode(errors="replace")
+            with suppress(OSError):
+                stat = path.stat()
+                parts.append(f"{path.name} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()
 
 
 def _can_name_a_coordinate(key: str) -> bool:
