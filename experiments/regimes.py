@@ -57,7 +57,7 @@ PICTURES: Mapping[str, tuple[Mapping[str, str], Sequence[str], str]] = {
     "partings.png": (
         PARTINGS,
         ("delta_rms",),
-        "Where prediction and measurement part: width, instability, training",
+        "Where prediction and measurement differ: width, instability, training",
     ),
 }
 """File -> networks, layer quantities, title."""
