@@ -166,12 +166,8 @@ def _examine(
 
 def _longest_first(entries: Sequence[Entry], store: Store) -> list[Entry]:
     """Sort by the duration of the last measurement; unknown ones come first, training before others, then many arms."""
-
-    def cost(entry: Entry) -> tuple[float, bool, int]:
-        seconds = store.seconds(entry.claim.id)
-        return float("inf") if seconds is None else seconds, entry.claim.needs_full, len(entry.claim.arms)
-
-    return sorted(entries, key=cost, reverse=True)
+    keys = {e.claim.id: (store.seconds(e.claim.id), e.claim.needs_full, len(e.claim.arms)) for e in entries}
+    return sorted(entries, key=lambda entry: keys[entry.claim.id], reverse=True)
 
 
 def _drawn(result: ClaimResult) -> ClaimResult:

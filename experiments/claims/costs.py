@@ -92,20 +92,20 @@ def _judge_slow(names: Sequence[str], samples: Samples) -> Judgement:
     numbers: list[Number] = []
     slow: Places = {}
     noticed: Places = {}
-    not_slow, told = [], []
+    not_slow, ratios = [], []
     for device in _devices(samples):
         forward = [_ratios(samples, "forward", device, name, "relu") for name in names]
         step = [_ratios(samples, "step", device, name, "relu") for name in names]
         for i, name in enumerate(names):
             numbers += forward[i] + _ratios(samples, "both", device, name, "relu") + step[i]
-            told.append(f"{device}, {name}: {_range(forward[i])} elementwise, {_range(step[i])} in a step")
+            ratios.append(f"{device}, {name}: {_range(forward[i])} elementwise, {_range(step[i])} in a step")
         numbers += _ratios(samples, "forward", device, "relu", "copy")
         for i, size in enumerate(SIZES):
             slow[device, size] = all(is_above(row[i], EXPENSIVE) for row in forward)
             not_slow.append(any(is_below(row[i], EXPENSIVE) for row in forward))
         for i, width in enumerate(WIDTHS):
             noticed[device, width] = any(is_above(row[i], NOTICED) for row in step)
-    reason = f"Time over ReLU's, from the smallest size to the largest. {'; '.join(told)}."
+    reason = f"Time over ReLU's, from the smallest size to the largest. {'; '.join(ratios)}."
     if all(slow.values()) and all(noticed.values()):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
     if any(slow.values()):
@@ -127,13 +127,13 @@ def _judge_relu(samples: Samples) -> Judgement:
     numbers: list[Number] = []
     cheap: Places = {}
     light: Places = {}
-    dear, told = [], []
+    dear, ratios = [], []
     for device in _devices(samples):
         copy = _ratios(samples, "forward", device, "relu", "copy")
         slower = [_ratios(samples, "forward", device, name, "relu") for name in EXPONENTIALS]
         step = _ratios(samples, "step", device, "relu", "identity")
         numbers += [*copy, *slower[0], *slower[1], *step]
-        told.append(
+        ratios.append(
             f"{device}: ReLU takes {_range(copy)} the time of a copy, {' and '.join(EXPONENTIALS)} {_range(slower[0])}"
             f" and {_range(slower[1])} that of ReLU; a step with ReLU takes {_range(step)} one without activations"
         )
@@ -142,7 +142,7 @@ def _judge_relu(samples: Samples) -> Judgement:
             dear.append(is_above(copy[i], EXPENSIVE) or any(is_below(row[i], EXPENSIVE) for row in slower))
         for i, width in enumerate(WIDTHS):
             light[device, width] = is_below(step[i], NOTICED)
-    reason = f"From the smallest size to the largest. {'; '.join(told)}."
+    reason = f"From the smallest size to the largest. {'; '.join(ratios)}."
     if all(cheap.values()) and all(light.values()):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
     if any(cheap.values()):

@@ -132,8 +132,8 @@ def _decay(network: Network, kind: str) -> None:
     """Decay only the weights, or only the biases."""
     from experiments.claims.dead_units import maps
 
-    for each in maps(network):
-        each.get_parameter(kind).mul_(1 - RATE * DECAY)
+    for linear in maps(network):
+        linear.get_parameter(kind).mul_(1 - RATE * DECAY)
 
 
 def _with_momentum(replicas: int, steps: int) -> tuple[Flags, Trainer]:
@@ -144,9 +144,9 @@ def _with_momentum(replicas: int, steps: int) -> tuple[Flags, Trainer]:
     trainer = dead_units.start(ARMS["after, momentum"], replicas)
     observations = dead_units.follow(burst, BURST, 1)[:, 0]
     dead_units.copy_maps(burst.network, trainer.network)
-    velocities = (each.optimizer.state["momentum_buffer"] for each in (trainer, burst))
-    for ours, theirs in zip(*velocities, strict=True):
-        ours.copy_(theirs)
+    velocities = (owner.optimizer.state_tensors()["momentum_buffer"] for owner in (trainer, burst))
+    for own, earlier in zip(*velocities, strict=True):
+        own.copy_(earlier)
     return np.concatenate([observations, dead_units.follow(trainer, steps, EVERY)[1:, 0]]), trainer
 
 

@@ -260,9 +260,9 @@ def judge_alive(samples: Samples) -> Judgement:
         return Judgement(Verdict.FAILS, reason, tuple(numbers))
     if len(revives) == len(DISTANCES):
         return Judgement(Verdict.HOLDS, reason, tuple(numbers))
-    distances = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
+    far = " or ".join(f"{depth:g}" for depth in DISTANCES if depth not in revives)
     condition = (
-        f"near 0: the gradient shrinks as exp(z), and of units {distances} below 0 none revived within {REVIVAL_STEPS}"
+        f"near 0: the gradient shrinks as exp(z), and of units {far} below 0 none revived within {REVIVAL_STEPS}"
         " steps that can be distinguished from 0"
     )
     return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)

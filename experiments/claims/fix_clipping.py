@@ -134,9 +134,9 @@ def judge(samples: Samples) -> Judgement:
     if ratio_error.value > EXACT or not incomplete:
         return Judgement(Verdict.HOLDS, reason, numbers)
     where = "it bounds the step, but the ratio between layers is unchanged"
-    for arm, what in ((CLIPPED_ARM, "a mild explosion (s = 3)"), (STRONG, "a stronger one (s = 4)")):
+    for arm, explosion in ((CLIPPED_ARM, "a mild explosion (s = 3)"), (STRONG, "a stronger one (s = 4)")):
         fate = "stays worse" if arm in incomplete else "is cured" if is_below(missing[arm], MATTERS) else "is open"
-        where += f"; {what} {fate}: accuracy {accuracy[arm].value:.2f}"
+        where += f"; {explosion} {fate}: accuracy {accuracy[arm].value:.2f}"
     where += f", critical weights {accuracy[CRITICAL].value:.2f}"
     if changed.value == 0:
         where += "; it does not help against vanishing"

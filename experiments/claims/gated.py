@@ -175,16 +175,16 @@ def judge(samples: Samples) -> Judgement:
             numbers.append(interval(f"{name}: gates {kind}, at initialization", 100 * start, "%", 100 * predicted))
             ends[name, kind] = interval(f"{name}: gates {kind}, after training", 100 * end, "%")
             numbers.append(ends[name, kind])
-    told = (
+    reason = (
         f"Output and derivatives are the exact product to {error:.0e} of its size, and at u <= -10 at most {shut:.1e}"
         " of the value passes, forwards and backwards."
     )
     if not error <= ROUNDING or shut > CLOSED:
-        return Judgement(Verdict.FAILS, told, tuple(numbers))
+        return Judgement(Verdict.FAILS, reason, tuple(numbers))
     beyond = [ends["swiglu", kind] for kind in KINDS[1:]]
     if any(is_above(number, 100 * SHARE) for number in beyond):
         reason = (
-            f"{told} But SwiGLU's gate is no valve between shut and open: in a trained network"
+            f"{reason} But SwiGLU's gate is no valve between shut and open: in a trained network"
             f" {ends['swiglu', 'closed'].value:.0f}% of the gates are closed, {beyond[0].value:.0f}% turn the sign of"
             f" their value and {beyond[1].value:.0f}% amplify it. GLU's gate, always between 0 and 1, has"
             f" {ends['glu', 'closed'].value:.0f}% closed."
@@ -195,7 +195,7 @@ def judge(samples: Samples) -> Judgement:
             " and open"
         )
         return Judgement(Verdict.CONDITION, reason, tuple(numbers), condition)
-    return Judgement(Verdict.HOLDS, told, tuple(numbers))
+    return Judgement(Verdict.HOLDS, reason, tuple(numbers))
 
 
 def draw(figure: Figure, samples: Samples) -> None:

@@ -180,8 +180,8 @@ def _fate(samples: Samples) -> str:
     for name in [*PLAIN_ARMS][1:]:
         loss = samples[f"{PLAIN_TASK}, plain {name}/loss"]
         lost, guessing = np.isnan(loss), loss > LEARNT_NOTHING * math.log(CLASSES[PLAIN_TASK])
-        what = name.rpartition(", ")[2]
-        fates.append(f"from {what} {lost.sum()} of {len(loss)} diverged and {guessing.sum()} end at guessing")
+        start = name.rpartition(", ")[2]
+        fates.append(f"from {start} {lost.sum()} of {len(loss)} diverged and {guessing.sum()} end at guessing")
     return f"where a diverged network counts as guessing: {'; '.join(fates)}"
 
 

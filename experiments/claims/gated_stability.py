@@ -55,10 +55,7 @@ ARMS = {
 
 
 def measure(scale: Scale) -> Samples:
-    """Measure `STACK/variance` (starts, layers, replicas), `OPTIMIZER/BLOCK/loss` and `BLOCK/tails`.
-
-    Losses have shape (readings, rates, replicas), tails (replicas,).
-    """
+    """Measure `STACK/variance` (starts, layers, replicas), `OPTIMIZER/BLOCK/loss` and `BLOCK/tails`."""
     samples: dict[str, Array] = {}
     for name in STACKS:
         starts = [start * fixed_point(name) for start in STARTS]

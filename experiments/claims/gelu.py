@@ -101,8 +101,8 @@ def draw_definition(figure: Figure, samples: Samples) -> None:
     chance = _below(MASKED_AT)
     spread = np.abs(MASKED_AT) * np.sqrt(chance * (1 - chance))
     bars: dict[str, Any] = {"fmt": "o", "markersize": 5, "color": COLOURS[1], "ecolor": COLOURS[4], "elinewidth": 3}
-    what = "x or 0 at random: mean, and one standard deviation of a single draw"
-    ax.errorbar(MASKED_AT, samples["masked"].mean(1), spread, label=what, **bars)
+    caption = "x or 0 at random: mean, and one standard deviation of a single draw"
+    ax.errorbar(MASKED_AT, samples["masked"].mean(1), spread, label=caption, **bars)
     ax.plot(z[inside], samples["exact"][inside], color=COLOURS[0], linewidth=2, label="GELU")
     label(ax, "x", "output")
     legend_below(figure, axes, 2)

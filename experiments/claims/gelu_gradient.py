@@ -121,9 +121,9 @@ def judge(samples: Samples) -> Judgement:
     deep, expected = {}, []
     for kind, depth in DEEP:
         middle, lower, upper = (float(end) for end in samples[f"predicted {kind} {depth}"])
-        what = f"first over last gradient at He, depth {depth}, {kind}"
-        deep[kind, depth] = interval(what, samples[f"deep {kind} {depth}"], "log10", middle)
-        expected.append(Number(f"{what}: theory's band at width 128", middle, lower, upper, "log10"))
+        name = f"first over last gradient at He, depth {depth}, {kind}"
+        deep[kind, depth] = interval(name, samples[f"deep {kind} {depth}"], "log10", middle)
+        expected.append(Number(f"{name}: theory's band at width 128", middle, lower, upper, "log10"))
     last = DEPTHS[-1]
     behind = difference(
         f"first over last gradient, depth {last}, gelu minus relu",

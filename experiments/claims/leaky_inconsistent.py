@@ -96,8 +96,8 @@ def _gaps(samples: Samples) -> dict[str, list[Number]]:
     gaps: dict[str, list[Number]] = {name: [] for name in LEAKY}
     for name, (task, depth, init) in product(LEAKY, PLACES):
         place = _place(task, depth, init)
-        ours, theirs = (_accuracy(samples, activation, place) for activation in (name, "relu"))
-        gaps[name].append(interval(f"{name} less relu: {place}", ours - theirs, "accuracy"))
+        leaky, relu = (_accuracy(samples, activation, place) for activation in (name, "relu"))
+        gaps[name].append(interval(f"{name} less relu: {place}", leaky - relu, "accuracy"))
     return gaps
 
 

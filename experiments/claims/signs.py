@@ -150,7 +150,7 @@ def draw(figure: Figure, samples: Samples) -> None:
     from lab.plot.style import COLOURS, MARKERS
 
     axes = panels(figure, 2)
-    for ax, quantity, what in zip(
+    for ax, quantity, title in zip(
         axes, ("alike", "reversed"), ("units with like signs", "steps that go back"), strict=True
     ):
         for number, name in enumerate(ARMS):
@@ -161,7 +161,7 @@ def draw(figure: Figure, samples: Samples) -> None:
         ax.set_xscale("log", base=2)
         ax.set_xticks(BATCHES[::2], [str(batch) for batch in BATCHES[::2]])
         ax.set_ylim(-0.03, 1.03 if quantity == "alike" else None)
-        label(ax, "examples in the batch", "share", what)
+        label(ax, "examples in the batch", "share", title)
     legend_below(figure, axes, 2)
 
 

@@ -125,13 +125,13 @@ def draw(figure: Figure, samples: Samples) -> None:
         axes[0].axvline(side * samples["crossing"][0], color="0.5", linestyle=":")
     label(axes[0], "z", "derivative", f"tanh is steeper up to {samples['crossing'][0]:.2f}")
     right = (z > 1e-10) & (z < 130)
-    for kind, what, style, colour in (
+    for kind, text, style, colour in (
         ("rescaled", "2 sigmoid(2z) - 1", ":", COLOURS[1]),
         ("quotient", "quotient", "-", COLOURS[4]),
         ("value", "torch.tanh", "--", COLOURS[0]),
     ):
         errors = np.abs(samples[f"{kind}_float32"][right] / samples["exact"][right] - 1)
-        axes[1].plot(z[right], np.maximum(errors, 1e-9), style, color=colour, label=what)
+        axes[1].plot(z[right], np.maximum(errors, 1e-9), style, color=colour, label=text)
     axes[1].axvspan(samples["edges_float32"][0], 1e4, color="black", label="quotient is NaN")
     axes[1].set_xscale("log")
     axes[1].set_yscale("log")

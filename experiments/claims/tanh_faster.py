@@ -82,7 +82,7 @@ def make_twin(network: Network) -> None:
 def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]:
     """Train an arm at every rate side by side and return the curves (S, replicas) at the best one, see `choose`.
 
-    Unlike `networks.tuned`, it can change the initial weights, and prefers the rate that reaches the target soonest.
+    Unlike `networks.tuned`, it can set the initial weights, and prefers the rate that reaches the target soonest.
     """
     import torch
 
@@ -113,8 +113,6 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
 
 def choose(steps: Array, curves: Mapping[str, Array]) -> dict[str, Array]:
     """Return the best rate (1,) by the second half of the replicas, and there the curves (S, R) of the first half.
-
-    The best rate reaches the target soonest, then has the lowest final loss.
 
     Args:
         steps: (S,)

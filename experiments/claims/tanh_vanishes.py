@@ -69,8 +69,8 @@ def judge(samples: Samples) -> Judgement:
     expected = []
     for name in ARMS:
         lower, upper = (float(end) for end in samples[f"band {name}"])
-        what = f"theory at width {WIDTH}, {name}"
-        expected.append(Number(what, float(samples[f"predicted {name}"][0]), lower, upper, "log10"))
+        title = f"theory at width {WIDTH}, {name}"
+        expected.append(Number(title, float(samples[f"predicted {name}"][0]), lower, upper, "log10"))
     layer = np.arange(1, DEPTH + 1)[ENDS:-ENDS]
     logs = np.log10(layer)
     weights = (logs - logs.mean()) / np.sum((logs - logs.mean()) ** 2)

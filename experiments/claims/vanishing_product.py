@@ -33,7 +33,6 @@ NOTORIOUS = ("sigmoid, torch default", "sigmoid, Xavier", "tanh, torch default")
 BELOW_ONE = ("sigmoid, critical", "tanh, critical")
 """Slopes below 1, with weights chosen for s D(q) = 1."""
 ONE = "identity, torch default"
-"""A slope of exactly 1 in every layer."""
 
 
 def measure(scale: Scale) -> Samples:

@@ -52,11 +52,7 @@ def choose(ids: Sequence[str]) -> list[Entry]:
 
 
 def recorded() -> dict[str, str]:
-    """Return the recorded verdicts by claim; empty if there is no record.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
+    """Return the recorded verdicts by claim; empty if there is no record. Raises ConfigError if the file is damaged."""
     try:
         verdicts = json.loads(RECORDED.read_text(encoding="utf-8"))
     except FileNotFoundError:

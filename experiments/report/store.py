@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -77,10 +78,10 @@ class Store:
         stored_key, measurement = self._read(id_)
         return measurement if stored_key == key else None
 
-    def seconds(self, id_: str) -> float | None:
-        """Return the duration of the last measurement of a claim, whatever its key."""
+    def seconds(self, id_: str) -> float:
+        """Return the duration of the last measurement of a claim, whatever its key; infinite if there is none."""
         _, measurement = self._read(id_)
-        return None if measurement is None else measurement.seconds
+        return math.inf if measurement is None else measurement.seconds
 
     def forget(self, id_: str) -> None:
         """Delete the measurement of a claim."""
