@@ -144,7 +144,7 @@ def _with_momentum(replicas: int, steps: int) -> tuple[Flags, Trainer]:
     trainer = dead_units.start(ARMS["after, momentum"], replicas)
     observations = dead_units.follow(burst, BURST, 1)[:, 0]
     dead_units.copy_maps(burst.network, trainer.network)
-    velocities = (owner.optimizer.state_tensors()["momentum_buffer"] for owner in (trainer, burst))
+    velocities = (owner.optimizer.state["momentum_buffer"] for owner in (trainer, burst))
     for own, earlier in zip(*velocities, strict=True):
         own.copy_(earlier)
     return np.concatenate([observations, dead_units.follow(trainer, steps, EVERY)[1:, 0]]), trainer

@@ -43,7 +43,7 @@ def measure(scale: Scale) -> Samples:
                     for _ in range(scale.steps(STEPS)):
                         trainer.step()
                 on = [z > 0 for z in dead_units.pre_activations(trainer.network, trainer.instrument.probe_set)]
-                alive = trainer.watch.alive.numpy()
+                alive = trainer.divergence.alive.numpy()
                 zeros = np.stack([1 - layer.double().mean((1, 2)).numpy() for layer in on])  # (L, R)
                 never = np.stack([1 - layer.any(1).double().mean(1).numpy() for layer in on])
                 samples[f"zeros {name}, {time}"] = np.where(alive, zeros, np.nan)
