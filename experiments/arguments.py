@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 @contextmanager
 def reading_runs() -> Iterator[None]:
     """Raise a ConfigError where the block finds no runs or cannot read them."""
-    from lab.record.netcdf import UnreadableError
+    from lab.record.stored.netcdf import UnreadableError
 
     try:
         yield

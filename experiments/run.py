@@ -10,10 +10,9 @@ from pathlib import Path
 from lab import compose, schema
 from lab.compose import launching
 from lab.machine.files import NO_ROOM
-from lab.record.folder import Task, task
+from lab.record.folder import Task, no_room, task
 from lab.schema import Config, Npz, OpenML
 from lab.sweep import launch, launchers
-from lab.sweep.outcomes import no_room
 from lab.sweep.plan import plan
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.arguments import INTERRUPTED, Parser
 from lab.machine.terminal import duration
 from lab.record.states import DONE, IN_TROUBLE
+from lab.record.stored.json_values import printable
 from lab.schema import ConfigError
 from lab.sweep import RunState, count_states, find_runs, time_left
-from lab.sweep.json_values import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType

@@ -35,7 +35,7 @@ def _measure(names: Sequence[str], scale: Scale) -> Samples:
     """
     import torch
 
-    from lab.machine import torch_threads
+    from lab.machine import threads as torch_threads
 
     samples: dict[str, Array] = {}
     with torch_threads.thread_budget(1):

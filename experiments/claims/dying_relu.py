@@ -78,7 +78,7 @@ ARMS = {
 def measure(scale: Scale) -> Samples:
     """Measure shares of dead tiny networks and of units dead after bursts, and count inactive and revived units."""
     from experiments.claims import dead_units
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
 
     samples = {f"born_{width}": _born_dead(width, TINY * scale.replicas) for width in WIDTHS}
     replicas, steps = scale.replicas, scale.steps(STEPS)

@@ -49,7 +49,7 @@ MEASURES = {
 def measure_centred(scale: Scale) -> Samples:
     """Measure both shifts by layer and replica, before and after training, and predict layer 0's mean."""
     from experiments.claims import dead_units
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.train.losses import evaluate
 
     samples: dict[str, Array] = {}
@@ -196,7 +196,7 @@ def measure_alive(scale: Scale) -> Samples:
     """Measure ELU's slope against 50 digits, where it underflows in float32, and how many units revive."""
     from experiments.claims.dead_units import deactivated_units
     from lab import schema
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.network import activations
 
     samples = slope_samples(activations.build(schema.ELU("elu", 1.0), 1, []))

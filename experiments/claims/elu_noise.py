@@ -40,7 +40,7 @@ ARMS = {
 def measure(scale: Scale) -> Samples:
     """Measure held-out accuracy by noise level, (levels, R), of every arm trained at its own best rate."""
     from experiments.claims import dead_units
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
 
     samples: dict[str, Array] = {}
     steps = scale.steps(STEPS)

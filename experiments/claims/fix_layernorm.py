@@ -54,7 +54,7 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
     import torch
 
     from lab import compose, data
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.train.trainer import Trainer
 
     settings = compose.compose([*TRAINED, f"replicas={scale.replicas}", *ALONE, f"steps={scale.steps(STEPS)}"])

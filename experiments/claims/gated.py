@@ -96,7 +96,7 @@ def _shares(arm: tuple[str, ...], replicas: int, steps: int) -> tuple[Array, Arr
     import torch
 
     from lab import compose, data
-    from lab.machine import torch_threads
+    from lab.machine import threads as torch_threads
     from lab.train.trainer import Trainer
 
     configuration = compose.compose([*arm, f"replicas={replicas}", f"steps={steps}", *ALONE])

@@ -85,7 +85,7 @@ def tails(overrides: Sequence[str], replicas: int) -> Array:
     import torch
 
     from lab import compose, data
-    from lab.machine import torch_threads
+    from lab.machine import threads as torch_threads
     from lab.train.trainer import Trainer
 
     wide = ("model.width=256", "model.depth=1", f"replicas={replicas}", *ALONE)

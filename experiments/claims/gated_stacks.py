@@ -36,7 +36,7 @@ def variances(overrides: Sequence[str], starts: Sequence[float], replicas: int) 
     import torch
 
     from lab import compose
-    from lab.machine import torch_threads
+    from lab.machine import threads as torch_threads
     from lab.network import Network
     from lab.network.seeding import streams
 

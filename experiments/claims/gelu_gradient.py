@@ -50,7 +50,7 @@ def measure(scale: Scale) -> Samples:
     import mpmath
     import torch
 
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.network.activations import FUNCTIONS
 
     with mpmath.workdps(exact.DIGITS):

@@ -41,7 +41,7 @@ SOLVED = 0.5
 
 def measure(scale: Scale) -> Samples:
     """Measure gradients in time at initialization, and training on the adding problem."""
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
 
     with thread_budget(1):
         return growth_at_start(scale.replicas) | training(scale)

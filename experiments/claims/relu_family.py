@@ -37,7 +37,7 @@ MAXIMUM_SLOPES = (-0.5, 0.0, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
 def measure_revives(scale: Scale) -> Samples:
     """Count inactive units, those with a gradient and those that revive; evaluate the formula with the maximum."""
     from experiments.claims.dead_units import deactivated_units
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
 
     samples = {"largest_difference": largest_differences()}
     with thread_budget(1):
@@ -184,7 +184,7 @@ LEARN_ARMS = {
 def measure_learns(scale: Scale) -> Samples:
     """Measure the slopes of every layer in every observation."""
     from experiments.claims import dead_units
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.train.losses import evaluate
 
     samples = {}

@@ -31,7 +31,7 @@ MANY = 0.25
 def measure(scale: Scale) -> Samples:
     """Measure, by layer and replica, before and after training, the shares of zeros and of units that are never on."""
     from experiments.claims import dead_units
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.train.losses import evaluate
 
     samples = {}

@@ -23,8 +23,8 @@ from lab.data import Batches, Dataset
 from lab.measure import probes
 from lab.network import activations
 from lab.network.seeding import Streams, streams
-from lab.train import clipping, optimizers
 from lab.train.parameters import Parameters
+from lab.train.update import clipping, optimizers
 from lab.typing import Array
 
 FEATURES = 2

@@ -38,7 +38,7 @@ def measure(scale: Scale) -> Samples:
 
     from experiments.claims import dead_units
     from lab import schema
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.network import activations
 
     replicas = scale.replicas

@@ -38,7 +38,7 @@ def measure(scale: Scale) -> Samples:
     import torch
 
     from lab import compose, data
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.train.trainer import Trainer
 
     samples = {"batches": np.array(BATCHES, dtype=np.float64)}

@@ -78,7 +78,7 @@ def _learnt(scale: Scale) -> Array:
     import torch
 
     from lab import compose, data
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.network.activations import SwishLayer
     from lab.train.trainer import Trainer
 

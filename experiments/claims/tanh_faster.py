@@ -87,7 +87,7 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     import torch
 
     from lab import compose, data
-    from lab.machine.torch_threads import thread_budget
+    from lab.machine.threads import thread_budget
     from lab.readings import to_dataset
     from lab.train.loop import is_due
     from lab.train.trainer import Due, Trainer

@@ -117,8 +117,8 @@ def clipped(case: NetworkCase) -> tuple[Array, Array]:
     """Return the norms of the layers' gradients before and after clipping, (sections, R) each, by torch's own norm."""
     import torch
 
-    from lab.train.clipping import clip
     from lab.train.parameters import Parameters
+    from lab.train.update.clipping import clip
 
     net, loss = network_and_loss(case)
     parameters = Parameters(net.sections())

@@ -1,4 +1,4 @@
-"""Threads of worker processes: every core is assigned once, since more threads than cores slow a step down."""
+"""Threads of this process and of worker processes: more threads than cores slow a step down."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ def thread_share(share: int) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def thread_budget(threads: int) -> Iterator[None]:
+    """Let torch use this many CPU threads within the block; 0 leaves the number as it is."""
+    import torch
+
+    previous = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)

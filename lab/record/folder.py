@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import schema
-from lab.machine.files import atomic_write, refuse_to_write
+from lab.machine.files import NO_ROOM, atomic_write, refuse_to_write
 from lab.machine.locks import PATIENCE, file_lock
 from lab.record.files import CHECKPOINTS, LOCK, PRODUCTS, PROGRESS, READINGS, SUMMARY
 from lab.record.states import DONE
@@ -148,3 +149,32 @@ def remove_drafts(folder: Path) -> None:
             if match and int(match[1]) != os.getpid():
                 path.unlink(missing_ok=True)
     (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def report_failure(error: Exception, runs: Mapping[Path, Config]) -> None:
+    """Report an exception.
+
+    Args:
+        error: raised in training.
+        runs: folder -> configuration, of the runs that it ended.
+    """
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        print(no_room(next(iter(runs)), error), file=sys.stderr)
+        return
+    traceback.print_exception(error)
+    for folder, config in runs.items():
+        note_failure(config, folder, error)
+
+
+def no_room(folder: Path, error: OSError) -> str:
+    """The message for a full disk."""
+    return f"{folder}: {error.strerror}; make room and repeat the same command to resume from the last checkpoint."
+
+
+def stored_status(folder: Path) -> str:
+    """The status in a run's summary.json."""
+    return str((summary_of(folder) or {}).get("status", "not started"))
+
+
+def print_status(folder: Path) -> None:
+    print(f"{folder}  {stored_status(folder)}", flush=True)

@@ -16,7 +16,7 @@ from lab import data, schema
 from lab.machine import devices
 from lab.machine.files import NO_ROOM
 from lab.machine.signals import STOP_SIGNALS, catch_stop_requests
-from lab.machine.torch_threads import thread_budget
+from lab.machine.threads import thread_budget
 from lab.readings import Record, split
 from lab.record import overlay
 from lab.record.checkpoint import Checkpoint, latest, remove

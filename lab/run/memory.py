@@ -24,9 +24,9 @@ from lab.network.network import Network
 from lab.network.seeding import streams
 from lab.readings import LAYER_QUANTITIES, NORMS, SCALAR_QUANTITIES
 from lab.schema import Config, ConfigError
-from lab.train import optimizers
 from lab.train.jacobian import ROWS
 from lab.train.losses import EVAL_ROWS
+from lab.train.update import optimizers
 
 REMEDIES = {
     "probe.every": "raise probe.every",

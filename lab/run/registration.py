@@ -19,7 +19,7 @@ from lab.network.activations import FUNCTIONS, ActivationFunction
 from lab.network.initialization import INITS, Drawn
 from lab.readings import LAYER_QUANTITIES, SCALAR_QUANTITIES, Quantity
 from lab.theory.kernels.activations import ELEMENTWISE, Elementwise
-from lab.train.optimizers import OPTIMIZERS, ReplicaOptimizer
+from lab.train.update.optimizers import OPTIMIZERS, ReplicaOptimizer
 
 if TYPE_CHECKING:
     from lab.typing import Array
@@ -99,7 +99,7 @@ def register_optimizer(
 
     Args:
         name: of the option.
-        optimizer: subclass of `lab.train.optimizers.ReplicaOptimizer`.
+        optimizer: subclass of `lab.train.update.optimizers.ReplicaOptimizer`.
         options: frozen dataclass that extends `schema.Optimizer`, whose fields are set with optimizer.FIELD=VALUE.
 
     Raises:

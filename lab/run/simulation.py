@@ -11,7 +11,7 @@ import torch
 
 from lab import compose, data, schema
 from lab.machine.devices import choose_device
-from lab.machine.torch_threads import thread_budget
+from lab.machine.threads import thread_budget
 from lab.readings import to_dataset
 from lab.record import overlay
 from lab.record.overlay import Overlay

@@ -16,13 +16,12 @@ from lab.compose import launching
 from lab.machine.locks import is_locked
 from lab.machine.signals import catch_stop_requests
 from lab.record.files import BATCHES, LOCK
-from lab.record.folder import LockedError, Task
+from lab.record.folder import LockedError, Task, print_status, report_failure, stored_status
 from lab.record.states import DONE
 from lab.schema import Config
 from lab.sweep import replicas
 from lab.sweep.launchers import SweepLauncher, run_in_worker
 from lab.sweep.listing import add_to_list
-from lab.sweep.outcomes import print_status, report_failure, stored_status
 from lab.sweep.plan import PlannedRun
 from lab.sweep.status import find_runs, newest_step
 

@@ -11,7 +11,7 @@ from typing import Any
 from lab.machine.files import atomic_write
 from lab.machine.locks import file_lock
 from lab.record.files import SWEEP
-from lab.sweep.json_values import count, mapping, read_json, sequence, text
+from lab.record.stored.json_values import count, mapping, read_json, sequence, text
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from pathlib import Path
 from lab.compose import launching
 from lab.machine.locks import is_locked
 from lab.record.files import BATCHES, LOCK
-from lab.record.folder import LockedError, Task
+from lab.record.folder import LockedError, Task, print_status, report_failure
 from lab.record.states import batch_label
 from lab.schema import PER_REPLICA, ConfigError, as_dict, flatten
-from lab.sweep.outcomes import print_status, report_failure
 from lab.sweep.plan import PlannedRun
 
 

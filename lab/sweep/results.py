@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from lab.machine import memory
 from lab.machine.files import atomic_write
-from lab.record import netcdf
 from lab.record.files import CHECKPOINTS, COLLECTED, READINGS, SUMMARIES, SUMMARY
-from lab.record.netcdf import UnreadableError
 from lab.record.states import DONE
-from lab.sweep.json_values import printable
+from lab.record.stored import netcdf
+from lab.record.stored.json_values import printable
+from lab.record.stored.netcdf import UnreadableError
+from lab.record.stored.summaries import StoredSummary
 from lab.sweep.status import RunState, find_runs
-from lab.sweep.summaries import StoredSummary
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ from pathlib import Path
 from lab.machine.locks import is_locked
 from lab.record.files import BATCHES, CHECKPOINTS, LOCK, PROGRESS, READINGS, SUMMARY, SWEEP
 from lab.record.states import DONE, IN_TROUBLE, STATES
-from lab.sweep.json_values import amount, count, mapping, printable, read_json
+from lab.record.stored.json_values import amount, count, mapping, printable, read_json
+from lab.record.stored.summaries import StoredSummary, read_summary
 from lab.sweep.listing import ListedRun, listed_runs
-from lab.sweep.summaries import StoredSummary, read_summary
 
 CHECKPOINT = re.compile(r"step-(\d{12})\.ckpt", re.ASCII)
 """The name of a checkpoint: updates made."""

@@ -17,9 +17,10 @@ from lab.data import Batches, Dataset
 from lab.measure import Instrument
 from lab.network import Network, streams, torch_generator
 from lab.readings import JACOBIAN_MOMENTS, NORMS, SPECTRA, Record, delta_slope
-from lab.train import anatomy, clipping, divergence, jacobian, optimizers
+from lab.train import anatomy, divergence, jacobian
 from lab.train.losses import cross_entropy, evaluate
 from lab.train.parameters import Parameters
+from lab.train.update import clipping, optimizers
 
 FROM_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
 """With `probe.cotangent=random` these, and all that hooks measure, are of the injected gradient."""

@@ -20,7 +20,7 @@ from lab.run import registration
 from lab.schema.fields import number
 from lab.theory import kernel
 from lab.theory.kernels.activations import ELEMENTWISE
-from lab.train.optimizers import OPTIMIZERS, ReplicaOptimizer
+from lab.train.update.optimizers import OPTIMIZERS, ReplicaOptimizer
 from tests import plain_torch
 from tests.measure.test_instrument import assert_readings_are_plain_autograds, make, read
 

@@ -21,9 +21,10 @@ import lab
 from lab import schema
 from lab.compose import compose
 from lab.readings import Record, to_dataset
-from lab.record import checkpoint, netcdf
+from lab.record import checkpoint
 from lab.record.checkpoint import Checkpoint
-from lab.record.netcdf import UnreadableError
+from lab.record.stored import netcdf
+from lab.record.stored.netcdf import UnreadableError
 from lab.run import execution
 from lab.schema import as_dict, flatten
 from lab.sweep import results

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lab import schema
-from lab.train import clipping
 from lab.train.parameters import Parameters
+from lab.train.update import clipping
 from tests.plain_torch import build, configure, randomize
 
 FEATURES, CLASSES, REPLICAS = 4, 3, 3

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab import schema
-from lab.train import optimizers
+from lab.train.update import optimizers
 
 STEPS = 20
 SHAPES = [(3, 4, 37), (1, 4, 5), (2, 4, 64)]  # (layers, R, P)

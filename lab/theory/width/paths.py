@@ -33,7 +33,7 @@ class Terms(NamedTuple):
     covariance: Array
 
 
-class Moments(NamedTuple):
+class PathMoments(NamedTuple):
     """Over paths, (depth,) each: of ln q over mean-field theory's, and of ln delta^2 relative to the last layer.
 
     `mean` is that of the logarithm, `log_mean` the logarithm of the mean, as for many examples with independent
@@ -48,7 +48,7 @@ class Moments(NamedTuple):
     delta_variance: Array
 
 
-def moments(terms_at: Callable[[Array], Terms], q: Array, least: float) -> Moments:
+def moments(terms_at: Callable[[Array], Terms], q: Array, least: float) -> PathMoments:
     """Follow paths that start at q[0] through the layers that have mean-field variances q (depth,).
 
     `least` is the smallest variance that `terms_at` accepts.
@@ -76,7 +76,7 @@ def moments(terms_at: Callable[[Array], Terms], q: Array, least: float) -> Momen
         log_q[layer + 1] = log_q[layer] + drift + deviation * first
     delta = np.concatenate([np.cumsum(rates[::-1], axis=0)[::-1], np.zeros((1, PATHS))])
     log_q -= ln_q[:, None]
-    return Moments(
+    return PathMoments(
         *(log_q.mean(1), log_mean(log_q), log_q.var(1)),
         *(delta.mean(1), log_mean(delta), delta.var(1)),
     )

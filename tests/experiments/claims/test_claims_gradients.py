@@ -33,7 +33,7 @@ from experiments.claims import (
 )
 from experiments.claims.claim import Claim, Number, Samples, Scale, Verdict
 from lab import compose, schema, theory
-from lab.machine.torch_threads import thread_budget
+from lab.machine.threads import thread_budget
 from lab.network.seeding import Streams, streams
 from lab.typing import Array
 
@@ -488,7 +488,7 @@ def test_the_statistics_of_a_layer_catch_a_wrong_divisor():
 
 
 def test_clipping_keeps_the_ratio_of_steps_and_a_broken_clip_is_caught(monkeypatch: pytest.MonkeyPatch):
-    from lab.train import clipping
+    from lab.train.update import clipping
 
     shrink(monkeypatch)
     norms, ratios, _ = fix_clipping.one_step(2)

@@ -22,7 +22,7 @@ from experiments.claims import (
 )
 from experiments.claims.claim import Claim, Samples, Scale, Verdict
 from lab import compose, schema
-from lab.machine.torch_threads import thread_budget
+from lab.machine.threads import thread_budget
 from lab.network import activations
 from lab.typing import Array
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.record.states import STATES
+from lab.record.stored.json_values import amount, count, mapping, number, printable, read_json, sequence, text
 from lab.schema import flatten
-from lab.sweep.json_values import amount, count, mapping, number, printable, read_json, sequence, text
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""From gradients to a change of the parameters: clipping and optimizers, each replica by itself."""
