@@ -81,8 +81,8 @@ class Batches:
 
     def _start_block(self) -> None:
         self._origin = [order.state() for order in self._orders]
-        self._block = torch.empty(0, dtype=torch.int64)  # (steps, R, B)
-        self._position = 0
+        self._block: Tensor = torch.empty(0, dtype=torch.int64)  # (steps, R, B)
+        self._position: int = 0
 
 
 class _Order:

@@ -151,7 +151,7 @@ def remove_drafts(folder: Path) -> None:
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def report_failure(error: Exception, runs: Mapping[Path, Config]) -> None:
+def report_failure(error: Exception, runs: Mapping[Path, schema.Config]) -> None:
     """Report an exception.
 
     Args:
