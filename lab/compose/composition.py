@@ -79,7 +79,8 @@ def to_config(tree: DictConfig, explicit: Collection[str] = ()) -> Config:
         for key, owner in _unknown_keys(tree, Config):
             raise ConfigError(no_such_key(key, owner))
         config = OmegaConf.to_object(tree)
-    assert isinstance(config, Config)
+    if not isinstance(config, Config):
+        raise ConfigError("schema.yaml: a file of this name hides the lab's own schema; rename it.")
     return schema.check(config, explicit)
 
 

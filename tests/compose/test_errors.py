@@ -13,7 +13,7 @@ from lab.schema import ConfigError
 REPOSITORY = Path(__file__).parents[2]
 
 WRONG = {
-    # what is given -> (what the sentence begins with, what else it must say)
+    # overrides -> (beginning of the sentence, another part of it)
     # names
     "activation=rellu": ("activation=rellu: ", "did you mean relu?"),
     "activation=": ("activation=: ", "sigmoid, silu"),
@@ -112,7 +112,7 @@ def words(given: str) -> list[str]:
 
 
 @pytest.mark.parametrize("given", WRONG)
-def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
+def test_a_mistake_is_reported_in_one_sentence_and_nothing_is_written(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)

@@ -180,3 +180,16 @@ def test_a_file_cannot_name_a_run_of_a_sweep_out_of_its_folder(tmp_path: Path):
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\nhydra:\n  sweep:\n    subdir: ../x\n")
     with pytest.raises(ConfigError, match=r"^hydra\.sweep\.subdir=\.\./x: "):
         compose_job([f"hydra.searchpath=[file://{tmp_path}]", "+experiment=own"], number=0)
+
+
+@pytest.mark.parametrize(
+    "text", ["steps: 3\n", "# @package model\ndepth: 3\n", "# @package hydra.launcher\na: 1\n", ""]
+)
+def test_a_file_in_place_of_the_schema_changes_defaults_or_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "schema.yaml").write_text(text)
+    try:
+        config = compose([f"hydra.searchpath=[file://{tmp_path}]"])
+    except ConfigError as refusal:
+        assert str(refusal).endswith(".")
+    else:
+        assert (config.steps, config.model.depth) in ((3, 20), (500, 20))
