@@ -41,12 +41,14 @@ class Batches:
         self._dataset, self._batch_size = dataset, batch_size
         self._orders = [_Order(generator, len(dataset.train_y)) for generator in generators]
         self._block_steps = block_steps or max(1, BLOCK_INDICES // (batch_size * len(generators)))
-        self._start_block()
+        self._origin = [order.state() for order in self._orders]  # at the start of the block
+        self._block = torch.empty(0, dtype=torch.int64)  # (steps, R, B)
+        self._position = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next batch of every replica: x (R, B, features), y (R, B)."""
         if self._position == len(self._block):
-            self._start_block()
+            self._origin, self._position = [order.state() for order in self._orders], 0
             steps, size = self._block_steps, self._batch_size
             drawn = np.stack([order.take(steps * size).reshape(steps, size) for order in self._orders], axis=1)
             indices, device = torch.from_numpy(drawn), self._dataset.train_x.device
@@ -77,12 +79,8 @@ class Batches:
             raise ValueError(f"The state is that of {len(state['generators'])} replicas, not of {len(self._orders)}.")
         for order, generator in zip(self._orders, state["generators"], strict=True):
             order.restore(generator, state["taken"])
-        self._start_block()
-
-    def _start_block(self) -> None:
-        self._origin = [order.state() for order in self._orders]
-        self._block: Tensor = torch.empty(0, dtype=torch.int64)  # (steps, R, B)
-        self._position: int = 0
+        self._origin, self._position = [order.state() for order in self._orders], 0
+        self._block = self._block[:0]
 
 
 class _Order:

@@ -155,7 +155,7 @@ def _shape(archive: NpzFile, name: str) -> tuple[int, ...]:
         ValueError: it is no array of plain numbers, or has not as many bytes as its shape takes.
     """
     zipped = archive.zip
-    assert zipped is not None  # it is, until the archive is closed
+    assert zipped is not None
     entry = zipped.getinfo(f"{name}.npy" if f"{name}.npy" in zipped.namelist() else name)
     with zipped.open(entry) as file:
         read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
