@@ -18,7 +18,7 @@ from lab.machine.signals import catch_stop_requests
 from lab.record.files import BATCHES, LOCK
 from lab.record.folder import LockedError, Task, print_status, report_failure, stored_status
 from lab.record.states import DONE
-from lab.schema import Config
+from lab.schema import Config, ConfigError
 from lab.sweep import replicas
 from lab.sweep.launchers import SweepLauncher, run_in_worker
 from lab.sweep.listing import add_to_list
@@ -99,6 +99,8 @@ def _launch(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: Swee
     with launcher.workers():
         try:
             launching.launch([run.overrides for run in runs], compose.swept_keys(overrides), runs[0].sweep, job)
+        except ConfigError:
+            raise
         except Exception as error:  # a worker or a job of the cluster died; the outcome of each run is in its folder
             reason = str(error).strip().splitlines() or [type(error).__name__]
             print(f"The launcher gave up: {reason[0]}", file=sys.stderr)

@@ -246,9 +246,9 @@ def test_control_c_stops_a_run_with_status_130_and_whole_files(tmp_path: Path):
 
 def test_a_run_that_raises_ends_with_status_1(tmp_path: Path):
     script = (
-        "import sys; from lab import runs; from experiments.main import main\n"
+        "import sys; from lab.run import execution; from experiments.main import main\n"
         "def train(*arguments): raise RuntimeError('no memory')\n"
-        "runs.train = train\n"
+        "execution.train = train\n"
         "sys.exit(main(['run', 'steps=1', 'output_dir=mine']))"
     )
     process = python("-c", script, cwd=tmp_path)

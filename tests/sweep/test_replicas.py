@@ -46,9 +46,11 @@ def first_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     "swept",
     [
         ("seed=1,2", "optimizer.lr=0.1,0.3", "init.gain=0.5"),
-        ("init=gaussian", "init.weight_var=1,2", "init.bias_var=0,0.1", "first_replica=5"),
+        pytest.param(
+            ("init=gaussian", "init.weight_var=1,2", "init.bias_var=0,0.1", "first_replica=5"), marks=pytest.mark.slow
+        ),
         ("clip=norm", "clip.max_norm=0.1,10", "residual=scaled", "residual.alpha=0.1,1"),
-        ("activation=relu,tanh", "replicas=1,3"),  # two networks, of runs of 1 and of 3 replicas
+        pytest.param(("activation=relu,tanh", "replicas=1,3"), marks=pytest.mark.slow),  # two networks
         ("optimizer.lr=0.1,1e30", "seed=1,2"),  # two runs diverge, and end before the others
     ],
 )
