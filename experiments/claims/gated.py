@@ -104,7 +104,7 @@ def _shares(arm: tuple[str, ...], replicas: int, steps: int) -> tuple[Array, Arr
         trainer = Trainer(configuration, data.load(configuration.data, torch.float32, device), device)
         start = _gate_shares(trainer)
         for _ in range(steps):
-            trainer.step(is_reading=False)
+            trainer.step()
         return start, _gate_shares(trainer)
 
 

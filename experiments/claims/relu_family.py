@@ -198,8 +198,8 @@ def measure_learns(scale: Scale) -> Samples:
                     slopes = [block.get_parameter("activation.negative_slope") for block in trainer.network.blocks]
                     observations.append([slope.detach().double().flatten().numpy().copy() for slope in slopes])
                 if step < steps:
-                    trainer.step(is_reading=False)
-            alive = trainer.watch.alive.numpy()
+                    trainer.step()
+            alive = trainer.divergence.alive.numpy()
             samples[f"slopes {name}"] = np.where(alive, np.array(observations), np.nan)  # (S, L, R)
             samples[f"accuracy {name}"] = evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy()
     return samples
