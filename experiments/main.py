@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 
 from experiments.arguments import INTERRUPTED as INTERRUPTED
 from lab.machine.terminal import ignore_broken_pipes
@@ -23,6 +24,9 @@ COMMANDS = {
     "figures": "draw every activation with its derivative, and both forms of GELU against torch's",
 }
 """Command -> its help; the entry point is `main(arguments)` of the module of that name in experiments/."""
+
+ENTRY_POINTS = "gradlab.commands"
+"""Group of entry points by which other packages add commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(known))
             return 0
         words.insert(0, "run")
-    if words[0] not in COMMANDS:
+    others = () if words[0] in COMMANDS else entry_points(group=ENTRY_POINTS, name=words[0])
+    if words[0] not in COMMANDS and not others:
         print(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
+        for command in others:
+            return int(command.load()(words[1:]))
         return int(importlib.import_module(f"experiments.{words[0]}").main(words[1:]))
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -69,6 +76,7 @@ def usage() -> str:
     """The help of `gradlab`, one line per command."""
     width = max(map(len, COMMANDS))
     lines = [f"  gradlab {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines += [f"  gradlab {point.name:<{width}}  from {point.value}" for point in entry_points(group=ENTRY_POINTS)]
     return "\n".join(
         ["gradlab: why does a deep network not train?", "", *lines, "", "gradlab COMMAND --help says more."]
     )

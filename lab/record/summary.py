@@ -13,7 +13,7 @@ import torch
 from lab import schema
 from lab.readings import Record, first_over_last, median
 
-VERSIONS_OF = ("gradlab", "torch", "numpy", "xarray", "hydra-core")
+VERSIONS_OF = ("torch", "numpy", "xarray", "hydra-core")
 
 
 class Summary:
@@ -75,7 +75,8 @@ def replica_fates(record: Record, first_replica: int, status: str) -> list[dict[
 
 def versions() -> dict[str, str]:
     """Return the versions of this package, Python and the libraries that can change a number."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS_OF}
+    installed = {name: importlib.metadata.version(name) for name in ("gradlab", *VERSIONS_OF)}
+    return {"gradlab": installed.pop("gradlab"), "python": platform.python_version(), **installed}
 
 
 def describe_device(device: torch.device) -> str:

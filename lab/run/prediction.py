@@ -10,6 +10,7 @@ import numpy as np
 
 from lab import compose, schema
 from lab.readings import LAYER_QUANTITIES
+from lab.theory import resolve_critical
 from lab.theory.report.report import TheoryReport, report
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def predict(*overrides: str, input_q: float | None = None, features: int | None 
         ConfigError: the configuration cannot be used, or init=critical where nothing is critical.
     """
     config = compose.compose(overrides)
-    return to_dataset(config, report(config, input_q, features))
+    return to_dataset(config, report(resolve_critical(config), input_q, features))
 
 
 def to_dataset(config: schema.Config, theory: TheoryReport) -> xr.Dataset:

@@ -37,7 +37,7 @@ def compute(task: tuple[str, float]) -> Any:
 def test_results_come_from_other_processes_with_one_thread_each():
     tasks = [("square", float(value)) for value in range(4)]
     started: list[object] = []
-    outcomes: dict[Any, Any] = dict(run_tasks(compute, tasks, 2, started.append))
+    outcomes: dict[tuple[str, float], Any] = dict(run_tasks(compute, tasks, 2, started.append))
     assert started == tasks
     assert {task: outcome["square"] for task, outcome in outcomes.items()} == {task: task[1] ** 2 for task in tasks}
     assert {outcome["threads"] for outcome in outcomes.values()} == {"1"}
@@ -47,14 +47,14 @@ def test_results_come_from_other_processes_with_one_thread_each():
 
 def test_without_workers_everything_happens_in_this_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    outcomes: dict[Any, Any] = dict(run_tasks(compute, [("square", 3.0), ("fail", 1.0)], workers=0))
+    outcomes: dict[tuple[str, float], Any] = dict(run_tasks(compute, [("square", 3.0), ("fail", 1.0)], workers=0))
     assert outcomes["square", 3.0]["pid"] == os.getpid()
     assert isinstance(outcomes["fail", 1.0], ValueError)
 
 
 def test_an_exception_or_a_dead_worker_costs_its_own_task_only():
     tasks = [("die", 0.0), ("fail", 7.0), ("unpicklable", 0.0), ("square", 2.0)]
-    outcomes: dict[Any, Any] = dict(run_tasks(compute, tasks, workers=1))
+    outcomes: dict[tuple[str, float], Any] = dict(run_tasks(compute, tasks, workers=1))
     died, failed, unpicklable, fine = (outcomes[task] for task in tasks)
     assert isinstance(died, TaskError)
     assert str(died) == "The worker process was ended by SIGKILL; was there enough memory?"
@@ -70,9 +70,9 @@ def test_closing_the_generator_terminates_the_workers():
     started = time.monotonic()
     with closing(run_tasks(compute, [("square", 1.0), ("sleep", 60.0)], 2)) as results:
         task, outcome = next(results)
+    assert isinstance(outcome, dict)
     assert task == ("square", 1.0)
     assert time.monotonic() - started < 30
-    assert isinstance(outcome, dict)
     assert not Path(f"/proc/{outcome['pid']}").exists()
 
 

@@ -346,7 +346,7 @@ def test_checkpoints_that_cannot_be_used_are_reported_and_thrown_away(
     assert [int(path.stem[5:]) for path in (tmp_path / "mine").rglob("*.ckpt")] == [2]  # the new one is kept
 
     state = {name: value for name, value in whole.state.items() if name != "watch"}
-    checkpoint.save(found[0].parents[2], replace(whole, state=state))
+    checkpoint.save(found[0].parents[1], replace(whole, state=state))
     assert gradlab(*words).status == 1
     assert gradlab(*words).status == 0
     assert {status(path.parent) for path in (tmp_path / "mine").glob("*/summary.json")} == {"finished"}

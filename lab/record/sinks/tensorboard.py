@@ -1,19 +1,19 @@
 """TensorBoard: one event file and one TensorBoard run per run.
 
-Every value is one number over the replicas: the mean over those that have not diverged, or over all of them once all
-have. Scales are shown as the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. What does not
-apply (NaN, as the dead share of tanh) has no tag. No failure hides behind the mean: `train/diverged_fraction` says how
-many replicas it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
+Every value is a mean over the replicas that have not diverged, or over all of them once all have. Scales are shown as
+the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. A quantity that is not applicable (NaN,
+such as the dead fraction of tanh) has no tag. The mean hides no failure: `train/diverged_fraction` is the share of
+replicas that it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
 
-TensorBoard groups tags by what stands before the first `/`, sorts the groups by name and opens the first two, on its
-Time Series page as on Scalars; an open group shows up to 12 cards. So the first two groups have to be small ones:
+TensorBoard groups tags by the part before the first `/`, sorts the groups by name and opens the first two on its Time
+Series and Scalars pages; an open group shows up to 12 cards. So the first two groups have to be small:
 
     eval      loss, accuracy                                                 open
     health    one number over all layers                                     open
-    heat_map  layer x step, one image a run
+    heat_map  layer x step, one image per run
     jacobian  singular values from the input to the last hidden layer, with probe.jacobian=true
-    layers    one tag for each quantity and layer
-    profile   a quantity against depth, measured and predicted: what TensorBoard calls step is the layer
+    layers    one tag per quantity and layer
+    profile   a quantity against depth, measured and predicted: TensorBoard's step is the layer
     quarters  log10 delta_rms at 0, 1/4, 1/2, 3/4 and all of the depth: the same five tags at any depth, so that the
               Custom Scalars page, whose charts TensorBoard collects from all runs, does not grow with a sweep of depths
     train     loss, gradient norms, delta_slope, diverged replicas
@@ -41,29 +41,29 @@ from lab.schema import CHOICES, Config
 from lab.typing import Array
 
 LOG10_FLOOR = {"float32": -50.0, "float64": -350.0}
-"""By dtype, what stands for log10 of an exact 0: below the smallest number there is, 10^-44.8 and 10^-323.3."""
+"""Dtype -> the value shown for log10 of 0, below that of the smallest positive number, -44.8 and -323.3."""
 
-NOT_THERE = "-"
-"""The value of a hyperparameter that the chosen option does not have."""
+NOT_APPLICABLE = "-"
+"""Value of a hyperparameter that the chosen option does not have."""
 
 HYPERPARAMETERS = (
     *("activation", "init", "init.gain", "norm", "residual", "clip", "data", "optimizer", "optimizer.lr"),
     *("optimizer.weight_decay", "model.depth", "model.width", "model.block", "steps", "batch_size", "replicas"),
     *("first_replica", "seed", "dtype"),
 )
-"""Keys that every configuration has; with `OPTIONS`, the one key set of the HParams table."""
+"""Keys of every configuration; with `OPTIONS`, the columns of the HParams table."""
 
 OPTIONS = ("init.weight_var", "norm.place", "residual.alpha", "clip.max_norm", "optimizer.momentum")
-"""Keys that only some choices have: text, `NOT_THERE` where there is none, for a column has one type."""
+"""Keys of some choices only: shown as text, since a column has one type, or as `NOT_APPLICABLE`."""
 
 SHOWN_FIRST = ("activation", "init", "model.depth", "norm", "residual")
-"""The table opens with the five hyperparameters that are said to differ between runs; the rest are a click away."""
+"""Hyperparameters declared to differ between runs: the table opens with them; the rest are a click away."""
 
 METRICS = (
     *("train/loss", "eval/accuracy", "train/delta_slope", "health/dead_fraction", "train/diverged_fraction"),
     *("eval/loss", "health/log10_delta_rms_first_over_last"),
 )
-"""The tags whose last value stands in the HParams table, which opens with the first five."""
+"""Tags whose last value is shown in the HParams table, which opens with the first five."""
 
 CHARTS = {
     "log10 delta_rms against layer: first and last reading, and theory for the first": [
@@ -81,11 +81,11 @@ CHARTS = {
 """Title -> tags of the Custom Scalars page."""
 
 FLUSH_SECONDS = 10
-"""A live TensorBoard lags behind the run by at most this."""
+"""Longest delay of a live TensorBoard behind the run."""
 
 
 class TensorBoard:
-    """The sink that writes TensorBoard's event file into `folder`, which is made if it is not there."""
+    """Writes TensorBoard's event file into `folder`, which is created if necessary."""
 
     def __init__(self, folder: Path, config: Config, expected: Overlay | None = None) -> None:
         self._config, self._expected = config, expected
@@ -102,9 +102,9 @@ class TensorBoard:
         self._add(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=_start(hyperparameters(config))))
 
     def write(self, record: Record) -> None:
-        """Write one reading, as one event whatever the depth."""
+        """Write one reading, as one event at any depth."""
         layers = layers_over_replicas(record, self._floor)
-        # The last reading makes no update and a dead run no gradient: the last profile is the last there is.
+        # The last reading has no update and a diverged run no gradient: keep the last values that exist.
         self._profiles |= {label: values for label, values in layers.items() if not np.all(np.isnan(values))}
         if self._last is None:
             self._write_profiles("first")
@@ -113,7 +113,7 @@ class TensorBoard:
         self._heat_map.add(record.step, layers["log10_delta_rms"])
         summary = Summary()
         for tag, value, description in self._scalars(record, layers):
-            # NaN of a living replica means "does not apply"; once all are dead, it is what became of a curve.
+            # NaN means not applicable; only once all replicas have diverged does it end a curve.
             if value == value or tag == "train/loss" or (_all_diverged(record) and tag in self._tags):
                 self._append(summary, tag, value, description)
         for name, values in record.spectra.items():
@@ -126,7 +126,7 @@ class TensorBoard:
         self._add(summary, record.step)
 
     def close(self) -> None:
-        """Write what only the end can tell: the last profiles, the heat map, and how the run ended."""
+        """Write the last profiles, the heat map and the final status."""
         status = api_pb2.STATUS_UNKNOWN
         if self._last is not None:
             self._write_profiles("last")
@@ -140,38 +140,40 @@ class TensorBoard:
         self._writer.close()
 
     def _scalars(self, record: Record, layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
-        """(tag, value, description) of a reading; NaN where there is none."""
+        """Yield (tag, value, description) of a reading; NaN for a missing value."""
         evaluated = any(np.any(~np.isnan(x)) for name, x in record.scalars.items() if name.startswith("eval_"))
-        for name, what in SCALAR_QUANTITIES.items():
+        for name, quantity in SCALAR_QUANTITIES.items():
             if name not in record.scalars or (name.startswith("eval_") and not evaluated):
                 continue
             group = next((group for group in ("eval", "jacobian") if name.startswith(f"{group}_")), "train")
             label = name.removeprefix(f"{group}_")
-            value = float(_over_replicas(_shown(record.scalars[name], what, self._floor), record))
-            yield f"{group}/{_log10_name(label, what)}", value, self._describe(what)
+            value = float(_over_replicas(_shown(record.scalars[name], quantity, self._floor), record))
+            yield f"{group}/{_log10_name(label, quantity)}", value, self._describe(quantity)
         yield "train/diverged_fraction", float(np.mean(record.diverged_at >= 0)), "share of replicas that have diverged"
         yield from _health(layers)
         yield from _quarters(layers["log10_delta_rms"])
-        for name, what in LAYER_QUANTITIES.items():
-            label = _log10_name(name, what)
+        for name, quantity in LAYER_QUANTITIES.items():
+            label = _log10_name(name, quantity)
             if label in layers:
-                description = self._describe(what, over="sum over all replicas" if name == "nonfinite" else None)
+                description = self._describe(quantity, over="sum over all replicas" if name == "nonfinite" else None)
                 for layer, value in enumerate(layers[label].tolist()):
                     yield f"layers/{label}/{layer:0{self._digits}d}", value, description
 
     def _write_profiles(self, when: str) -> None:
-        """Write every scale against depth, as it last was: an event a layer, whose step is the layer."""
-        scales = {_log10_name(name, what): what for name, what in LAYER_QUANTITIES.items() if what.is_scale}
+        """Write the latest values of every scale against depth: one event per layer, whose step is the layer."""
+        scales = {
+            _log10_name(name, quantity): quantity for name, quantity in LAYER_QUANTITIES.items() if quantity.is_scale
+        }
         for layer in range(self._config.model.depth):
             summary = Summary()
-            for label, what in scales.items():
+            for label, quantity in scales.items():
                 if label in self._profiles and not math.isnan(value := float(self._profiles[label][layer])):
-                    about = f"{self._describe(what)}. Against depth at the {when} reading: the step is the layer."
+                    about = f"{self._describe(quantity)}. Against depth at the {when} reading: the step is the layer."
                     self._append(summary, f"profile/{label}/{when}", value, about)
             self._add(summary, layer)
 
     def _write_predictions(self, first: Record) -> None:
-        """Write what theory expects against depth, an event a layer."""
+        """Write the predictions of theory against depth, one event per layer."""
         if self._expected is None:
             return
         expected = {
@@ -183,12 +185,12 @@ class TensorBoard:
             for name, values in expected.items():
                 value = float(_shown(values[layer], LAYER_QUANTITIES[name], self._floor))
                 if not math.isnan(value):
-                    about = f"log10 of {name} as theory expects it at the first reading. The step is the layer."
+                    about = f"log10 of {name} as predicted by theory for the first reading. The step is the layer."
                     self._append(summary, f"profile/log10_predicted_{name}", value, about)
             self._add(summary, layer)
 
     def _append(self, summary: Summary, tag: str, value: float, description: str) -> None:
-        """Add a scalar; its description goes with the first value of a tag, the only one TensorBoard reads it from."""
+        """Add a scalar; TensorBoard reads the description from the first value of a tag only."""
         if tag in self._tags:
             summary.value.add(tag=tag, simple_value=value)
         else:
@@ -196,10 +198,10 @@ class TensorBoard:
             about = scalar_metadata.create_summary_metadata(display_name="", description=description)
             summary.value.add(tag=tag, simple_value=value, metadata=about)
 
-    def _describe(self, what: Quantity, over: str | None = None) -> str:
-        name, over = what.long_name, over or "mean over the replicas that have not diverged"
-        if what.is_scale:
-            name = f"log10 of the {name} ({what.units}; an exact 0 is shown as {self._floor:g})"
+    def _describe(self, quantity: Quantity, over: str | None = None) -> str:
+        name, over = quantity.long_name, over or "mean over the replicas that have not diverged"
+        if quantity.is_scale:
+            name = f"log10 of the {name} ({quantity.units}; an exact 0 is shown as {self._floor:g})"
         return f"{name}; {over}"
 
     def _add(self, summary: Summary, step: int = 0) -> None:
@@ -207,32 +209,34 @@ class TensorBoard:
 
 
 def layers_over_replicas(record: Record, log10_floor: float) -> dict[str, Array]:
-    """Tag name -> (layers,): mean of log10 for scales, sum over all replicas for nonfinite, mean for the rest."""
+    """Map tag name -> (layers,): mean of log10 for scales, sum over all replicas for nonfinite, mean for the rest."""
     layers = {}
-    for name, what in LAYER_QUANTITIES.items():
+    for name, quantity in LAYER_QUANTITIES.items():
         if name not in record.layers:
             continue
         if name == "nonfinite":
             layers[name] = record.layers[name].sum(-1)
         else:
-            layers[_log10_name(name, what)] = _over_replicas(_shown(record.layers[name], what, log10_floor), record)
+            layers[_log10_name(name, quantity)] = _over_replicas(
+                _shown(record.layers[name], quantity, log10_floor), record
+            )
     return layers
 
 
 def hyperparameters(config: Config) -> dict[str, float | str]:
-    """One value a key, the same keys for every configuration: a number or a name, or the text of an option."""
+    """Return one value per key, the same keys for every configuration: a number or a name, or the text of an option."""
     values: dict[str, float | str] = {}
     for key in HYPERPARAMETERS + OPTIONS:
         value: Any = config
         for part in key.split("."):
-            value = getattr(value, part, NOT_THERE)
+            value = getattr(value, part, NOT_APPLICABLE)
         value = getattr(value, "name", value)
         values[key] = float(value) if isinstance(value, int | float) and key not in OPTIONS else str(value)
     return values
 
 
 def _layout(charts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str | list[str]]]]:
-    """What torch calls a layout; its tags are patterns."""
+    """Build the argument of torch's `custom_scalars`, whose tags are regular expressions."""
     return {"Gradient health": {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}}
 
 
@@ -282,14 +286,14 @@ def _quarters(log10_delta_rms: Array) -> Iterator[tuple[str, float, str]]:
         yield f"quarters/log10_delta_rms/{k}", float(log10_delta_rms[layer]), about
 
 
-def _shown(values: Array, what: Quantity, log10_floor: float) -> Array:
-    if not what.is_scale:
+def _shown(values: Array, quantity: Quantity, log10_floor: float) -> Array:
+    if not quantity.is_scale:
         return values
     return np.where(values == 0, log10_floor, np.log10(np.where(values == 0, 1.0, values)))
 
 
 def _over_replicas(values: Array, record: Record) -> Array:
-    """Mean over the last axis: over living replicas to which it applies, or over all, NaN and all, once none lives."""
+    """Mean over non-diverged replicas, ignoring NaN; over all once every replica has diverged."""
     if _all_diverged(record):
         with np.errstate(invalid="ignore"):  # Inf and -Inf have no mean
             return np.asarray(values.mean(-1))
@@ -304,5 +308,5 @@ def _all_diverged(record: Record) -> bool:
     return bool(np.all(record.diverged_at >= 0))
 
 
-def _log10_name(name: str, what: Quantity) -> str:
-    return f"log10_{name}" if what.is_scale else name
+def _log10_name(name: str, quantity: Quantity) -> str:
+    return f"log10_{name}" if quantity.is_scale else name
