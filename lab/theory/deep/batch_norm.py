@@ -21,10 +21,9 @@ LEAST = 5
 
 
 class BatchMoments(NamedTuple):
-    """One layer on `batch` alike examples, z normalized.
+    """For z normalized: V, D, the variance of phi(z) over the batch, and the factor that replaces D backwards.
 
-    V, D: E phi(z)^2 and E phi'(z)^2. variance: of phi(z) over the batch. backward: the factor that replaces D in
-    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), S the variance of x over the batch.
+    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), with S the variance of x over the batch.
     """
 
     V: float

@@ -50,8 +50,8 @@ def jacobian_moments(config: schema.Config, input_q: float = 1.0, features: int 
     slope = phi.slope_moment(q)  # (L,)
     kappa = phi.fourth_moments(q)[1] / slope**2  # (L,)
     factors = [] if sizes.embedding is None else [(sizes.embedding, 1.0, 1.0)]  # map, D and kappa behind it
-    for layer in range(config.model.depth):
-        factors.append((sizes.first_up if layer == 0 else sizes.up, float(slope[layer]), float(kappa[layer])))
+    for layer, pair in enumerate(zip(slope.tolist(), kappa.tolist(), strict=True)):
+        factors.append((sizes.up if layer else sizes.first_up, *pair))
         factors += [] if sizes.down is None else [(sizes.down, 1.0, 1.0)]
     mean, variance = 1.0, 0.0
     for factor, layer_slope, layer_kappa in factors:

@@ -84,7 +84,7 @@ def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | Non
 def _combine(
     config: schema.Config, sizes: NetworkMaps, layers: list[LayerTerms], assumptions: tuple[str, ...]
 ) -> Prediction:
-    """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
+    """Average (E,) entries over examples, and accumulate gradients from the last layer down, (depth,)."""
     terms = LayerTerms(*(np.stack(term) for term in zip(*layers, strict=True)))  # (L, E)
     total = terms.skip + terms.branch
     with np.errstate(divide="ignore"):
@@ -119,11 +119,7 @@ def log_mean(logs: Array) -> Array:
 def _batch_theory(
     config: schema.Config, sizes: NetworkMaps, features: int
 ) -> tuple[batch_norm.BatchMoments | None, tuple[str, ...]]:
-    """The exact moments where there are any, and the assumptions.
-
-    Raises:
-        NoTheory: batch norm without either.
-    """
+    """The exact moments where there are any, and the assumptions; NoTheory for batch norm without either."""
     norm, size = config.norm, config.batch_size
     if not isinstance(norm, schema.BatchNorm):
         return None, ()

@@ -14,6 +14,7 @@ moment and the two-input kernels, which involve two examples, their mean.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from lab.theory.kernels.quadrature import Rule
 from lab.typing import Array
 
 Numbers = Array | float
-"""Variances and correlations: a number, or an array of any shape."""
 
 
 def kernel(activation: schema.Activation) -> Kernel:
@@ -38,7 +38,8 @@ def kernel(activation: schema.Activation) -> Kernel:
     if isinstance(activation, schema.LeakyReLU | schema.PReLU):
         return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
     if isinstance(activation, schema.RReLU):
-        return Rectifier(*(_uniform_moment(activation.lower, activation.upper, power) for power in range(1, 5)))
+        low, high = activation.lower, activation.upper  # of a uniform slope, whose moments are
+        return Rectifier(*(sum(low**i * high ** (k - i) for i in range(k + 1)) / (k + 1) for k in range(1, 5)))
     if isinstance(activation, schema.ELU):
         return Kernel(elu(activation.alpha))
     if isinstance(activation, schema.Swish):
@@ -52,17 +53,8 @@ def kernel(activation: schema.Activation) -> Kernel:
     return {"erf": ErrorFunction, "gelu": GELU}.get(name, Kernel)(ELEMENTWISE[name])
 
 
-def _uniform_moment(low: float, high: float, power: int) -> float:
-    """E x^power for x uniform in [low, high]."""
-    return sum(low**i * high ** (power - i) for i in range(power + 1)) / (power + 1)
-
-
 class Kernel:
-    """Kernels by quadrature; subclasses override them with closed forms.
-
-    Methods of one variance take and return arrays of any one shape. With `rule` the expectation is over another
-    law than the normal (see `quadrature.sphere`).
-    """
+    """Kernels by quadrature, for arrays of any shape; subclasses override them with closed forms."""
 
     is_gated = False
 
@@ -70,15 +62,12 @@ class Kernel:
         self.elementwise = elementwise
 
     def second_moment(self, q: Numbers) -> Array:
-        """V(q) = E phi(z)^2."""
         return self.moment(2, 0, 0, q)
 
     def slope_moment(self, q: Numbers) -> Array:
-        """D(q) = E phi'(z)^2."""
         return self.moment(0, 2, 0, q)
 
     def mean(self, q: Numbers) -> Array:
-        """E phi(z)."""
         return self.moment(1, 0, 0, q)
 
     def second_moment_derivative(self, q: Numbers) -> Array:
@@ -92,7 +81,7 @@ class Kernel:
         return self.moment(4, 0, 0, q), self.moment(0, 4, 0, q), self.moment(2, 2, 0, q)
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        """E phi(z)^phi phi'(z)^slope z^z for small integer exponents, in the shape of q."""
+        """E phi(z)^phi phi'(z)^slope z^z, in the shape of q; `rule`: another law than the normal one."""
 
         def integrand(x: Array) -> Array:
             product = np.ones_like(x)
@@ -105,16 +94,14 @@ class Kernel:
         return quadrature.expectation(integrand, np.asarray(q, dtype=np.float64), rule)
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        """E phi(z1) phi(z2), in the common shape of the arguments."""
-        return self._pairs(self.elementwise.function, q1, q2, c)
+        return _pairs(self.elementwise.function, q1, q2, c)
 
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        """E phi'(z1) phi'(z2), in the common shape of the arguments."""
-        return self._pairs(self.elementwise.derivative, q1, q2, c)
+        return _pairs(self.elementwise.derivative, q1, q2, c)
 
-    def _pairs(self, f: Function, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        pair = np.vectorize(lambda q1, q2, c: quadrature.pair_expectation(f, q1, q2, c), otypes=[np.float64])
-        return np.asarray(pair(q1, q2, c))
+
+def _pairs(f: Function, *arguments: Numbers) -> Array:
+    return np.asarray(np.vectorize(partial(quadrature.pair_expectation, f), otypes=[np.float64])(*arguments))
 
 
 class Rectifier(Kernel):
@@ -131,7 +118,6 @@ class Rectifier(Kernel):
         self.odd, self.even = (1 + slope_moments[0]) / 2, (1 - slope_moments[0]) / 2
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        """E phi^phi phi'^slope z^z: the half-moments of z, weighted by the moment of the slope below 0."""
         power, q = phi + z, np.asarray(q, dtype=np.float64)
         if rule is None:
             half = 2 ** (power / 2 - 1) * math.gamma((power + 1) / 2) / math.sqrt(math.pi)  # E u^power over u > 0
@@ -238,9 +224,6 @@ class Gated(Kernel):
         """Moments of a, and of the squared gradient g(u)^2 + (v g'(u))^2 of value and gate."""
         g4, slope4, mixed = self.gate.fourth_moments(q)
         return 3 * q**2 * g4, g4 + 2 * q * mixed + 3 * q**2 * slope4, q * g4 + 3 * q**2 * mixed
-
-    def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        raise TypeError("A gated activation has no moments of one pre-activation; use those of its gate.")
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         return np.asarray(c * np.sqrt(np.multiply(q1, q2)) * self.gate.product(q1, q2, c))

@@ -3,16 +3,14 @@
 Mean field (Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz
 et al. 2017, "Deep Information Propagation"): z = W x + b with W ~ N(0, s / fan_in) and b ~ N(0, bias_var),
 x = phi(z of the layer below). Assumptions: wide layers, so that every z is Gaussian over the units; independent
-weights in the backward pass, so that a gradient is independent of the activations it meets. The maps hold per
-example; two examples share weights. The correlation map and its fixed point concern two examples.
+weights in the backward pass. The correlation is that of two examples.
 
     variance      q' = s V(q) + b
     correlation   c' = (s E phi(z1) phi(z2) + b) / q'
     gradient      E delta_l^2 = s D(q_l) E delta_(l+1)^2
 
-The variance map increases with q, so that from any start the variance moves monotonically to the next fixed point.
-Without one it grows without bound (relu above weight_var=2, or at 2 with biases; gated stacks above their unstable
-point); where bias_var is 0 and phi(0) = 0 it may vanish instead, q = 0 being a fixed point.
+The variance map increases with q, so that from any start the variance moves monotonically to the next fixed point,
+and without one grows without bound. Where bias_var is 0 and phi(0) = 0, q = 0 is a fixed point.
 """
 
 from __future__ import annotations
@@ -32,9 +30,7 @@ from lab.typing import Array
 LARGEST_VARIANCE, LEAST_VARIANCE = 1e300, 1e-200
 """A variance above the first counts as infinite, one below the second as 0."""
 
-GRID = np.geomspace(1e-10, 1e8, 1441)
-"""Values of q between which fixed points are searched."""
-
+GRID = np.geomspace(1e-10, 1e8, 1441)  # q between which fixed points are searched
 ROUNDING = 1e-9
 """Rates and correlations closer than this are equal."""
 
@@ -70,33 +66,21 @@ class DepthScales:
     xi_grad: float
     phase: str
     variance: str
-    trainable_depth: float
+    trainable_depth: float = math.nan
 
 
 def depth_scales(
     activation: schema.Activation, weight_var: float, bias_var: float, first_q: float | None = None
 ) -> DepthScales:
-    """The limits of depth, and their scales.
-
-    `first_q` is the first layer's variance, by default that of inputs of variance 1.
-    """
+    """The limits of depth; `first_q` is the first layer's variance, by default that of inputs of variance 1."""
     phi = kernel(activation)
-    first = weight_var + bias_var if first_q is None else first_q
-    point = limit(activation, weight_var, bias_var, first)
+    point = limit(activation, weight_var, bias_var, weight_var + bias_var if first_q is None else first_q)
     c_star, c_slope = _correlation_limit(phi, weight_var, bias_var, point.q)
-    xi_c, xi_grad = _length(c_slope), _length(point.chi)
+    xi_q, xi_c, xi_grad = map(_length, (point.slope, c_slope, point.chi))
     at_rest = {"marginal": "stays", "unstable": "balances"}.get(point.stability, "settles")
-    return DepthScales(
-        q_star=point.q,
-        c_star=c_star,
-        chi=point.chi,
-        xi_q=_length(point.slope),
-        xi_c=xi_c,
-        xi_grad=xi_grad,
-        phase=phase(point.chi),
-        variance={0.0: "vanishes", math.inf: "grows"}.get(point.q, at_rest),
-        trainable_depth=TRAINABLE * float(np.fmin(xi_c, xi_grad)),
-    )
+    variance = {0.0: "vanishes", math.inf: "grows"}.get(point.q, at_rest)
+    trainable_depth = TRAINABLE * float(np.fmin(xi_c, xi_grad))
+    return DepthScales(point.q, c_star, point.chi, xi_q, xi_c, xi_grad, phase(point.chi), variance, trainable_depth)
 
 
 def phase(chi: float) -> str:
@@ -206,30 +190,26 @@ def _standstills(phi: Kernel, weight_var: float, is_still: NDArray[np.bool_]) ->
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_still, [False]]).astype(int)))
     stretches = []
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if start == 0 or stop == len(GRID) or stop - start < WIDE:
-            continue
-        q = np.linspace(GRID[start], GRID[stop - 1], 201)
-        closest = np.argmin(np.abs(weight_var * phi.second_moment_derivative(q) - 1))
-        stretches.append((float(GRID[start - 1]), float(GRID[stop]), float(q[closest])))
+        if start > 0 and stop < len(GRID) and stop - start >= WIDE:
+            q = np.linspace(GRID[start], GRID[stop - 1], 201)
+            closest = np.argmin(np.abs(weight_var * phi.second_moment_derivative(q) - 1))
+            stretches.append((float(GRID[start - 1]), float(GRID[stop]), float(q[closest])))
     return stretches
 
 
 def _length(rate: float) -> float:
     """1 / |ln rate|: infinity for 1 (to rounding), 0 for 0 and infinity."""
-    if math.isnan(rate):
-        return math.nan
     rate = abs(rate)
     if rate == 0 or math.isinf(rate):
         return 0.0
-    return math.inf if abs(rate - 1) < ROUNDING else 1 / abs(math.log(rate))
+    return math.inf if abs(rate - 1) < ROUNDING else 1 / abs(math.log(rate))  # NaN for NaN
 
 
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
     """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
 
     E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, "Toward Deeper
-    Understanding of Neural Networks"), so that c' is convex on [0, 1] and has besides 1 at most one fixed point there,
-    which attracts if it exists.
+    Understanding of Neural Networks"): convex on [0, 1], with at most one fixed point besides 1, which attracts.
     """
     if math.isinf(q):
         at_one, at_two = phi.second_moment(np.array([1.0, 2.0]))

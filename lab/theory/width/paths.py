@@ -36,8 +36,7 @@ class Terms(NamedTuple):
 class PathMoments(NamedTuple):
     """Over paths, (depth,) each: of ln q over mean-field theory's, and of ln delta^2 relative to the last layer.
 
-    `mean` is that of the logarithm, `log_mean` the logarithm of the mean, as for many examples with independent
-    scatter.
+    `log_mean` is the logarithm of the mean, as for many examples with independent scatter.
     """
 
     q_mean: Array
@@ -49,10 +48,7 @@ class PathMoments(NamedTuple):
 
 
 def moments(terms_at: Callable[[Array], Terms], q: Array, least: float) -> PathMoments:
-    """Follow paths that start at q[0] through the layers that have mean-field variances q (depth,).
-
-    `least` is the smallest variance that `terms_at` accepts.
-    """
+    """Follow paths from q[0] through layers of mean-field variances q (depth,); `terms_at` accepts `least` or more."""
     depth, ln_q = len(q), np.log(np.maximum(q, least))
     low, high = max(ln_q.min() - MARGIN, np.log(least)), ln_q.max() + MARGIN
     grid = np.linspace(low, high, min(MOST_POINTS, int((high - low) / SPACING)))
