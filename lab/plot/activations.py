@@ -15,13 +15,10 @@ from lab.network import activations
 from lab.plot.style import COLOURS, new_figure, tidy
 from lab.typing import Array
 
-TEXTBOOK = ("sigmoid", "tanh", "relu", "leaky_relu")
-"""Drawn first; the others follow in the order of the configuration."""
+TEXTBOOK = ("sigmoid", "tanh", "relu", "leaky_relu")  # drawn first; the others follow in the order of the configuration
 NAMES = (*TEXTBOOK, *(name for name in schema.ACTIVATIONS if name not in TEXTBOOK))
-COLUMNS = 4
-REACH, POINTS = 4.0, 801
-VALUES = (1.0, 2.0, -1.0)
-"""Values for which a gated activation is drawn; the first is the main curve."""
+COLUMNS, REACH, POINTS = 4, 4.0, 801
+VALUES = (1.0, 2.0, -1.0)  # values for which a gated activation is drawn; the first is the main curve
 NOTES: Mapping[str, str] = {
     "leaky_relu": "slope 0.01; thin: 0.1",
     "prelu": "learned slope, here its initial value, 0.25",
@@ -65,7 +62,7 @@ class Curve(NamedTuple):
 
 
 def curves(name: str) -> list[Curve]:
-    """Return the activation with its default parameters, which is the main curve, and its variants."""
+    """Return the main curve, with default parameters, and its variants."""
     config = schema.ACTIVATIONS[name](name)
     if name in schema.GATED:
         return [_curve(config, value, is_main=value == VALUES[0]) for value in VALUES]
@@ -79,10 +76,10 @@ def _curve(config: schema.Activation, value: float | None = None, is_main: bool 
     z = np.concatenate([-right[::-1], [-1e-9, 1e-9], right])  # both sides of 0, where a slope may jump
     layer = activations.build(config, 1, []).eval()
     x = torch.from_numpy(z)[None, :, None]  # (1, Z, 1)
-    factor = 1.0
     if value is not None:
-        factor, x = value, torch.cat([torch.full_like(x, value), x], -1)  # (1, Z, 2): the value, then the gate
-    return Curve(z, layer(x)[0, :, 0].numpy(), factor * layer.slope(x)[0, :, 0].numpy(), is_main)
+        x = torch.cat([torch.full_like(x, value), x], -1)  # (1, Z, 2): the value, then the gate
+    slope = (1.0 if value is None else value) * layer.slope(x)
+    return Curve(z, layer(x)[0, :, 0].numpy(), slope[0, :, 0].numpy(), is_main)
 
 
 def _panel(ax: Axes, name: str) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 FAR = 10.0  # a linear axis reaches at most this many times the upper quartile of all medians
 MARKS = 6  # approximate number of markers per curve
-AXES = {"layer": LAYER_AXIS, "singular_value": "singular value, the largest first"}
-AXES |= {"step": "step (parameter updates made)"}
+STEP_AXIS = "step (parameter updates made)"
+AXES = {"layer": LAYER_AXIS, "singular_value": "singular value, the largest first", "step": STEP_AXIS}
 """Column of the table -> label of the horizontal axis; the first column that a table has is its axis."""
 BANDS = {"percentiles": ("p16", "p84"), "range": ("smallest", "largest")}
 BAND_WORDS = {"percentiles": "16 to 84%", "range": "smallest to largest"}
@@ -31,7 +31,7 @@ MOST_PANELS, MOST_LINES = 64, 32
 
 
 def grid_of(by: Sequence[str]) -> tuple[str | None, str, str | None]:
-    """Return the keys that distinguish panels, lines, and rows of panels."""
+    """Return the keys of panels, lines, and rows of panels."""
     return (None, by[0], None) if len(by) == 1 else (by[0], by[1], by[2] if len(by) > 2 else None)
 
 
@@ -118,8 +118,8 @@ def _curve(ax: Axes, curve: pd.DataFrame, number: int, is_dashed: bool, is_log: 
     colour, marker = colours_and_markers(number)
     every = max(1, len(x) // MARKS)
     first = number * every // MARKS % every  # the markers of different lines stand at different places
-    ax.fill_between(x, lower, upper, color=colour, alpha=0.1 if is_dashed else 0.2, linewidth=0)
-    style, width = ("--", 1.1) if is_dashed else ("-", 1.6)
+    style, width, alpha = ("--", 1.1, 0.1) if is_dashed else ("-", 1.6, 0.2)
+    ax.fill_between(x, lower, upper, color=colour, alpha=alpha, linewidth=0)
     ax.plot(x, median, style, color=colour, linewidth=width, marker=marker, markersize=4, markevery=(first, every))
     return True
 
@@ -133,7 +133,6 @@ def _linear_limit(table: pd.DataFrame) -> float:
 
 
 def _linear_range(table: pd.DataFrame, band: str, limit: float) -> tuple[float, float]:
-    """Return the ends of a linear axis around all values within the limit."""
     values = table[["median", *BANDS[band]]].to_numpy(np.float64)
     values = values[np.abs(values) <= limit]
     margin = 0.05 * float(np.ptp(values)) or 1.0

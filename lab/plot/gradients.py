@@ -85,10 +85,9 @@ def _curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str,
     if not len(layer):
         ax.plot([], [], style, color=colour, label=f"{label} (nothing finite above 0)")
         return
-    median, lowest, highest = np.nanmedian(data, 1), np.nanmin(data, 1), np.nanmax(data, 1)
-    every = max(1, len(layer) // 8)
+    median, every = np.nanmedian(data, 1), max(1, len(layer) // 8)
     ax.plot(layer, median, style, color=colour, marker=marker, markevery=every, markersize=5, label=label)
-    ax.fill_between(layer, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+    ax.fill_between(layer, np.nanmin(data, 1), np.nanmax(data, 1), color=colour, alpha=0.2, linewidth=0)
 
 
 def _prediction(ax: Axes, table: xr.Dataset, quantity: str) -> None:

@@ -45,7 +45,6 @@ class HeatMap:
         low, high = (float(shades.min()), float(shades.max())) if shades.size else (0.0, 0.0)
         margin = max(0.0, MIN_DECADES - (high - low)) / 2
         has_zero = bool(np.any(values.filled(0) <= self._zero))
-
         figure, (ax,) = new_figure((7, 4.5), subplot_kw={"facecolor": NOT_FINITE})
         figure.set_dpi(DPI)
         ax.patch.set(hatch="///", edgecolor="grey")  # visible where a cell is transparent

@@ -1,7 +1,4 @@
-"""Order-to-chaos maps: colours, the critical line, measured and trained networks.
-
-Drawn from the table that `gradlab phase` writes and from nothing else, so that an old table can be drawn anew.
-"""
+"""Order-to-chaos maps, measured and trained networks, drawn from the table of `gradlab phase` and nothing else."""
 
 from __future__ import annotations
 
@@ -57,8 +54,7 @@ def draw(table: xr.Dataset) -> Figure:
     return figure
 
 
-Mark = tuple[float, float, str]
-"""A point of the map, and the text of its label."""
+Mark = tuple[float, float, str]  # a point of the map, and the text of its label
 
 
 def _map(figure: Figure, ax: Axes, table: xr.Dataset) -> list[Mark]:
@@ -167,9 +163,10 @@ def _place_labels(ax: Axes, marks: Sequence[Mark]) -> None:
         for away, (aligned, along) in itertools.product(range(7, 90, 4), LABEL_PLACES):
             note.set(position=(along, side * away), horizontalalignment=aligned)
             extent = note.get_window_extent().padded(2 * unit)
-            is_outside = extent.x0 < frame.x0 or extent.x1 > frame.x1
-            covered = sum(extent.overlaps(other) for other in taken) + len(taken) * is_outside
-            covered += sum(line.intersects_bbox(extent, filled=False) for line in lines)
+            covered = sum(map(extent.overlaps, taken)) + sum(
+                line.intersects_bbox(extent, filled=False) for line in lines
+            )
+            covered += len(taken) * (extent.x0 < frame.x0 or extent.x1 > frame.x1)
             places.append((covered, away + abs(along), len(places), aligned, (along, side * away), extent))
         *_, aligned, position, extent = min(places)  # covers least, then is closest, then came first
         note.set(position=position, horizontalalignment=aligned)
@@ -209,7 +206,6 @@ def _trained(figure: Figure, ax: Axes, table: xr.Dataset) -> None:
 
 
 def _add_legend(ax: Axes, notes: Sequence[Any]) -> None:
-    """Add a legend below the axes, if there are entries."""
     if notes:
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.12), "borderaxespad": 0}
         ax.legend(handles=list(notes), ncols=2, fontsize="small", handlelength=2.5, frameon=False, **place)

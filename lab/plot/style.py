@@ -16,8 +16,7 @@ from lab.typing import Array
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito's set ("Color Universal Design", 2008), its yellow replaced by a brown that is visible on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SEQUENTIAL = "cividis"
-"""Perceptually uniform, also for colour-blind readers (Nunez, Anderton and Renslow 2018)."""
+SEQUENTIAL = "cividis"  # perceptually uniform, also for colour-blind readers (Nunez, Anderton and Renslow 2018)
 DPI = 120
 LAYER_AXIS = "layer (0 is nearest the input)"
 LEGEND_BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}

@@ -16,8 +16,7 @@ from lab.theory.kernels import quadrature
 from lab.theory.kernels.activations import Function
 from lab.theory.kernels.kernels import kernel
 
-LEAST = 5
-"""Smallest batch with a finite mean and pairs to integrate over."""
+LEAST = 5  # smallest batch with a finite mean and pairs to integrate over
 
 
 class BatchMoments(NamedTuple):

@@ -1,9 +1,8 @@
 """init=critical for a whole configuration: the weight_var at which gradients neither grow nor shrink.
 
 A plain stack has the critical line of `lab.theory.plain.critical`, with two maps in a row if its blocks are ffn. Where
-a norm fixes the variance, the rate at which squared gradients change from layer to layer settles within a few layers,
-and its root in weight_var is the critical point. With a skip there is none, unless a norm follows it: the skip carries
-the gradient past the branch, which can only add to it.
+a norm fixes the variance, the rate of the gradient settles within a few layers, and its root in weight_var is critical.
+With a skip there is none, unless a norm follows it: a branch can only add to the gradient that passes it by.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ def _solve(config: schema.Config, bias_var: float) -> float:
     maps = 2 if config.model.block == "ffn" else 1
     if place == "none":
         return critical_weight_var(config.activation, bias_var, maps)
-
     rates = np.array([_rate(config, weight_var, bias_var) for weight_var in SEARCHED.tolist()])
     crossings = np.flatnonzero(rates[:-1] * rates[1:] < 0)
     plain = math.exp(-math.log(float(kernel(config.activation).slope_moment(1.0))) / maps)
@@ -79,11 +77,6 @@ def _solve(config: schema.Config, bias_var: float) -> float:
 def _rate(config: schema.Config, weight_var: float, bias_var: float) -> float:
     """ln of the ratio of E delta^2 between neighbouring layers, above the first ones, which depend on the data."""
     depth = 40 if config.residual.name == "none" else 300  # a scaled branch settles slowly
-    stack = replace(
-        config,
-        init=schema.Gaussian("gaussian", weight_var=weight_var, bias_var=bias_var),
-        model=replace(config.model, depth=depth),
-        data=schema.GaussianData("gaussian", features=config.model.width),
-    )
-    log_delta = predict(stack).log_delta
+    init, model = schema.Gaussian("gaussian", 1.0, weight_var, bias_var), replace(config.model, depth=depth)
+    log_delta = predict(replace(config, init=init, model=model), features=model.width).log_delta
     return float(2 * (log_delta[-3] - log_delta[-2]))

@@ -3,9 +3,8 @@
 J is the derivative of the last hidden layer's activations with respect to one input. With
 kappa = E phi'^4 / (E phi'^2)^2 a layer multiplies the mean by s D(q) and adds kappa to the relative variance for
 Gaussian weights, kappa - 1 for orthogonal ones (Pennington, Schoenholz and Ganguli 2017, "Resurrecting the sigmoid in
-deep learning through dynamical isometry"). Here for layers of different widths as well, which follows from the second
-moment of A -> diag(phi') W A: a layer of n units adds features / n times as much. Assumptions: wide layers, phi'
-independent of the weights, far fewer layers than units.
+deep learning through dynamical isometry"); features / n times as much if it has n units, from the second moment of
+A -> diag(phi') W A. Assumptions: wide layers, phi' independent of the weights, far fewer layers than units.
 """
 
 from __future__ import annotations

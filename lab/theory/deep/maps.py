@@ -99,8 +99,6 @@ def _variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[float,
             weight_var = fan_in / max(fan_in, fan_out)
         case "torch_default":
             weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
-        case "critical":
-            raise TypeError("init=critical has no variances of its own; replace it by theory.resolve_critical first.")
         case _ if isinstance(init, schema.Gaussian):
             weight_var, bias_var = init.weight_var, init.bias_var
         case _:

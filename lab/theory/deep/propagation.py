@@ -9,10 +9,9 @@ units and S, the variance of a unit over the batch. With G = E (dL/dx)^2 per uni
 He et al. 2015 for a plain layer; Yang and Schoenholz 2017 for skips; Yang et al. 2019 and Xiong et al. 2020 for norms.
 
 Assumptions: wide layers; weights in the backward pass independent of the forward pass; the gradient that enters at the
-last layer independent of the activations, with the same distribution for all units and examples; norms with gain 1 and
-shift 0; data of mean 0 where it matters (layer norm on the data itself); for batch norm alike examples, each with the
-same variance and each pair with the same correlation, which random weights bring about within a few layers. The
-projections of a norm, off the mean and off z itself, are of order 1/width or 1/batch and neglected, except where
+last layer independent of the activations and alike for all units and examples; norms with gain 1 and shift 0; data of
+mean 0 where it matters (layer norm on the data itself); for batch norm alike examples and pairs, which random weights
+bring about within a few layers. The projections of a norm are of order 1/width or 1/batch and neglected, except where
 `lab.theory.deep.batch_norm` has the exact form.
 """
 
@@ -37,7 +36,6 @@ class LayerTerms(NamedTuple):
     """The terms of one layer, (E,) each: an entry per example, where examples differ.
 
     Attributes:
-        q, act_second_moment: E z^2 and E a^2.
         map_input: E x^2 of the first map's input, as far as it contributes to the gradient of its weights.
         delta: E delta^2 over G of the layer's output; twice that of gated activations, whose D two units share.
         map_delta: the same for dL/dh, behind a norm between the map and the activation.
@@ -85,9 +83,9 @@ def propagate(
     step = _Step(config, maps, exact)
     layers: list[LayerTerms] = []
     for index in range(config.model.depth):
-        is_data = index == 0 and maps.embedding is None
+        up, is_data = (maps.up, False) if index else (maps.first_up, maps.embedding is None)
         with np.errstate(over="ignore"):
-            following, layer = step(signal, maps.first_up if index == 0 else maps.up, is_data)
+            following, layer = step(signal, up, is_data)
         _check_range(config, index, layer.q, following.square)
         layers.append(layer)
         if index > 0 and following.is_close(signal):  # a fixed point
@@ -140,17 +138,11 @@ class _Step:
 
         to_activation = to_activation * post_factor
         to_map = to_activation * backward * inner_factor
-        layer = LayerTerms(
-            q=q,
-            act_second_moment=a.square,
-            # A norm over the batch removes the mean of dL/dh, so that what examples share of x does not contribute.
-            map_input=into.spread if self.norm == "batch" and self.place == "inner" else into.square,
-            delta=to_activation * slope_moment,
-            map_delta=to_map,
-            skip=np.broadcast_to(post_factor if self.has_skip else 0.0, q.shape),
-            branch=to_map * up.weight_var * up.fan_out / up.fan_in * pre_factor,
-        )
-        return out, layer
+        # A norm over the batch removes the mean of dL/dh, so that what examples share of x does not contribute.
+        map_input = into.spread if self.norm == "batch" and self.place == "inner" else into.square
+        skip = np.broadcast_to(post_factor if self.has_skip else 0.0, q.shape)
+        branch = to_map * up.weight_var * up.fan_out / up.fan_in * pre_factor
+        return out, LayerTerms(q, a.square, map_input, to_activation * slope_moment, to_map, skip, branch)
 
     def _norm(self, x: Signal, units: int | None = None) -> tuple[Signal, Array]:
         """The signal after a norm over units or batch, and the factor for squared gradients.

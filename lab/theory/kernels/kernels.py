@@ -6,9 +6,8 @@ For z ~ N(0, q) and jointly normal z1, z2 with variances q1, q2 and correlation 
     product(q1, q2, c) = E phi(z1) phi(z2)        slope_product(q1, q2, c) = E phi'(z1) phi'(z2)
 
 A gated activation a = v g(u) has two independent pre-activations of the same law; there V is E a^2, D is the squared
-gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are defined likewise.
-The slopes of rrelu are drawn independently for every unit and example (training mode), so V and D hold their second
-moment and the two-input kernels, which involve two examples, their mean.
+gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are defined likewise. The
+slopes of rrelu are independent for every unit and example: V and D hold their second moment, pairs the mean.
 """
 
 from __future__ import annotations
@@ -29,11 +28,7 @@ Numbers = Array | float
 
 
 def kernel(activation: schema.Activation) -> Kernel:
-    """The kernels of a configured activation at initialization (prelu and swish with their initial parameters).
-
-    Raises:
-        NoTheory: `ELEMENTWISE` has no function of this name.
-    """
+    """The kernels of a configured activation at initialization; NoTheory if `ELEMENTWISE` does not know it."""
     name = activation.name
     if isinstance(activation, schema.LeakyReLU | schema.PReLU):
         return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
@@ -108,11 +103,10 @@ class Rectifier(Kernel):
     """A slope of 1 above 0 and a fixed or random slope below; the identity has slope 1.
 
     Cho and Saul 2009, "Kernel Methods for Deep Learning" (arc-cosine kernels of order 1 and 0), here for the odd and
-    the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2.
+    the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2. Its arguments are four moments of a.
     """
 
     def __init__(self, *slope_moments: float) -> None:
-        """First to fourth moment of the slope below 0."""
         super().__init__(leaky(slope_moments[0]))
         self.slope_moments = (1.0, *slope_moments)
         self.odd, self.even = (1 + slope_moments[0]) / 2, (1 - slope_moments[0]) / 2
@@ -160,10 +154,9 @@ class ErrorFunction(Kernel):
 
 
 class GELU(Kernel):
-    """Closed forms, from differentiating E Phi(z1) Phi(z2) = 1/4 + asin(r) / (2 pi) with Stein's lemma.
+    """Closed forms, derivatives of E Phi(z1) Phi(z2) = 1/4 + asin(k / sqrt((1 + q1)(1 + q2))) / (2 pi), k = E z1 z2.
 
-    r = k / sqrt((1 + q1)(1 + q2)) with k = E z1 z2. Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points:
-    Computing with ELU and GELU Infinite Networks".
+    Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points: Computing with ELU and GELU Infinite Networks".
     """
 
     def second_moment(self, q: Numbers) -> Array:

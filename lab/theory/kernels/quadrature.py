@@ -1,9 +1,8 @@
 """Gaussian expectations of one and two variables, to about 12 digits at any scale and with a kink at 0.
 
-An activation is smooth except perhaps at 0, and changes on a scale of its own that the variance may make very small
-or very large beside the Gaussian's. Integrals are therefore split at 0 and mapped double-exponentially (Takahasi and
-Mori 1974, "Double exponential formulas for numerical integration"), which spreads nodes evenly over many decades of
-scale: one fixed rule serves every variance from 1e-6 to 1e3 and, less accurately, far beyond.
+Integrals are split at 0 and mapped double-exponentially (Takahasi and Mori 1974, "Double exponential formulas for
+numerical integration"), which spreads nodes evenly over many decades of scale: one fixed rule serves every variance
+from 1e-6 to 1e3 and, less accurately, far beyond.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from lab.typing import Array
 LARGEST, FIRST_T, LAST_T = 9.0, -3.5716, 2.2977
 """Largest node of the half-line: exp(-81/2) is 3e-18. The map u = exp(t - exp(-t)) takes the t to 1e-17 and to it."""
 
-COARSE_BELOW = 4.0
-"""Up to this variance coarser rules for pairs are accurate to 1e-11 for the built-in activations."""
-
-BLOCK = 256
-"""Variances per block, so that integrands fit in the processor's cache."""
+COARSE_BELOW = 4.0  # up to this variance coarser rules for pairs are accurate to 1e-11 for the built-in activations
+BLOCK = 256  # variances per block, so that integrands fit in the processor's cache
 
 
 class Rule(NamedTuple):
@@ -114,9 +110,8 @@ def pair_expectation(
 ) -> float:
     """E f(u1) f(u2) for jointly normal u1, u2 of mean 0; f smooth except at 0.
 
-    In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and the four rays where one
-    of them is 0 are the sectors' edges, so no kink lies inside a sector (compare Cho and Saul 2009).
-    Opposite sectors differ by the sign of both. `radius`: another rotationally symmetric law than the normal.
+    In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and 0 on the edges of four
+    sectors only (compare Cho and Saul 2009). `radius`: another rotationally symmetric law than the normal.
     """
     angle = math.acos(min(1.0, max(-1.0, correlation)))
     is_wide = max(variance1, variance2) > COARSE_BELOW

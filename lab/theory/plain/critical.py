@@ -19,27 +19,20 @@ from lab import schema
 from lab.theory.kernels.kernels import Kernel, kernel
 from lab.typing import Array
 
-TOLERANCE = 1e-3
-"""A rate within this of 1 counts as 1: it takes 1000 layers to change a squared norm by a factor of e."""
+TOLERANCE = 1e-3  # a rate within this of 1 counts as 1: it takes 1000 layers to change a squared norm by a factor of e
 
 LARGEST_GATED_SLOPE = 0.95
-"""Largest dq'/dq of a critical point of a gated stack: close above such a point lies an unstable one, to which finite
-width may carry the variance, and beyond which it grows doubly exponentially. Ungated maps have chi = 1 nearby too."""
+"""Largest dq'/dq of a critical point of a gated stack: beyond lies an unstable one, which finite width may reach."""
 
-MARGIN = 1.03
-"""Factor between the smallest bias_var with a critical point, which is half-stable, and the one recommended."""
-
+MARGIN = 1.03  # from the smallest bias_var with a critical point, which is half-stable, to the one recommended
 CANDIDATES = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])  # q between which roots are searched
 
 
 @lru_cache(maxsize=1024)
 def critical_weight_var(activation: schema.Activation, bias_var: float = 0.0, maps: int = 1) -> float:
-    """The critical weight_var of a plain network (no norm, no skip) of this activation.
+    """The critical weight_var of a plain network of this activation; ConfigError if there is none at this bias_var.
 
     `maps`: linear maps from one activation to the next; 2 in a stack of ffn blocks.
-
-    Raises:
-        ConfigError: there is none at this bias_var.
     """
     line = CriticalLine(kernel(activation), maps)
     q = line.solve(bias_var)
@@ -76,11 +69,9 @@ class CriticalLine:
         """The smallest q of a critical point that inputs of variance 1 reach; NaN without one."""
         if self.is_homogeneous:  # every q is a fixed point
             return 1.0 if bias_var == 0 else math.nan
-        excess = self.bias_vars - bias_var
-        roots = []
+        roots, excess = [], self.bias_vars - bias_var
         if self.starts_at_zero and bias_var == 0:
-            roots.append(0.0)
-            excess[0] = math.nan
+            roots, excess[0] = [0.0], math.nan
         for index in np.flatnonzero(excess[:-1] * excess[1:] < 0):
             ends = CANDIDATES[index : index + 2].tolist()
             roots.append(bisect(lambda q: float(self._bias_var(np.asarray(q))) - bias_var, *ends))

@@ -12,8 +12,7 @@ from lab.theory.kernels.kernels import Kernel, kernel
 from lab.theory.plain.signal import GRID
 from lab.typing import Array
 
-ROUNDING = 1e-12
-"""A layer that changes q by less than this fraction leaves it unchanged."""
+ROUNDING = 1e-12  # a layer that changes q by less than this fraction leaves it unchanged
 
 
 @dataclass(frozen=True)

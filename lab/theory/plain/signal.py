@@ -31,15 +31,13 @@ LARGEST_VARIANCE, LEAST_VARIANCE = 1e300, 1e-200
 """A variance above the first counts as infinite, one below the second as 0."""
 
 GRID = np.geomspace(1e-10, 1e8, 1441)  # q between which fixed points are searched
-ROUNDING = 1e-9
-"""Rates and correlations closer than this are equal."""
+ROUNDING = 1e-9  # rates and correlations closer than this are equal
 
 STANDSTILL, WIDE = 1e-5, 4
 """Where a layer changes q by less than this fraction, over a stretch of this many grid points (12% of q), fixed points
 count as one, half-stable: rounding its weight_var and bias_var to six digits splits it or removes it."""
 
-TRAINABLE = 6.0
-"""Networks train up to a depth of about 6 xi_c (an observation of Schoenholz et al. 2017)."""
+TRAINABLE = 6.0  # networks train up to a depth of about 6 xi_c (an observation of Schoenholz et al. 2017)
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,8 @@ class DepthScales:
     """Limits of a plain network in depth, and the number of layers to reach them; NaN where there is none.
 
     Attributes:
-        q_star: variance of the pre-activations in the limit; 0 or infinity where it has no other limit.
-        c_star: correlation of two examples in the limit; NaN where none is preferred.
-        chi: ratio of E delta^2 from one layer to the one below, in the limit.
+        q_star, c_star: variance of the pre-activations, which may be 0 or infinity, and correlation of two examples.
+        chi: ratio of E delta^2 from one layer to the one below.
         xi_q, xi_c, xi_grad: layers over which variance and correlation approach their limits and the squared gradient
             changes, each by a factor of e; infinity where that is slower than exponential.
         phase: vanishing, critical (chi within `critical.TOLERANCE` of 1) or exploding gradients.
@@ -84,10 +81,7 @@ def depth_scales(
 
 
 def phase(chi: float) -> str:
-    """vanishing, critical or exploding."""
-    if abs(chi - 1) <= TOLERANCE:
-        return "critical"
-    return "vanishing" if chi < 1 else "exploding"
+    return "critical" if abs(chi - 1) <= TOLERANCE else "vanishing" if chi < 1 else "exploding"
 
 
 def variance_map(
@@ -133,10 +127,7 @@ def _next_correlation(phi: Kernel, weight_var: float, bias_var: float, q: float,
 
 
 class FixedPoint(NamedTuple):
-    """A fixed point of the variance, with dq'/dq and chi there.
-
-    stability: stable, unstable, half-stable (reached from one side, left on the other) or marginal (every q is one).
-    """
+    """A fixed point of the variance, with dq'/dq and chi there: stable, unstable, half-stable or (every q) marginal."""
 
     q: float
     slope: float

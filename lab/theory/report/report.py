@@ -26,19 +26,15 @@ from lab.theory.report import words
 from lab.theory.width.bands import Band, Bands, bands
 from lab.typing import Array
 
-DEEP, LARGEST_VARIANCE = (1024, 256, 64, 32, 16), 1e20
-"""Depths at which the limit of a stack is evaluated: the largest where the variance does not exceed this."""
-
+DEEP, LARGEST_VARIANCE = (1024, 256, 64, 32, 16), 1e20  # the limit is that of the deepest stack below this variance
 SETTLED, SMALL = 1e-9, 0.01
 """A rate or a variance that changes by less than the first over the second half of a deep stack has reached its limit.
 A limit below the second as a share of the last variance is 0: a decay as 1 / layer is extrapolated to nearly that."""
 
-CLEAR = 1.03
-"""Factor from the smallest bias_var with a critical point, which is half-stable there, to the one recommended."""
+CLEAR = 1.03  # from the smallest bias_var with a critical point, which is half-stable there, to the one recommended
 
 
-Candidate = tuple[schema.Config, tuple[str, ...]]
-"""A changed configuration, and the overrides that change it."""
+Candidate = tuple[schema.Config, tuple[str, ...]]  # a changed configuration, and the overrides that change it
 
 
 class Layers(NamedTuple):
@@ -58,11 +54,9 @@ class TheoryReport:
 
     Attributes:
         up, down: the maps from layer to layer; down is None without ffn blocks.
-        critical_weight_var: weight_var of each map, all else equal, at which chi is 1.
         delta_slope: decades of delta_rms gained per layer towards the loss (the measured quantity of this name).
         fate: the behaviour of variance and gradient, in words.
-        remedy: overrides that make it critical according to this theory; none where it is, or where none are known.
-        advice: the same in words.
+        remedy, advice: overrides that make it critical, none where it is or where none are known; the same in words.
     """
 
     up: LinearMap
@@ -126,11 +120,7 @@ def mean_square(data: schema.Data) -> float:
 
 
 def limits(config: schema.Config, input_q: float, features: int | None) -> DepthScales:
-    """The limits of depth, NaN for what only plain networks have; without `features` the first map is like the others.
-
-    Raises:
-        NoTheory: a choice that no theory covers.
-    """
+    """The limits of depth, NaN for what only plain networks have, or NoTheory; `features` default to the width."""
     scales = (_plain if is_plain(config) else _stacked)(config, input_q, features or config.model.width)
     if math.isnan(scales.chi):
         raise NoTheory(f"init={config.init.name}: its variances leave the range of float64; choose some nearer to 1.")
@@ -195,11 +185,9 @@ def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:
 
 def _layers(config: schema.Config, prediction: Prediction) -> Layers:
     level = replace(prediction, log_delta=np.zeros_like(prediction.log_delta))  # so that the band cannot overflow
-    try:
+    around = Bands(*2 * [Band(*2 * [np.full_like(prediction.q, math.nan)])])
+    with suppress(NoTheory):  # replicas scatter beyond the range of the dtype
         around = bands(config, level)
-    except NoTheory:  # replicas scatter beyond the range of the dtype
-        nothing = np.full_like(prediction.q, math.nan)
-        around = Bands(Band(nothing, nothing), Band(nothing, nothing))
     q, log_delta, log_weight_grad = prediction.q, prediction.log_delta, prediction.log_weight_grad_norm
     log_delta_band = Band(*(log_delta + np.log(factor) for factor in around.delta_rms))
     return Layers(q, around.pre_rms, prediction.act_rms, log_delta, log_delta_band, log_weight_grad)

@@ -12,8 +12,7 @@ from lab.theory.plain.signal import DepthScales
 from lab.theory.width.bands import SIGMAS
 from lab.typing import Array
 
-NEAR = 0.1
-"""Decades of change over a whole network that count as none: 26%."""
+NEAR = 0.1  # decades of change over a whole network that count as none: 26%
 
 
 def fate(scales: DepthScales | None, log_delta: Array | None) -> str:

@@ -14,8 +14,7 @@ from lab.theory.errors import NoTheory
 from lab.theory.width.noise import Noise, noise
 from lab.typing import Array
 
-SIGMAS = 3.0
-"""Half the width of a band, in standard deviations of a mean over replicas."""
+SIGMAS = 3.0  # half the width of a band, in standard deviations of a mean over replicas
 
 
 class Band(NamedTuple):

@@ -7,10 +7,9 @@ and p the share of s V in q':
     ln rate = h(x) + epsilon,   h = ln(s D),        Var epsilon = (3 E phi'^4 / D^2 - 1) / n
                                                     Cov = p (E phi^2 phi'^2 / (V D) - 1) / n
 
-All of it is computed; only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and
-`ROUNDING` are allowances. It describes one example whose gradient is independent of its activations. Examples of a
-batch share weights but not the direction of their gradients, so that their mean scatters less, and a band from this is
-conservative. With norms or skips the variances of forward and backward steps are added without their correlation.
+Only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and `ROUNDING` are allowances. It
+describes one example; the mean over a batch scatters less, so that a band from it is conservative. With norms or skips
+the variances of forward and backward steps are added without their correlation.
 """
 
 from __future__ import annotations
@@ -35,15 +34,9 @@ LARGEST_BEND = 0.2
 """Largest curvature of the maps times variance of ln q for which the scatter is taken to first order: a variance then
 changes by a fifth, as much as the neglected scatter of `_coupling`. Above it paths are followed."""
 
-LEAST, LEAST_SCATTERED = 1e-280, 1e-70
-"""Lower bounds of variances, the second where squares of squares are needed: near 0 every activation is a power of its
-argument, whose relative scatter is independent of the variance."""
-
-LEAST_GROWTH = 0.1
-"""Least part of a layer's gradient that `_coupling` leaves: a bound for widths of 1 and 2, where 1/width is large."""
-
-ROUNDING = 1e-3
-"""Allowance for the eps of a norm and float32 in ln of a mean square that the norm sets to 1."""
+LEAST, LEAST_SCATTERED = 1e-280, 1e-70  # lower bounds of variances, the second where squares of squares are needed
+LEAST_GROWTH = 0.1  # least part of a layer's gradient that `_coupling` leaves: a bound for widths of 1 and 2
+ROUNDING = 1e-3  # allowance for the eps of a norm and float32 in ln of a mean square that the norm sets to 1
 
 
 class Noise(NamedTuple):
@@ -138,9 +131,8 @@ def _coupling(config: schema.Config, q: Array) -> Array:
 
     Of the n directions in which W^T delta lies, the one along x carries rho times its share, with
     rho = E (y phi')^2 / (E y^2 D) in the last layer, y = W x; and below, where delta itself has such a component,
-    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Where dq'/dq > chi
-    (softplus, or gelu on its way down) rho grows with the distance from the end, until that one direction carries most
-    of the gradient, which then shrinks with dq'/dq and not with chi. Own derivation, for one map per layer.
+    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Where dq'/dq > chi (softplus, or gelu on
+    its way down) that direction finally carries most of the gradient. Own derivation, for one map per layer.
     """
     phi, q = kernel(config.activation), np.maximum(q, LEAST_SCATTERED)
     if phi.is_gated or config.model.block == "ffn":
@@ -189,10 +181,9 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
 def _along_input(config: schema.Config, prediction: Prediction) -> Array:
     """Ratio of delta^2 along the layer's own input to all the rest, in skip networks without norms: (depth,).
 
-    A skip passes its input x on, and with it the product g . x of gradient and input, which no layer changes (by
-    Euler's theorem for positively homogeneous activations; approximately for others once their variance is large). So
-    this one part of g^2, 1 / width of it at the top, grows towards the input as x^2 shrinks, and where activations of
-    one sign accumulate in x that is faster than the rest: for relu by 2.9 per layer, not 2. Own derivation.
+    No layer changes the product g . x of gradient and input (by Euler's theorem for positively homogeneous activations;
+    approximately for others once their variance is large). So this one part of g^2, 1 / width of it at the top, grows
+    towards the input as x^2 shrinks: faster than the rest for relu, by 2.9 per layer, not 2. Own derivation.
     """
     up = maps(config, config.model.width).up
     square = np.log((prediction.q - up.bias_var) / up.weight_var)  # of the inputs

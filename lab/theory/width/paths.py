@@ -1,9 +1,8 @@
 """The scatter of plain networks beyond first order: simulated paths of the variance.
 
-The steps are those of `lab.theory.width.noise`, a Gaussian step of ln q and one of ln delta^2 per layer with the
-variances of width n, but taken at each path's own q, so that a network may end where mean-field theory does not: of
-gelu networks with He's variances some keep their signal and others lose it. No weights are drawn; a path is one pair of
-numbers per layer. The seed is fixed, so that the paths are part of the formula.
+The steps are those of `lab.theory.width.noise`, but taken at each path's own q, so that a network may end where
+mean-field theory does not: of gelu networks with He's variances some keep their signal and others lose it. A path is
+one pair of numbers per layer. The seed is fixed, so that the paths are part of the formula.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import numpy as np
 from lab.theory.deep.prediction import log_mean
 from lab.typing import Array
 
-PATHS = 2000
-"""Means then have an error of 1/45 of a standard deviation, variances one of 3%."""
+PATHS = 2000  # means then have an error of 1/45 of a standard deviation, variances one of 3%
 
 MARGIN, SPACING, MOST_POINTS = 20.0, 0.1, 4000
 """Range beyond mean-field theory's, spacing and number of the points of ln q at which functions are tabulated."""

@@ -11,8 +11,7 @@ from lab import schema
 from lab.theory.deep.prediction import Prediction
 from lab.theory.width.noise import noise
 
-WORTHLESS = 1.0
-"""Decades per layer; a standard error at least as large makes a z-score meaningless."""
+WORTHLESS = 1.0  # decades per layer; a standard error at least as large makes a z-score meaningless
 
 
 @dataclass(frozen=True)
