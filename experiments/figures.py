@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from experiments.arguments import Parser
+from experiments.arguments import Parser, writing_to
 from lab.schema import ConfigError
 
 ACTIVATIONS, GELU = "activations.png", "gelu.png"
@@ -29,14 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.folder)
     for name in (ACTIVATIONS, GELU):
         if (folder / name).exists() and not options.overwrite:
-            raise ConfigError(
-                f"--folder={folder}: this folder holds {name} already; choose another, or add --overwrite."
-            )
-    try:
+            taken = f"this folder holds {name} already; choose another, or add --overwrite."
+            raise ConfigError(f"--folder={folder}: {taken}")
+    with writing_to(folder, "--folder="):
         folder.mkdir(parents=True, exist_ok=True)
         _draw(folder)
-    except OSError as error:
-        raise ConfigError(f"--folder={folder}: a picture cannot be written there ({error}); choose another.") from error
     return 0
 
 
@@ -57,8 +54,7 @@ def _draw(folder: Path) -> None:
     with ExitStack() as drafts:
         for name, picture in pictures.items():
             style.save(picture, drafts.enter_context(atomic_write(folder / name)))
-    for name in pictures:
-        print(folder / name)
+    print(*(folder / name for name in pictures), sep="\n")
     print(f"GELU from {x.min():g} to {x.max():g}, largest differences:")
     for row in differences:
         largest, place = row.largest

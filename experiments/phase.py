@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.arguments import Parser
+from experiments.arguments import INTERRUPTED, Parser
 from lab import compose, schema
 from lab.machine.files import atomic_write, refuse_to_write
 from lab.schema import Config, ConfigError
@@ -25,22 +25,18 @@ PICTURE, TABLE = "phase.png", "phase.nc"
 
 MEASURED_DEFAULTS = ("model.depth=30", "data=gaussian", "batch_size=32", "dtype=float64", "threads=1")
 """Defaults of measured networks: inputs of variance 1, as the map assumes, and the larger range of float64."""
-
 TRAINED_DEFAULTS = ("model.width=100", "steps=600", "batch_size=32", "optimizer.lr=0.005", "threads=1")
 """Defaults of trained networks: small steps of plain SGD, which do not repair a bad initialization."""
-
 PLAIN = {"norm": "none", "residual": "none", "model.block": "linear", "model.bias": True}
-"""The plain networks whose theory the map is."""
-
 MAP_KEYS = ("activation", "init", "model.width", "output_dir", "overwrite", "experiment", *PLAIN)
-NETWORK_KEYS = ("data", "batch_size", "seed", "first_replica", "dtype", "device", "threads")
+MAP_FLAGS = ("--weight-var", "--bias-var", "--points", "--measured", "--trained", "--")
+NETWORK_KEYS = ("data", "batch_size", "seed", "first_replica", "dtype", "device", "threads", "--replicas-per-point")
 FLAG_KEYS = {
-    "measured": (*NETWORK_KEYS, "model.depth"),
-    "trained": (*NETWORK_KEYS, "optimizer", "clip", "steps"),
+    "measured": (*NETWORK_KEYS, "model.depth", "--grid"),
+    "trained": (*NETWORK_KEYS, "optimizer", "clip", "steps", "--depths", "--columns"),
 }
-"""Flag -> keys that have an effect with it only."""
+"""Flag -> keys and further flags that have an effect with it only."""
 INSTEAD = {"replicas": "--replicas-per-point", "model.depth": "--depths with --trained"}
-"""Key -> the flag that sets what a user of the key may mean."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,13 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     """
     started = time.perf_counter()
     options = _parse(arguments)
-    config = _composed(options)
+    config = _composed(options, [word for word in arguments if word.startswith("--")])
     folder = Path(config.output_dir)
     refuse_to_write(folder)
     if not config.overwrite and any((folder / name).exists() for name in (PICTURE, TABLE)):
-        raise ConfigError(
-            f"output_dir={folder}: this folder holds a map already; choose another, or add overwrite=true."
-        )
+        taken = "this folder holds a map already; choose another, or add overwrite=true."
+        raise ConfigError(f"output_dir={folder}: {taken}")
     try:
         table = _table(config, options)
         from lab.plot import phase, style
@@ -67,27 +62,23 @@ def main(arguments: Sequence[str]) -> int:
             table.to_netcdf(table_draft, engine="h5netcdf")
             style.save(phase.draw(table), picture_draft)
     except KeyboardInterrupt:
-        from experiments.main import INTERRUPTED
-
         print(f"Interrupted; nothing was written to {folder}.", file=sys.stderr)
         return INTERRUPTED
-    print(folder / PICTURE)
-    print(folder / TABLE)
+    print(folder / PICTURE, folder / TABLE, sep="\n")
     _report(table)
     print(f"{time.perf_counter() - started:.1f} s")
     return 0
 
 
 def _table(config: Config, options: argparse.Namespace) -> xr.Dataset:
-    """Compute the map, and measure and train the networks asked for."""
     import numpy as np
     import xarray as xr
 
     from experiments.phase_map import measured, table, trained
 
-    default_weight_var, default_bias_var = table.default_ranges(config.activation)
-    weight_var = table.Range(*options.weight_var) if options.weight_var else default_weight_var
-    bias_var = table.Range(*options.bias_var) if options.bias_var else default_bias_var
+    defaults = table.default_ranges(config.activation)
+    chosen = zip((options.weight_var, options.bias_var), defaults, strict=True)
+    weight_var, bias_var = (table.Range(*(own or default)) for own, default in chosen)
     bias_var_of_trained = table.trained_bias_var(config, bias_var)
     columns, replicas = weight_var.centres(options.columns), options.replicas_per_point
     tasks: list[partial[Any]] = []  # the heaviest last
@@ -95,14 +86,12 @@ def _table(config: Config, options: argparse.Namespace) -> xr.Dataset:
         networks = _with_defaults(TRAINED_DEFAULTS, options.overrides)
         rest = (columns, bias_var_of_trained, replicas)
         tasks += [partial(trained.accuracy, networks, depth, *rest) for depth in options.depths]
-        tabulate = partial(trained.trained_table, networks, options.depths, weight_var, columns, bias_var_of_trained)
+        tabulate = partial(trained.trained_table, networks, options.depths, weight_var, *rest[:2])
     if options.measured:
         networks = _with_defaults(MEASURED_DEFAULTS, options.overrides)
-        if networks.model.depth < measured.LEAST_DEPTH:
-            raise ConfigError(
-                f"model.depth={networks.model.depth}: a rate is fitted to layers away from both ends; choose"
-                f" {measured.LEAST_DEPTH} or more."
-            )
+        if (depth := networks.model.depth) < (least := measured.LEAST_DEPTH):
+            why = f"a rate is fitted to layers away from both ends; choose {least} or more."
+            raise ConfigError(f"model.depth={depth}: {why}")
         weight_vars, bias_vars = np.meshgrid(*map(table.Range.centres, (weight_var, bias_var), options.grid))
         tasks.append(partial(measured.measure, networks, weight_vars.ravel(), bias_vars.ravel(), replicas))
     parts = [table.phase_table(config, weight_var, bias_var, options.points)]
@@ -121,11 +110,9 @@ def _compute(tasks: Sequence[partial[Any]]) -> list[Any]:
 
     from lab.machine.pool import available_cores, run_tasks
 
-    console = Console(stderr=True)
-    workers = min(available_cores(), len(tasks))
-    results: dict[int, Any] = {}
+    console, workers, results = Console(stderr=True), min(available_cores(), len(tasks)), dict[int, Any]()
+    display: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
     with closing(run_tasks(operator.call, tasks[::-1], workers if workers > 1 else 0)) as outcomes:
-        display: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
         for task, outcome in track(outcomes, "Batches of networks", len(tasks), **display):
             if isinstance(outcome, Exception):
                 raise outcome
@@ -146,15 +133,11 @@ def _report(table: xr.Dataset) -> None:
         print(f"measured: {inside} of {int(known.sum())} points lie within what finite width allows{note}")
     if "accuracy" in table:
         deepest = table["accuracy"].mean("trained_replica").isel(depth=-1)  # (trained_weight_var,)
-        best = "no accuracy is finite"
-        if deepest.notnull().any():
-            best = f"weight_var {float(deepest.idxmax()):.4g} does best, {float(deepest.max()):.1%}"
+        best = f"weight_var {float(deepest.idxmax()):.4g} does best, {float(deepest.max()):.1%}"
+        best = best if deepest.notnull().any() else "no accuracy is finite"
         critical = table.attrs["trained_critical_weight_var"]
-        known_critical = f"; critical is {critical:.5g}" if math.isfinite(critical) else ""
-        print(f"trained: at depth {int(deepest['depth'])} {best}{known_critical}")
-
-
-# --- the command line -----------------------------------------------------------------------------------------------
+        note = f"; critical is {critical:.5g}" if math.isfinite(critical) else ""
+        print(f"trained: at depth {int(deepest['depth'])} {best}{note}")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -166,11 +149,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("overrides", nargs="*", help="key=value as for gradlab run, for example activation=tanh model.width=256")
-    for flag, end in (
-        ("--weight-var", "about twice the critical one"),
-        ("--bias-var", "a tenth of weight_var's, or more"),
-    ):
-        add(flag, metavar="LOW:HIGH", type=limits, help=f"range of {flag[2:].replace('-', '_')} (default: to {end})")
+    for name, end in (("weight", "about twice the critical one"), ("bias", "a tenth of weight_var's, or more")):
+        add(f"--{name}-var", metavar="LOW:HIGH", type=limits, help=f"range of {name}_var (default: to {end})")
     add("--measured", action="store_true", help="measure gradients in networks all over the map, drawn as dots")
     add("--trained", action="store_true", help="train networks over depth and weight_var, drawn in a second panel")
     for flag, metavar, kind, default, words in (
@@ -187,10 +167,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-# Types of arguments; argparse puts their names into the sentence about a ValueError.
-
-
-def count(text: str) -> int:
+def count(text: str) -> int:  # argparse puts the names of these types into the sentence about a ValueError
     """Return a whole number, 1 or more."""
     if int(text) < 1:
         raise ValueError
@@ -216,27 +193,27 @@ def limits(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _composed(options: argparse.Namespace) -> Config:
+def _composed(options: argparse.Namespace, flags: Sequence[str]) -> Config:
     """Return the configuration of the map.
 
     Raises:
-        ConfigError: several values, a key that has no effect on the map, or a network that is not plain.
+        ConfigError: several values, a key or a flag that has no effect on the map, or a network that is not plain.
     """
     if swept := compose.swept_keys(options.overrides):
         raise ConfigError(f"{swept[0]}: one map is drawn at a time; give one value.")
     config = compose.compose(options.overrides)
-    used = [*MAP_KEYS, *(key for flag, keys in FLAG_KEYS.items() if getattr(options, flag) for key in keys)]
-    for override in compose.parse(options.overrides):
-        key = _key(override)
+    used = [*MAP_KEYS, *MAP_FLAGS, *(key for flag, keys in FLAG_KEYS.items() if getattr(options, flag) for key in keys)]
+    overrides = [(override.input_line, _key(override)) for override in compose.parse(options.overrides)]
+    for text, key in [*overrides, *((flag, flag.partition("=")[0]) for flag in flags)]:
         if not _is_among(key, used):
             remedy = f"choose {INSTEAD[key]}" if key in INSTEAD else "leave it out"
-            flags = [f"--{flag}" for flag, keys in FLAG_KEYS.items() if _is_among(key, keys)]
-            also = f", or add {' or '.join(flags)}" if flags else ""
-            raise ConfigError(f"{override.input_line}: nothing that is drawn depends on it; {remedy}{also}.")
+            needed = [f"--{flag}" for flag, keys in FLAG_KEYS.items() if _is_among(key, keys)]
+            also = f", or add {' or '.join(needed)}" if needed else ""
+            raise ConfigError(f"{text}: nothing that is drawn depends on it; {remedy}{also}.")
     flat = schema.flatten(schema.as_dict(config))
     for key, plain in PLAIN.items():
         if flat[key] != plain:
-            value, wanted = (str(choice).lower() for choice in (flat[key], plain))
+            value, wanted = str(flat[key]).lower(), str(plain).lower()
             raise ConfigError(f"{key}={value}: the map is of plain networks with biases; choose {key}={wanted}.")
     return config
 
@@ -255,5 +232,5 @@ def _key(override: Any) -> str:
 
 
 def _is_among(key: str, names: Sequence[str]) -> bool:
-    """Whether a dotted key is one of these, or below one."""
+    """Return whether a dotted key is one of these, or below one."""
     return any(f"{key}.".startswith(f"{name}.") for name in names)

@@ -26,17 +26,12 @@ REGIMES: Mapping[str, str] = {
     "critical: tanh, weight_var 1.7610, chi 1.000": f"{WIDE_TANH} init.weight_var=1.7610",
     "exploding: tanh, weight_var 3.0, chi 1.209": f"{WIDE_TANH} init.weight_var=3.0",
 }
+RELU, GELU = (f"activation={name} init=he_normal {MEASURED}" for name in ("relu", "gelu"))
+TRAINED = "activation=tanh init=lecun_normal steps=200 probe.every=0 optimizer.lr=0.05 replicas=8"
 PARTINGS: Mapping[str, str] = {
-    "narrow: relu, he_normal, width 16": (
-        f"activation=relu init=he_normal model.depth=50 model.width=16 {MEASURED} replicas=64"
-    ),
-    "unstable: gelu, he_normal, width 128": (
-        f"activation=gelu init=he_normal model.depth=30 model.width=128 {MEASURED}"
-    ),
-    "trained: tanh, lecun_normal, 200 steps of SGD": (
-        "activation=tanh init=lecun_normal model.depth=30 model.width=128 steps=200 probe.every=0"
-        " optimizer.lr=0.05 replicas=8"
-    ),
+    "narrow: relu, he_normal, width 16": f"{RELU} model.depth=50 model.width=16 replicas=64",
+    "unstable: gelu, he_normal, width 128": f"{GELU} model.depth=30 model.width=128",
+    "trained: tanh, lecun_normal, 200 steps of SGD": f"{TRAINED} model.depth=30 model.width=128",
 }
 COUPLED: Mapping[str, str] = {
     "tanh, critical": f"{TANH} init.weight_var=1.7610",
@@ -48,21 +43,14 @@ COUPLED: Mapping[str, str] = {
     "relu, batch norm": "activation=relu norm=batch",
     "relu, pre-norm residual": "activation=relu norm=layer norm.place=pre residual=identity",
 }
+AGREE = "What theory expects (dashed; dotted: its band for the mean) and what 16 networks of width 256 show"
+DIFFER = "Where prediction and measurement differ: width, instability, training"
 PICTURES: Mapping[str, tuple[Mapping[str, str], Sequence[str], str]] = {
-    "regimes.png": (
-        REGIMES,
-        ("delta_rms", "pre_rms"),
-        "What theory expects (dashed; dotted: its band for the mean) and what 16 networks of width 256 show",
-    ),
-    "partings.png": (
-        PARTINGS,
-        ("delta_rms",),
-        "Where prediction and measurement differ: width, instability, training",
-    ),
+    "regimes.png": (REGIMES, ("delta_rms", "pre_rms"), AGREE),
+    "partings.png": (PARTINGS, ("delta_rms",), DIFFER),
 }
 """File -> networks, layer quantities, title."""
-WIDTH = 120
-"""Characters of the table where the output is no terminal."""
+WIDTH = 120  # characters of the table where the output is no terminal
 
 
 def main(arguments: Sequence[str] = ()) -> int:

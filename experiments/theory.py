@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from lab.typing import Array
 
 FILE = "theory.json"
-MOST_ROWS = 24
-"""Layers in the table at most, besides the last; the file has all."""
-LEAST_WIDTHS = {"act_rms": 70, "pre_rms": 95, "weight_grad_norm": 95}
+MOST_ROWS = 24  # layers in the table at most, besides the last; the file has all
+LEAST_WIDTHS = {
+    "layer": 0,
+    "q": 0,
+    "pre_rms": 95,
+    "act_rms": 70,
+    "delta": 0,
+    "band of delta": 0,
+    "weight_grad_norm": 95,
+}
 """Column of the table -> columns that a terminal needs for it to be shown."""
 
 SCALARS = {
@@ -64,13 +71,11 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     from lab import compose
 
-    searched = []
-    if options.config_dir:
-        if not Path(options.config_dir).is_dir():
-            raise ConfigError(
-                f"--config-dir={options.config_dir}: there is no such folder; give the one above experiment/."
-            )
-        searched = [f"hydra.searchpath=[file://{Path(options.config_dir).absolute()}]"]
+    searched, config_dir = [], options.config_dir
+    if config_dir:
+        if not Path(config_dir).is_dir():
+            raise ConfigError(f"--config-dir={config_dir}: there is no such folder; give the one above experiment/.")
+        searched = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
     if swept := compose.swept_keys(options.overrides):
         raise ConfigError(f"{swept[0]}: gradlab theory is about one configuration; give one value.")
     config, folder = compose.compose_job([*searched, *options.overrides])
@@ -81,10 +86,8 @@ def main(arguments: Sequence[str]) -> int:
 
     features = data_features(config)
     if options.features is not None and features is not None:
-        raise ConfigError(
-            f"--features={options.features}: data={config.data.name} has {features} features; leave the flag out, or"
-            " choose data=npz."
-        )
+        why = f"data={config.data.name} has {features} features; leave the flag out, or choose data=npz."
+        raise ConfigError(f"--features={options.features}: {why}")
     answer = report(resolve_critical(config), options.input_q, options.features)
     text = json.dumps(_strict(as_dict(config, answer)), indent=2, allow_nan=False) + "\n"
     if options.json:
@@ -111,46 +114,33 @@ def as_dict(config: Config, answer: TheoryReport) -> dict[str, Any]:
         "variance": answer.scales.variance if answer.scales else None,
         "down_weight_var": answer.down.weight_var if answer.down else None,
         "down_bias_var": answer.down.bias_var if answer.down else None,
-        "input_q": answer.input_q,
-        "fate": answer.fate,
-        "advice": answer.advice,
-        "remedy": answer.remedy,
-        "reasons": dict(answer.reasons),
-        "assumptions": answer.assumptions,
+        **{name: getattr(answer, name) for name in ("input_q", "fate", "advice", "remedy", "reasons", "assumptions")},
         "layers": layers,
     }
 
 
 def scalars(answer: TheoryReport) -> dict[str, Any]:
     """Return the numbers of `SCALARS`, NaN or None where there is none."""
-    values = dict.fromkeys(SCALARS) | (asdict(answer.scales) if answer.scales else {})
-    values |= {"weight_var": answer.up.weight_var, "bias_var": answer.up.bias_var}
-    values |= {"critical_weight_var": answer.critical_weight_var, "delta_slope": answer.delta_slope}
-    return {name: values[name] for name in SCALARS}
+    values = vars(answer) | answer.up._asdict() | (vars(answer.scales) if answer.scales else {})
+    return {name: values.get(name) for name in SCALARS}
 
 
 def layer_columns(layers: Layers) -> dict[str, Array]:
     """Return the columns of the file, (depth,) each."""
     import numpy as np
 
-    logs = {
-        "delta": layers.log_delta,
-        "delta_lower": layers.log_delta_band.lower,
-        "delta_upper": layers.log_delta_band.upper,
-        "weight_grad_norm": layers.log_weight_grad_norm,
-    }
+    (lower, upper), (pre_lower, pre_upper) = layers.log_delta_band, layers.pre_rms
+    logs = {"delta": layers.log_delta, "delta_lower": lower, "delta_upper": upper}
+    logs["weight_grad_norm"] = layers.log_weight_grad_norm
     with np.errstate(over="ignore"):
-        sizes = {name: np.exp(log) for name, log in logs.items()}
-    return {
-        "layer": np.arange(len(layers.q)),
-        "q": layers.q,
-        **sizes,
-        **{f"log10_{name}": log / math.log(10) for name, log in logs.items()},
-        "pre_rms": np.sqrt(layers.q),
-        "pre_rms_lower": layers.pre_rms.lower,
-        "pre_rms_upper": layers.pre_rms.upper,
-        "act_rms": layers.act_rms,
-    }
+        columns = {
+            "layer": np.arange(len(layers.q)),
+            "q": layers.q,
+            **{name: np.exp(log) for name, log in logs.items()},
+        }
+    columns |= {f"log10_{name}": log / math.log(10) for name, log in logs.items()}
+    columns |= {"pre_rms": np.sqrt(layers.q), "pre_rms_lower": pre_lower, "pre_rms_upper": pre_upper}
+    return columns | {"act_rms": layers.act_rms}
 
 
 def _strict(value: Any) -> Any:
@@ -165,21 +155,16 @@ def _strict(value: Any) -> Any:
 
 
 def _write(path: Path, text: str, may_overwrite: bool) -> None:
-    """Write the file, unless another one of this name exists; a run's folder may hold it."""
     from lab.machine.files import atomic_write, refuse_to_write
 
     folder = path.parent
     refuse_to_write(folder)
     if path.exists() and not may_overwrite and path.read_bytes() != text.encode():
-        raise ConfigError(
-            f"output_dir={folder}: this folder holds another {FILE} already; choose another, or add overwrite=true."
-        )
+        taken = f"this folder holds another {FILE} already; choose another, or add overwrite=true."
+        raise ConfigError(f"output_dir={folder}: {taken}")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft:
         draft.write_text(text)
-
-
-# --- in a terminal --------------------------------------------------------------------------------------------------
 
 
 def _print(config: Config, answer: TheoryReport, path: Path) -> None:
@@ -189,12 +174,12 @@ def _print(config: Config, answer: TheoryReport, path: Path) -> None:
     from lab.theory.report.words import number
 
     console = Console(markup=False, highlight=False, emoji=False)
-    model = config.model
-    layers = f"{model.depth} hidden layer{'s' if model.depth > 1 else ''} of {model.width}"
+    depth = config.model.depth
+    layers = f"{depth} hidden layer{'s' if depth > 1 else ''} of {config.model.width}"
     console.print(f"Theory of {layers}: {_description(config)}")
     if answer.layers is not None:
         console.print(_layer_table(answer.layers, console.width))
-        end = f", layer {model.depth - 1} nearest the loss" if model.depth > 1 else ""
+        end = f", layer {depth - 1} nearest the loss" if depth > 1 else ""
         console.print(
             f"Layer 0 is nearest the input{end}. q: variance of the pre-activations. delta: rms gradient dL/dz over"
             " that of the last layer; its band: the range expected at this width. No units."
@@ -217,7 +202,6 @@ def _print(config: Config, answer: TheoryReport, path: Path) -> None:
 
 
 def _description(config: Config) -> str:
-    """Return the choices that theory depends on."""
     words = [config.activation.name, f"init={config.init.name}"]
     words += [f"norm={config.norm.name} ({config.norm.place})"] if isinstance(config.norm, LayerNorm) else []
     words += [f"residual={config.residual.name}"] if config.residual.name != "none" else []
@@ -231,11 +215,9 @@ def _layer_table(layers: Layers, width: int) -> Table:
 
     from lab.theory.report.words import number, power_of_ten
 
-    columns = layer_columns(layers)
-    depth = len(layers.q)
+    columns, depth = layer_columns(layers), len(layers.q)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    names = ("layer", "q", "pre_rms", "act_rms", "delta", "band of delta", "weight_grad_norm")
-    shown = [name for name in names if width >= LEAST_WIDTHS.get(name, 0)]
+    shown = [name for name, least in LEAST_WIDTHS.items() if width >= least]
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for layer in sorted({*range(0, depth, math.ceil(depth / MOST_ROWS)), depth - 1}):
@@ -245,9 +227,6 @@ def _layer_table(layers: Layers, width: int) -> Table:
         cells["band of delta"] = f"{powers['delta_lower']} to {powers['delta_upper']}"
         table.add_row(*(cells[name] for name in shown))
     return table
-
-
-# --- the command line -----------------------------------------------------------------------------------------------
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

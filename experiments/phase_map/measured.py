@@ -18,30 +18,19 @@ from lab.theory import NoTheory, predict
 from lab.theory.width.noise import noise
 from lab.typing import Array
 
-SIGMAS = 3.0
-"""Half width of the allowance of a measured rate, in standard deviations of the mean over its replicas."""
-
-WIDEST = 10.0
-"""A rate whose allowance exceeds this factor is not bounded at all."""
-
-TOP = 2
-"""Layers next to the injected gradient that a fit leaves out."""
-
-LEAST_DEPTH = 12
-"""Fewer hidden layers are too few to fit a rate to."""
-
-LARGEST_BATCH = 128
-"""Replicas side by side; more are measured in batches, to save memory."""
-
-EXAMPLES = 64
-"""Inputs whose mean squares represent those of all data."""
+SIGMAS = 3.0  # half width of the allowance of a rate, in standard deviations of the mean over its replicas
+WIDEST = 10.0  # a rate whose allowance exceeds this factor is not bounded at all
+TOP = 2  # layers next to the injected gradient that a fit leaves out
+LEAST_DEPTH = 12  # fewer hidden layers are too few to fit a rate to
+LARGEST_BATCH = 128  # replicas side by side; more are measured in batches, to save memory
+EXAMPLES = 64  # inputs whose mean squares represent those of all data
 
 
 def measure(config: schema.Config, weight_vars: Array, bias_vars: Array, replicas: int) -> xr.Dataset:
     """Measure the rate of E delta^2 at points (P,) of the map, and predict it.
 
     A random gradient enters at the last hidden layer: it is independent of the activations, as theory assumes.
-    Prediction and allowance are of the same slope at this depth and width; the map's background is the limit of both.
+    Prediction and allowance are of the same slope at this depth and width, whose limit is the map's background.
     """
     from lab.run.simulation import side_by_side
 
@@ -56,9 +45,8 @@ def measure(config: schema.Config, weight_vars: Array, bias_vars: Array, replica
     means = np.exp(np.log(rates).mean(-1))
     is_inside = (means >= lowest) & (means <= highest)
     ratio = "ratio of E delta^2 of a layer to that of the layer above, over the layers that a rate is fitted to"
-    lost = "NaN where it is out of range"
     end = "end of what finite width allows for the geometric mean over replicas"
-    point = "measured_point"
+    lost, point = "NaN where it is out of range", "measured_point"
     return xr.Dataset(
         {
             "measured_weight_var": described(point, weight_vars, WEIGHT_VAR),
@@ -81,19 +69,12 @@ def at(config: schema.Config, weight_var: float, bias_var: float) -> schema.Conf
 
 
 def fitted(depth: int) -> slice:
-    """Return the layers that a rate is fitted to.
-
-    The lowest third is left out, where the variance still approaches its limit, and so are the layers at the top, where
-    a gradient has not passed through any layer yet.
-    """
+    """Return the layers that a rate is fitted to: not the lowest third, where the variance approaches its limit."""
     return slice(depth // 3, depth - TOP)
 
 
 def rate(delta: Array) -> Array:
-    """Return the rate of E delta^2 from delta_rms, (..., layers) -> (...); NaN where one is 0 or not finite.
-
-    It is exp of minus the least-squares slope of ln E delta^2 over the layers of `fitted`.
-    """
+    """Return the rate of E delta^2, fitted to delta_rms, (..., layers) -> (...); NaN where one is 0 or not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = 2 * np.log(delta[..., fitted(delta.shape[-1])])
         rates = np.exp(-(logs @ slope_weights(logs.shape[-1])))
@@ -103,10 +84,9 @@ def rate(delta: Array) -> Array:
 def allowance(config: schema.Config, input_q: Array, replicas: int) -> tuple[float, float, float]:
     """Return the expected rate, and the lower and upper end of the geometric mean over replicas.
 
-    What scatters ln delta^2 of a layer scatters that of all layers below it as well, so that the covariance of two
-    layers is the variance of the upper one (`lab.theory.width.bands`). All are NaN where q leaves the range of the
-    network's dtype; both ends are where they exceed a factor of `WIDEST`, for which first-order scatter is meaningless
-    (gated activations on their way to infinity).
+    The covariance of ln delta^2 of two layers is the variance of the upper one (`lab.theory.width.slope`). All are NaN
+    where q leaves the range of the network's dtype, the ends where they exceed a factor of `WIDEST`, for which
+    first-order scatter is meaningless (gated activations on their way to infinity).
     """
     layers = fitted(config.model.depth)
     try:

@@ -16,29 +16,21 @@ from lab.theory.deep.maps import maps
 from lab.theory.plain.critical import CriticalLine
 from lab.typing import Array
 
-ROUND_NUMBERS = tuple(
-    scale * number for scale in (0.1, 1.0, 10.0, 100.0) for number in (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-)
-"""Candidates for the end of an axis."""
-
-TWICE = 1.75
-"""weight_var reaches to the first round number that is at least this multiple of the critical weight_var."""
+DECADE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+ROUND_NUMBERS = [scale * number for scale in (0.1, 1.0, 10.0, 100.0) for number in DECADE]  # ends of axes
+TWICE = 1.75  # weight_var reaches to the first round number that is at least this multiple of the critical weight_var
 
 BIAS_SHARE = 0.1
 """bias_var reaches to this share of weight_var, where tanh's critical line has bent to nearly twice its start."""
 
 INITS = {
-    "torch_default": "torch_default",
-    "xavier": "xavier_normal",
-    "lecun": "lecun_normal",
-    "orthogonal": "orthogonal",
-    "he": "he_normal",
+    name.removesuffix("_normal"): name
+    for name in ("torch_default", "xavier_normal", "lecun_normal", "orthogonal", "he_normal")
 }
 """Labels of the initializations on every map; uniform and normal variants have the same variances."""
 
 WEIGHT_VAR, BIAS_VAR = "fan_in times the variance of a weight", "variance of a bias"
-MAP = "bias_var weight_var"
-"""Dimensions of the map."""
+MAP = "bias_var weight_var"  # dimensions of the map
 
 
 class Range(NamedTuple):
@@ -49,7 +41,7 @@ class Range(NamedTuple):
 
     def centres(self, cells: int) -> Array:
         """Return the centres of equal cells that fill the range, (cells,)."""
-        edges = np.linspace(self.low, self.high, cells + 1)
+        edges = np.linspace(*self, cells + 1)
         return np.asarray((edges[1:] + edges[:-1]) / 2)
 
 
@@ -93,10 +85,9 @@ def described(dims: str, values: ArrayLike, long_name: str, units: str = "1") ->
 
 
 def default_ranges(activation: schema.Activation) -> tuple[Range, Range]:
-    """Return ranges of weight_var and bias_var with the critical line about in the middle.
+    """Return ranges of weight_var and bias_var with the critical line, or without one that of relu, in the middle.
 
-    weight_var reaches to about twice the critical one; bias_var to `BIAS_SHARE` of that, or to twice the bias_var at
-    which the line starts. Without a critical line they are those of relu.
+    weight_var reaches to about twice the critical one; bias_var to `BIAS_SHARE` of that, or to twice the line's start.
     """
     start = least_critical_bias_var(activation)
     if np.isnan(start):
@@ -121,20 +112,18 @@ def init_points(config: schema.Config) -> dict[str, tuple[float, float]]:
     resolved, gain = resolve_critical(config), config.init.gain
     if isinstance(resolved.init, schema.Gaussian) or gain != 1:
         configs[f"init={config.init.name}" + (f", gain {gain:g}" if gain != 1 else "")] = resolved
-    steps = {label: maps(chosen, chosen.model.width).up for label, chosen in configs.items()}
-    return {label: (step.weight_var, step.bias_var) for label, step in steps.items()}
+    return {label: maps(chosen, chosen.model.width).up[2:] for label, chosen in configs.items()}
 
 
 def trained_bias_var(config: schema.Config, bias_var: Range) -> float:
-    """Return the bias_var of the trained networks.
+    """Return the bias_var of the trained networks: that of the configuration if its init has one.
 
-    That of the configuration if its init has one. Else an eighth of the map's height, which is 0.05 for tanh, as in
-    figure 5 of Schoenholz et al. 2017; or the start of the critical line if it does not reach down to that.
+    Else an eighth of the map's height, which is 0.05 for tanh, as in figure 5 of Schoenholz et al. 2017; or the start
+    of the critical line if it does not reach down to that.
     """
-    own = getattr(config.init, "bias_var", None)
-    if own is not None:
-        return float(own)
+    if isinstance(config.init, schema.Gaussian | schema.Critical):
+        return config.init.bias_var
     eighth = bias_var.low + (bias_var.high - bias_var.low) / 8
     start = least_critical_bias_var(config.activation)
-    is_below_line = np.isnan(critical_line(config.activation, np.array([eighth]))[0]) and not np.isnan(start)
+    is_below_line = np.isnan(critical_line(config.activation, np.array(eighth))) and not np.isnan(start)
     return start if is_below_line else eighth

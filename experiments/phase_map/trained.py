@@ -24,14 +24,9 @@ def accuracy(config: schema.Config, depth: int, weight_vars: Array, bias_var: fl
 
     probe = schema.Probe(every=0, eval_every=0, set="norms")
     base = replace(config, model=replace(config.model, depth=depth), probe=probe, replicas=1)
-    configs = [
-        replace(
-            base,
-            init=schema.Gaussian("gaussian", weight_var=weight_var, bias_var=bias_var),
-            first_replica=config.first_replica + index,
-        )
-        for index, weight_var in enumerate(np.repeat(weight_vars, replicas).tolist())
-    ]
+    inits = [schema.Gaussian("gaussian", 1.0, s, bias_var) for s in np.repeat(weight_vars, replicas).tolist()]
+    first = config.first_replica
+    configs = [replace(base, init=init, first_replica=first + index) for index, init in enumerate(inits)]
     last = side_by_side(configs)["eval_accuracy"][-1].to_numpy()
     return np.asarray(last.reshape(len(weight_vars), replicas))
 
@@ -46,15 +41,15 @@ def trained_table(
 ) -> xr.Dataset:
     """Return the accuracies (weight_vars, replicas) of each depth, and the depths that theory expects to train.
 
-    A network trains if the differences between two inputs reach its end, 6 xi_c layers, and a gradient its start, 6
-    xi_grad layers (Schoenholz et al. 2017, section 5).
+    Those are 6 xi_c for the differences between two inputs, 6 xi_grad for a gradient (Schoenholz et al. 2017, sec. 5).
     """
-    critical = float(critical_line(config.activation, np.array([bias_var]))[0])
+    critical = float(critical_line(config.activation, np.array(bias_var)))
     curve = np.linspace(*weight_var, CURVE_POINTS + 1)[1:]  # without the lower end, which may be 0
     scales = [depth_scales(config.activation, float(s), bias_var) for s in curve]
     xi_c, xi_grad = (np.array([getattr(scale, name) for scale in scales]) for name in ("xi_c", "xi_grad"))
     along, expected = "curve_weight_var", "the depth that theory expects to train"
     long_name = "accuracy on held-out data after training; NaN where a logit is not finite"
+    attributes = {"trained_config": json.dumps(schema.as_dict(config)), "trained_bias_var": bias_var}
     return xr.Dataset(
         {
             "depth": described("depth", depths, "hidden layers of a trained network"),
@@ -64,9 +59,5 @@ def trained_table(
             "trainable_depth_c": described(along, TRAINABLE * xi_c, f"6 xi_c, {expected}", "layer"),
             "trainable_depth_grad": described(along, TRAINABLE * xi_grad, f"6 xi_grad, {expected}", "layer"),
         },
-        attrs={
-            "trained_config": json.dumps(schema.as_dict(config)),
-            "trained_bias_var": bias_var,
-            "trained_critical_weight_var": critical,
-        },
+        attrs=attributes | {"trained_critical_weight_var": critical},
     )

@@ -1,6 +1,3 @@
-"""Pictures of tables, drawn by matplotlib without its global state.
-
-Each picture is a module: import the one you draw, since `activations` needs torch and all but `heat_map` matplotlib.
-"""
+"""Pictures of tables, drawn by matplotlib without its global state; import the module of the picture you draw."""
 
 __all__ = ["activations", "comparison", "gelu", "gradients", "heat_map", "phase", "style"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,10 @@ from lab.network import activations
 from lab.plot.style import COLOURS, new_figure, tidy
 from lab.typing import Array
 
-TEXTBOOK = ("sigmoid", "tanh", "relu", "leaky_relu")
-"""Drawn first; the others follow in the order of the configuration."""
+TEXTBOOK = ("sigmoid", "tanh", "relu", "leaky_relu")  # drawn first; the others follow in the order of the configuration
 NAMES = (*TEXTBOOK, *(name for name in schema.ACTIVATIONS if name not in TEXTBOOK))
-COLUMNS = 4
-REACH, POINTS = 4.0, 801
-VALUES = (1.0, 2.0, -1.0)
-"""Values for which a gated activation is drawn; the first is the main curve."""
+COLUMNS, REACH, POINTS = 4, 4.0, 801
+VALUES = (1.0, 2.0, -1.0)  # values for which a gated activation is drawn; the first is the main curve
 NOTES: Mapping[str, str] = {
     "leaky_relu": "slope 0.01; thin: 0.1",
     "prelu": "learned slope, here its initial value, 0.25",
@@ -37,31 +34,25 @@ VARIANTS: Mapping[str, Sequence[schema.Activation]] = {
     "swish": [schema.Swish("swish", 0.1), schema.Swish("swish", 10.0)],
 }
 """Activations with other parameters, drawn thin."""
-FUNCTION, DERIVATIVE = COLOURS[0], COLOURS[1]
 
 
 def draw(names: Sequence[str] = NAMES) -> Figure:
     """Draw one panel per activation: the function solid, its derivative dashed."""
     rows = -(-len(names) // COLUMNS)
-    size = (3.1 * COLUMNS, 2.75 * rows + 0.8)
-    figure, axes = new_figure(size, rows, COLUMNS, sharex=True, sharey=True)
+    figure, axes = new_figure((3.1 * COLUMNS, 2.75 * rows + 0.8), rows, COLUMNS, sharex=True, sharey=True)
     for ax, name in zip(axes, names, strict=False):
         _panel(ax, name)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     for ax in axes[-COLUMNS:]:
         ax.set_xlabel("z, or the gate")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    title = (
-        "Activations and their derivatives; a gated one is its value times a function of its gate, drawn along the gate"
-    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    title = "Activations and their derivatives; a gated one, its value times a function of its gate, along the gate"
     figure.suptitle(title, fontsize="large")
     return figure
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """An activation and its derivative along z, or along the gate of a gated activation, (Z,) each."""
 
     z: Array
@@ -71,7 +62,7 @@ class Curve:
 
 
 def curves(name: str) -> list[Curve]:
-    """Return the activation with its default parameters, which is the main curve, and its variants."""
+    """Return the main curve, with default parameters, and its variants."""
     config = schema.ACTIVATIONS[name](name)
     if name in schema.GATED:
         return [_curve(config, value, is_main=value == VALUES[0]) for value in VALUES]
@@ -85,24 +76,20 @@ def _curve(config: schema.Activation, value: float | None = None, is_main: bool 
     z = np.concatenate([-right[::-1], [-1e-9, 1e-9], right])  # both sides of 0, where a slope may jump
     layer = activations.build(config, 1, []).eval()
     x = torch.from_numpy(z)[None, :, None]  # (1, Z, 1)
-    factor = 1.0
     if value is not None:
-        factor, x = value, torch.cat([torch.full_like(x, value), x], -1)  # (1, Z, 2): the value, then the gate
-    return Curve(z, layer(x)[0, :, 0].numpy(), factor * layer.slope(x)[0, :, 0].numpy(), is_main)
+        x = torch.cat([torch.full_like(x, value), x], -1)  # (1, Z, 2): the value, then the gate
+    slope = (1.0 if value is None else value) * layer.slope(x)
+    return Curve(z, layer(x)[0, :, 0].numpy(), slope[0, :, 0].numpy(), is_main)
 
 
 def _panel(ax: Axes, name: str) -> None:
-    """Draw an activation, its derivative and its variants."""
     for curve in curves(name):
         value, slope = (_with_gap(curve.z, values) for values in (curve.value, curve.slope))
-        if curve.is_main:
-            ax.plot(curve.z, value, "-", color=FUNCTION, linewidth=2.4, label="function")
-            ax.plot(curve.z, slope, "--", color=DERIVATIVE, linewidth=2, label="derivative")
-            continue
-        ax.plot(curve.z, value, "-", color=FUNCTION, linewidth=0.9)
-        if name not in schema.GATED:
-            ax.plot(curve.z, slope, "--", color=DERIVATIVE, linewidth=0.8)
-    ax.set_title("\n".join([name, *([NOTES[name]] if name in NOTES else [])]), fontsize="medium")
+        widths, labels = ((2.4, 2.0), ("function", "derivative")) if curve.is_main else ((0.9, 0.8), (None, None))
+        ax.plot(curve.z, value, "-", color=COLOURS[0], linewidth=widths[0], label=labels[0])
+        if curve.is_main or name not in schema.GATED:
+            ax.plot(curve.z, slope, "--", color=COLOURS[1], linewidth=widths[1], label=labels[1])
+    ax.set_title("\n".join(filter(None, (name, NOTES.get(name)))), fontsize="medium")
     ax.set(xlim=(-REACH, REACH), ylim=(-2.0, 3.0))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -112,6 +99,5 @@ def _panel(ax: Axes, name: str) -> None:
 def _with_gap(z: Array, values: Array) -> Array:
     """Replace the value after a jump at 0 by NaN, so that no line bridges it."""
     middle = int(np.searchsorted(z, 0.0))
-    if abs(values[middle] - values[middle - 1]) < 1e-6:
-        return values
-    return np.where(np.arange(len(z)) == middle, np.nan, values)
+    has_jump = abs(values[middle] - values[middle - 1]) >= 1e-6
+    return np.where(has_jump & (np.arange(len(z)) == middle), np.nan, values)

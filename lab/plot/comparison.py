@@ -20,15 +20,10 @@ from lab.readings.swept import FIRST, in_order
 if TYPE_CHECKING:
     import pandas as pd
 
-FAR = 10.0
-"""A linear axis reaches at most this many times the upper quartile of all medians."""
-MARKS = 6
-"""Approximate number of markers per curve."""
-AXES = {
-    "layer": LAYER_AXIS,
-    "singular_value": "singular value, the largest first",
-    "step": "step (parameter updates made)",
-}
+FAR = 10.0  # a linear axis reaches at most this many times the upper quartile of all medians
+MARKS = 6  # approximate number of markers per curve
+STEP_AXIS = "step (parameter updates made)"
+AXES = {"layer": LAYER_AXIS, "singular_value": "singular value, the largest first", "step": STEP_AXIS}
 """Column of the table -> label of the horizontal axis; the first column that a table has is its axis."""
 BANDS = {"percentiles": ("p16", "p84"), "range": ("smallest", "largest")}
 BAND_WORDS = {"percentiles": "16 to 84%", "range": "smallest to largest"}
@@ -36,28 +31,19 @@ MOST_PANELS, MOST_LINES = 64, 32
 
 
 def grid_of(by: Sequence[str]) -> tuple[str | None, str, str | None]:
-    """Return the keys that distinguish panels, lines, and rows of panels."""
-    if len(by) == 1:
-        return None, by[0], None
-    return by[0], by[1], by[2] if len(by) > 2 else None
+    """Return the keys of panels, lines, and rows of panels."""
+    return (None, by[0], None) if len(by) == 1 else (by[0], by[1], by[2] if len(by) > 2 else None)
 
 
 def draw(table: pd.DataFrame, by: Sequence[str], quantity: str, over: str, band: str = "percentiles") -> Figure:
     """Draw a panel per value of the first key, a line per value of the second, a row of panels per value of the third.
 
     With a single key there is one panel, with a line per value. A line is the median. If there are two readings, the
-    first is dashed. Networks of different depth have separate lines, of one colour.
-
-    Args:
-        table: result of `lab.sweep.comparison.table`, not empty.
-        by: one to three keys, columns of the table.
-        quantity: the quantity of the table.
-        over: the dimensions of the bands, in words.
-        band: a key of `BANDS`.
+    first is dashed. Networks of different depth have separate lines, of one colour. `table` is not empty; `by` are one
+    to three of its columns; `over` names the dimensions of the bands; `band` is a key of `BANDS`.
     """
     panel_key, line_key, row_key = grid_of(by)
-    columns = in_order(table[panel_key].tolist()) if panel_key else [None]
-    lines, rows = in_order(table[line_key].tolist()), in_order(table[row_key].tolist()) if row_key else [None]
+    columns, lines, rows = (in_order(table[key].tolist()) if key else [None] for key in grid_of(by))
     panels = [(column, row) for row in rows for column in columns]
     wide = len(columns) if row_key or len(columns) <= 3 else math.ceil(math.sqrt(len(columns)))
     high = math.ceil(len(panels) / wide)
@@ -77,9 +63,8 @@ def draw(table: pd.DataFrame, by: Sequence[str], quantity: str, over: str, band:
     for ax in axes[max(0, len(panels) - wide) : len(panels)]:  # the lowest panel of each column
         ax.tick_params(labelbottom=True)
         ax.set_xlabel(AXES[_axis(table)], fontsize="small" if len(panels) > 1 else "medium")
-    described = QUANTITIES[quantity]
-    figure.supylabel(f"{quantity} ({described.units})", fontsize="medium")
-    title = textwrap.fill(f"{quantity}: {described.long_name}", int(figure.get_figwidth() * 10))
+    figure.supylabel(f"{quantity} ({QUANTITIES[quantity].units})", fontsize="medium")
+    title = textwrap.fill(f"{quantity}: {QUANTITIES[quantity].long_name}", int(figure.get_figwidth() * 10))
     figure.suptitle(title, fontsize="medium")
     _add_legend(figure, table, line_key, lines, f"median and {BAND_WORDS[band]} over {over}")
     return figure
@@ -93,8 +78,7 @@ def colours_and_markers(number: int) -> tuple[str, str]:
 def _panel(ax: Axes, part: pd.DataFrame, key: str, lines: Sequence[Any], quantity: str, band: str, limit: float) -> str:
     """Draw one panel and return a note on what it does not show, and why."""
     is_log = QUANTITIES[quantity].is_scale
-    if is_log:
-        ax.set_yscale("log")
+    ax.set_yscale("log" if is_log else "linear")
     tidy(ax)
     ax.tick_params(labelsize="small")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -134,22 +118,21 @@ def _curve(ax: Axes, curve: pd.DataFrame, number: int, is_dashed: bool, is_log: 
     colour, marker = colours_and_markers(number)
     every = max(1, len(x) // MARKS)
     first = number * every // MARKS % every  # the markers of different lines stand at different places
-    ax.fill_between(x, lower, upper, color=colour, alpha=0.1 if is_dashed else 0.2, linewidth=0)
-    style, width = ("--", 1.1) if is_dashed else ("-", 1.6)
+    style, width, alpha = ("--", 1.1, 0.1) if is_dashed else ("-", 1.6, 0.2)
+    ax.fill_between(x, lower, upper, color=colour, alpha=alpha, linewidth=0)
     ax.plot(x, median, style, color=colour, linewidth=width, marker=marker, markersize=4, markevery=(first, every))
     return True
 
 
 def _linear_limit(table: pd.DataFrame) -> float:
     """Return the largest value on a linear axis, so that one exploding curve does not flatten all others."""
-    sizes = table["median"].abs().to_numpy(np.float64)
-    sizes = sizes[np.isfinite(sizes)]
-    limit = FAR * float(np.percentile(sizes, 75)) if len(sizes) else 0.0
+    sizes = table["median"].abs()
+    sizes = sizes[sizes < math.inf]
+    limit = FAR * float(sizes.quantile(0.75))  # NaN without a finite one
     return limit if limit and sizes.max() > limit else math.inf
 
 
 def _linear_range(table: pd.DataFrame, band: str, limit: float) -> tuple[float, float]:
-    """Return the ends of a linear axis around all values within the limit."""
     values = table[["median", *BANDS[band]]].to_numpy(np.float64)
     values = values[np.abs(values) <= limit]
     margin = 0.05 * float(np.ptp(values)) or 1.0
@@ -161,7 +144,6 @@ def _axis(table: pd.DataFrame) -> str:
 
 
 def _add_legend(figure: Figure, table: pd.DataFrame, key: str, lines: Sequence[Any], title: str) -> None:
-    """Add one legend for all panels, below them."""
     handles = []
     for number, value in enumerate(lines):
         colour, marker = colours_and_markers(number)

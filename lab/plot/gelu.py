@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from lab.plot.style import COLOURS, new_figure, tidy
 from lab.typing import Array
 
-ROUNDING = 1e-5
-"""Differences below this are rounding errors, drawn as dots."""
+ROUNDING = 1e-5  # differences below this are rounding errors, drawn as dots
 
 
 class GeluDifference(NamedTuple):
@@ -30,8 +29,7 @@ class GeluDifference(NamedTuple):
     def largest(self) -> tuple[float, float]:
         """Largest absolute difference, and the x closest to 0 at which it occurs."""
         sizes = np.abs(self.difference)
-        places = self.x[sizes == sizes.max()]
-        return float(sizes.max()), float(places[np.argmin(np.abs(places))])
+        return float(sizes.max()), min(self.x[sizes == sizes.max()].tolist(), key=abs)
 
 
 def draw(x: Array, exact: Array, approximate: Array, differences: Sequence[GeluDifference]) -> Figure:
@@ -45,20 +43,17 @@ def draw(x: Array, exact: Array, approximate: Array, differences: Sequence[GeluD
     axes[0].legend(frameon=False, loc="upper left")
     for ax, difference in zip(axes[1:], differences, strict=False):
         _panel(ax, difference)
-    for ax in axes[1 + len(differences) :]:
-        ax.set_visible(False)
-    for ax in axes:
+    for number, ax in enumerate(axes):
+        ax.set_visible(number <= len(differences))
         tidy(ax, "0.92", 0.7)
     return figure
 
 
 def _panel(ax: Axes, difference: GeluDifference) -> None:
-    """Draw a difference along x, with its largest value marked."""
     largest, place = difference.largest
     power = math.floor(math.log10(largest)) if largest > 0 else 0
     scaled = difference.difference / 10.0**power
-    style = "." if largest < ROUNDING else "-"
-    ax.plot(difference.x, scaled, style, color=COLOURS[0], linewidth=2, markersize=2.5)
+    ax.plot(difference.x, scaled, "." if largest < ROUNDING else "-", color=COLOURS[0], linewidth=2, markersize=2.5)
     ax.plot(place, scaled[difference.x == place], "o", color=COLOURS[1], markersize=8)
     reach = 1.4 * largest / 10.0**power or 1.0
     ax.set_ylim(-reach, reach)

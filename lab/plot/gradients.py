@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from lab.plot.style import COLOURS, LAYER_AXIS, LEGEND_BELOW, MARKERS, new_figure, tidy
 from lab.readings import LAYER_QUANTITIES
 
-TITLE_WIDTH = 100
-"""Characters per line of a title, which may contain the long folder name of a sweep's run."""
+TITLE_WIDTH = 100  # characters per line of a title, which may contain the long folder name of a sweep's run
 ARM_STYLES = ("-", "--", ":", "-.")
 
 
@@ -53,10 +52,7 @@ def draw_grid(tables: Mapping[str, xr.Dataset], quantities: Sequence[str], title
 def draw_arms(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[Sequence[str]]) -> Figure:
     """Draw delta_rms of several arms against depth in one panel.
 
-    Args:
-        curves: name of the arm -> delta_rms (layer, replica).
-        title: heading of the panel.
-        groups: names of the arms of each group; a group has one colour, its arms differ in line style.
+    `curves`: name of the arm -> delta_rms (layer, replica). Arms of a group have one colour and differ in line style.
     """
     figure, (ax,) = new_figure((10.5, 6.0))
     tidy(ax)
@@ -64,15 +60,13 @@ def draw_arms(curves: Mapping[str, xr.DataArray], title: str, groups: Sequence[S
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         for index, name in enumerate(group):
             _curve(ax, curves[name], name, colour, marker, ARM_STYLES[index % len(ARM_STYLES)])
-    ax.set_xlabel(LAYER_AXIS)
-    ax.set_ylabel("delta_rms: gradient dL/dz, rms over batch and units")
+    ax.set(xlabel=LAYER_AXIS, ylabel="delta_rms: gradient dL/dz, rms over batch and units")
     ax.set_title(title, loc="left", fontsize="medium")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", title="arm", handlelength=3.5)
     return figure
 
 
 def _panel(ax: Axes, table: xr.Dataset, quantity: str) -> None:
-    """Draw a quantity at the first and the last reading, and its prediction if the table has one."""
     tidy(ax)
     if f"predicted_{quantity}" in table:
         _prediction(ax, table, quantity)
@@ -80,40 +74,36 @@ def _panel(ax: Axes, table: xr.Dataset, quantity: str) -> None:
         reading = table.isel(step=index)
         _curve(ax, reading[quantity], f"step {int(reading['step'])}", COLOURS[number], MARKERS[number])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(LAYER_AXIS)
-    ax.set_ylabel(f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
+    ax.set(xlabel=LAYER_AXIS, ylabel=f"{quantity} ({LAYER_QUANTITIES[quantity].units})")
 
 
 def _curve(ax: Axes, values: xr.DataArray, label: str, colour: str, marker: str, style: str = "-") -> None:
     """Draw the median over replicas with a band from the smallest to the largest replica, on a logarithmic axis."""
     ax.set_yscale("log")
-    values = values.where(_is_drawable(values)).dropna("layer", how="all").transpose("layer", "replica")
+    values = _drawable(values).dropna("layer", how="all").transpose("layer", "replica")
     layer, data = values["layer"].to_numpy(), values.to_numpy()
     if not len(layer):
         ax.plot([], [], style, color=colour, label=f"{label} (nothing finite above 0)")
         return
-    median, lowest, highest = np.nanmedian(data, 1), np.nanmin(data, 1), np.nanmax(data, 1)
-    every = max(1, len(layer) // 8)
+    median, every = np.nanmedian(data, 1), max(1, len(layer) // 8)
     ax.plot(layer, median, style, color=colour, marker=marker, markevery=every, markersize=5, label=label)
-    ax.fill_between(layer, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+    ax.fill_between(layer, np.nanmin(data, 1), np.nanmax(data, 1), color=colour, alpha=0.2, linewidth=0)
 
 
 def _prediction(ax: Axes, table: xr.Dataset, quantity: str) -> None:
-    """Draw the prediction dashed and its band dotted, where they are finite and above 0."""
+    """Draw the prediction dashed and its band dotted."""
     for end, label in (("", "theory, step 0"), ("_lower", "its band for the mean over replicas"), ("_upper", None)):
-        values = table[f"predicted_{quantity}{end}"]
         style, width = (":", 1.0) if end else ("--", 1.6)
-        shown = values.where(_is_drawable(values))
+        shown = _drawable(table[f"predicted_{quantity}{end}"])
         ax.plot(table["layer"], shown, style, color="black", linewidth=width, label=label, zorder=3)
 
 
-def _is_drawable(values: xr.DataArray) -> xr.DataArray:
-    """Mark values that have a place on a logarithmic axis."""
-    return (values > 0) & (values < np.inf)
+def _drawable(values: xr.DataArray) -> xr.DataArray:
+    """Replace values that have no place on a logarithmic axis by NaN."""
+    return values.where((values > 0) & (values < np.inf))
 
 
 def _add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Add one legend for all panels, below them."""
     named = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     title = "readings: median and range over replicas"
     figure.legend(named.values(), named.keys(), ncols=4, title=title, **LEGEND_BELOW)

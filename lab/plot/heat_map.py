@@ -7,22 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_COLUMNS = 512
-"""More readings than this are thinned by powers of two: no screen shows more."""
-
-MIN_DECADES = 1.0
-"""Least range of the colours, so that the noise of a healthy gradient is not stretched into a pattern."""
-
-NOT_FINITE = "#e0e0e0"
-EXACT_ZERO = "black"
+MAX_COLUMNS = 512  # more readings than this are thinned by powers of two
+MIN_DECADES = 1.0  # least range of the colours, so that the noise of a healthy gradient does not become a pattern
+NOT_FINITE, EXACT_ZERO = "#e0e0e0", "black"
 
 
 class HeatMap:
-    """Collector of log10 delta_rms, one float32 column per reading, that draws them at the end of a run.
-
-    Args:
-        zero: value that represents log10 of an exact 0.
-    """
+    """Collector of log10 delta_rms, a float32 column per reading; `zero` represents log10 of an exact 0."""
 
     def __init__(self, zero: float) -> None:
         self._zero = zero
@@ -40,13 +31,7 @@ class HeatMap:
         return [*self._readings[:-1:stride], self._readings[-1]]
 
     def draw(self) -> NDArray[np.uint8]:
-        """Return the picture, (height, width, 3).
-
-        Raises:
-            ValueError: no reading has been added.
-        """
-        if not self._readings:
-            raise ValueError("There is no reading to draw a heat map of.")
+        """Return the picture, (height, width, 3), of one reading or more."""
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.patches import Patch
@@ -60,7 +45,6 @@ class HeatMap:
         low, high = (float(shades.min()), float(shades.max())) if shades.size else (0.0, 0.0)
         margin = max(0.0, MIN_DECADES - (high - low)) / 2
         has_zero = bool(np.any(values.filled(0) <= self._zero))
-
         figure, (ax,) = new_figure((7, 4.5), subplot_kw={"facecolor": NOT_FINITE})
         figure.set_dpi(DPI)
         ax.patch.set(hatch="///", edgecolor="grey")  # visible where a cell is transparent
@@ -76,7 +60,7 @@ class HeatMap:
         if np.ma.getmaskarray(values).any():
             notes.append(Patch(facecolor=NOT_FINITE, edgecolor="grey", hatch="///", label="not finite"))
         if notes:
-            figure.legend(handles=notes, loc="outside lower center", ncols=len(notes), frameon=False)
+            figure.legend(handles=notes, loc="outside lower center", ncols=2, frameon=False)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()

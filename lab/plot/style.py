@@ -16,16 +16,11 @@ from lab.typing import Array
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito's set ("Color Universal Design", 2008), its yellow replaced by a brown that is visible on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SEQUENTIAL = "cividis"
-"""Perceptually uniform, also for colour-blind readers (Nunez, Anderton and Renslow 2018)."""
+SEQUENTIAL = "cividis"  # perceptually uniform, also for colour-blind readers (Nunez, Anderton and Renslow 2018)
 DPI = 120
 LAYER_AXIS = "layer (0 is nearest the input)"
-LEGEND_BELOW: dict[str, Any] = {
-    "loc": "outside lower center",
-    "fontsize": "small",
-    "title_fontsize": "small",
-    "frameon": False,
-}
+LEGEND_BELOW: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
+LEGEND_BELOW |= dict.fromkeys(("fontsize", "title_fontsize"), "small")
 
 
 def new_figure(size: tuple[float, float], rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -45,7 +40,7 @@ def tidy(ax: Axes, colour: str = "0.9", width: float = 0.8) -> None:
 def cell_edges(centres: Array) -> Array:
     """Return the edges of cells around increasing centres, (n,) -> (n + 1,): halfway between neighbours."""
     if len(centres) == 1:
-        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+        return centres[0] + np.array([-0.5, 0.5])
     middle = (centres[1:] + centres[:-1]) / 2
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 

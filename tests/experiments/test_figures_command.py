@@ -63,7 +63,7 @@ def test_pictures_are_overwritten_only_if_told_to(gradlab: Command, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--folder", "file"], "--folder=file: a picture cannot be written there ("),
+        (["--folder", "file"], "--folder=file: cannot be written to ("),
         (["--folder", "file/below"], "--folder=file/below: "),
         (["--folder", "taken"], "--folder=taken: this folder holds gelu.png already; "),
         (["--fold", "x"], "Unrecognized arguments: --fold x; see gradlab figures --help."),

@@ -225,6 +225,16 @@ def test_networks_train_at_the_bias_var_of_the_configuration_or_where_the_line_i
             "--trained model.depth=9",
             "model.depth=9: nothing that is drawn depends on it; choose --depths with --trained, or",
         ),
+        ("--grid=3x2", "--grid=3x2: nothing that is drawn depends on it; leave it out, or add --measured.\n"),
+        ("--depths 3", "--depths: nothing that is drawn depends on it; leave it out, or add --trained.\n"),
+        (
+            "--measured --columns=4",
+            "--columns=4: nothing that is drawn depends on it; leave it out, or add --trained.\n",
+        ),
+        (
+            "--replicas-per-point=3",
+            "--replicas-per-point=3: nothing that is drawn depends on it; leave it out, or add --m",
+        ),
         ("--measured model.depth=9", "model.depth=9: a rate is fitted to layers"),
         ("model.dpth=3", "model.dpth: there is no such key; did you mean model.depth?"),
         ("activation=tanh,relu", "activation: one map is drawn at a time"),

@@ -16,15 +16,13 @@ from lab.theory.kernels import quadrature
 from lab.theory.kernels.activations import Function
 from lab.theory.kernels.kernels import kernel
 
-LEAST = 5
-"""Smallest batch with a finite mean and pairs to integrate over."""
+LEAST = 5  # smallest batch with a finite mean and pairs to integrate over
 
 
 class BatchMoments(NamedTuple):
-    """One layer on `batch` alike examples, z normalized.
+    """For z normalized: V, D, the variance of phi(z) over the batch, and the factor that replaces D backwards.
 
-    V, D: E phi(z)^2 and E phi'(z)^2. variance: of phi(z) over the batch. backward: the factor that replaces D in
-    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), S the variance of x over the batch.
+    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), with S the variance of x over the batch.
     """
 
     V: float

@@ -1,9 +1,8 @@
 """init=critical for a whole configuration: the weight_var at which gradients neither grow nor shrink.
 
 A plain stack has the critical line of `lab.theory.plain.critical`, with two maps in a row if its blocks are ffn. Where
-a norm fixes the variance, the rate at which squared gradients change from layer to layer settles within a few layers,
-and its root in weight_var is the critical point. With a skip there is none, unless a norm follows it: the skip carries
-the gradient past the branch, which can only add to it.
+a norm fixes the variance, the rate of the gradient settles within a few layers, and its root in weight_var is critical.
+With a skip there is none, unless a norm follows it: a branch can only add to the gradient that passes it by.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from lab.theory.deep.prediction import predict
 from lab.theory.kernels.kernels import kernel
 from lab.theory.plain.critical import TOLERANCE, bisect, critical_weight_var
 
-SEARCHED = np.geomspace(1e-3, 1e3, 25)
-"""weight_vars between which a root is searched."""
+SEARCHED = np.geomspace(1e-3, 1e3, 25)  # weight_vars between which a root is searched
 
 
 def resolve_critical(config: schema.Config) -> schema.Config:
@@ -38,20 +37,9 @@ def resolve_critical(config: schema.Config) -> schema.Config:
 
 
 def critical_weight_var_of(config: schema.Config) -> float:
-    """The critical weight_var, for init.gain=1, of activation, norm, residual and block at the bias_var of the init.
-
-    Raises:
-        ConfigError: no weight_var is critical, or (NoTheory) none is known.
-    """
-    relevant = replace(
-        schema.Config(),
-        activation=config.activation,
-        norm=config.norm,
-        residual=config.residual,
-        model=replace(config.model, depth=1),
-        batch_size=config.batch_size,
-        dtype="float64",
-    )
+    """The critical weight_var for init.gain=1 at the bias_var of the init; raises like `resolve_critical`."""
+    parts: dict[str, Any] = {name: getattr(config, name) for name in ("activation", "norm", "residual", "batch_size")}
+    relevant = schema.Config(model=replace(config.model, depth=1), dtype="float64", **parts)
     return _solve(relevant, getattr(config.init, "bias_var", 0.0) if config.model.bias else 0.0)
 
 
@@ -70,8 +58,7 @@ def _solve(config: schema.Config, bias_var: float) -> float:
     maps = 2 if config.model.block == "ffn" else 1
     if place == "none":
         return critical_weight_var(config.activation, bias_var, maps)
-
-    rates = np.array([_rate(config, float(weight_var), bias_var) for weight_var in SEARCHED])
+    rates = np.array([_rate(config, weight_var, bias_var) for weight_var in SEARCHED.tolist()])
     crossings = np.flatnonzero(rates[:-1] * rates[1:] < 0)
     plain = math.exp(-math.log(float(kernel(config.activation).slope_moment(1.0))) / maps)
     if not crossings.size and abs(_rate(config, plain, bias_var)) <= TOLERANCE:
@@ -84,18 +71,12 @@ def _solve(config: schema.Config, bias_var: float) -> float:
             " norm=none or init=lecun_normal."
         )
     nearest = min(crossings, key=lambda i: abs(np.log(SEARCHED[i])))
-    return bisect(lambda s: _rate(config, s, bias_var), float(SEARCHED[nearest]), float(SEARCHED[nearest + 1]))
+    return bisect(lambda s: _rate(config, s, bias_var), *SEARCHED[nearest : nearest + 2].tolist())
 
 
 def _rate(config: schema.Config, weight_var: float, bias_var: float) -> float:
     """ln of the ratio of E delta^2 between neighbouring layers, above the first ones, which depend on the data."""
-    # Under a skip the mean over the units settles slowly, as the branch is scaled.
-    depth = 40 if config.residual.name == "none" else 300
-    stack = replace(
-        config,
-        init=schema.Gaussian("gaussian", weight_var=weight_var, bias_var=bias_var),
-        model=replace(config.model, depth=depth),
-        data=schema.GaussianData("gaussian", features=config.model.width),
-    )
-    log_delta = predict(stack).log_delta
+    depth = 40 if config.residual.name == "none" else 300  # a scaled branch settles slowly
+    init, model = schema.Gaussian("gaussian", 1.0, weight_var, bias_var), replace(config.model, depth=depth)
+    log_delta = predict(replace(config, init=init, model=model), features=model.width).log_delta
     return float(2 * (log_delta[-3] - log_delta[-2]))

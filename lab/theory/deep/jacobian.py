@@ -3,9 +3,8 @@
 J is the derivative of the last hidden layer's activations with respect to one input. With
 kappa = E phi'^4 / (E phi'^2)^2 a layer multiplies the mean by s D(q) and adds kappa to the relative variance for
 Gaussian weights, kappa - 1 for orthogonal ones (Pennington, Schoenholz and Ganguli 2017, "Resurrecting the sigmoid in
-deep learning through dynamical isometry"). Here for layers of different widths as well, which follows from the second
-moment of A -> diag(phi') W A: a layer of n units adds features / n times as much. Assumptions: wide layers, phi'
-independent of the weights, far fewer layers than units.
+deep learning through dynamical isometry"); features / n times as much if it has n units, from the second moment of
+A -> diag(phi') W A. Assumptions: wide layers, phi' independent of the weights, far fewer layers than units.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ def jacobian_moments(config: schema.Config, input_q: float = 1.0, features: int 
     slope = phi.slope_moment(q)  # (L,)
     kappa = phi.fourth_moments(q)[1] / slope**2  # (L,)
     factors = [] if sizes.embedding is None else [(sizes.embedding, 1.0, 1.0)]  # map, D and kappa behind it
-    for layer in range(config.model.depth):
-        factors.append((sizes.first_up if layer == 0 else sizes.up, float(slope[layer]), float(kappa[layer])))
+    for layer, pair in enumerate(zip(slope.tolist(), kappa.tolist(), strict=True)):
+        factors.append((sizes.up if layer else sizes.first_up, *pair))
         factors += [] if sizes.down is None else [(sizes.down, 1.0, 1.0)]
     mean, variance = 1.0, 0.0
     for factor, layer_slope, layer_kappa in factors:

@@ -9,10 +9,7 @@ from lab import schema
 from lab.theory.errors import NoTheory
 
 COVERED = {"norm": ("none", "batch", "layer", "rms"), "residual": ("none", "identity", "scaled", "rezero")}
-"""Choices that the theory knows; users may have registered others."""
-
 DATA_FEATURES = {"digits": 64, "mnist": 784, "fashion_mnist": 784, "spirals": 2, "circles": 2}
-"""Features of the data sets whose size is fixed."""
 
 
 class LinearMap(NamedTuple):
@@ -38,30 +35,22 @@ class NetworkMaps:
 
 
 def maps(config: schema.Config, features: int) -> NetworkMaps:
-    """The maps of a configured network on data with this number of features.
-
-    Raises:
-        NoTheory: an init without known variances.
-    """
-    width, is_ffn = config.model.width, config.model.block == "ffn"
-    hidden = units(config)
+    """The maps of a configured network on data with this number of features; NoTheory for an unknown init."""
+    width, hidden, is_ffn = config.model.width, units(config), config.model.block == "ffn"
     has_embedding = is_ffn or config.residual.name != "none"
 
     def drawn(fan_in: int, fan_out: int) -> LinearMap:
         return LinearMap(fan_in, fan_out, *_variances(config, fan_in, fan_out))
 
-    return NetworkMaps(
-        embedding=drawn(features, width) if has_embedding else None,
-        first_up=drawn(width if has_embedding else features, hidden),
-        up=drawn(width, hidden),
-        down=drawn(hidden, width) if is_ffn else None,
-    )
+    up, first_up = drawn(width, hidden), drawn(width if has_embedding else features, hidden)
+    embedding, down = drawn(features, width) if has_embedding else None, drawn(hidden, width) if is_ffn else None
+    return NetworkMaps(embedding, first_up, up, down)
 
 
 def units(config: schema.Config) -> int:
     """Units of a layer's activation."""
-    is_ffn = config.model.block == "ffn"
-    return schema.hidden_units(config.model, config.activation) if is_ffn else config.model.width
+    model = config.model
+    return schema.hidden_units(model, config.activation) if model.block == "ffn" else model.width
 
 
 def data_features(config: schema.Config) -> int | None:
@@ -72,14 +61,13 @@ def data_features(config: schema.Config) -> int | None:
 
 
 def check_covered(config: schema.Config) -> None:
-    """Raise NoTheory where norm or residual is none that the theory knows."""
+    """Raise NoTheory for a norm or residual that a user has registered."""
     for key, name in (("norm", config.norm.name), ("residual", config.residual.name)):
         if name not in COVERED[key]:
             raise NoTheory(f"{key}={name}: theory covers {key}={', '.join(COVERED[key])} only.")
 
 
 def norm_place(config: schema.Config) -> str:
-    """norm.place; "none" without a norm."""
     return getattr(config.norm, "place", "none")
 
 
@@ -89,7 +77,6 @@ def branch_scale(config: schema.Config) -> float:
 
 
 def is_plain(config: schema.Config) -> bool:
-    """Return whether the network has neither norms nor skips."""
     return config.norm.name == "none" and config.residual.name == "none"
 
 
@@ -112,8 +99,6 @@ def _variances(config: schema.Config, fan_in: int, fan_out: int) -> tuple[float,
             weight_var = fan_in / max(fan_in, fan_out)
         case "torch_default":
             weight_var, bias_var = 1 / 3, 1 / (3 * fan_in)
-        case "critical":
-            raise TypeError("init=critical has no variances of its own; replace it by theory.resolve_critical first.")
         case _ if isinstance(init, schema.Gaussian):
             weight_var, bias_var = init.weight_var, init.bias_var
         case _:

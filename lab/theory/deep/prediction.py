@@ -24,8 +24,7 @@ class Prediction:
     """Mean-field prediction of a network at initialization; arrays (depth,), layer 0 nearest the input.
 
     Attributes:
-        q: E z^2 of the pre-activations, the argument of the activation.
-        act_second_moment: E a^2 of the activations.
+        q, act_second_moment: E z^2 of the pre-activations, E a^2 of the activations.
         log_delta: ln of delta_rms over the last layer's; NaN everywhere where no gradient enters the branches.
         log_weight_grad_norm: ln of weight_grad_norm (of the map before the activation) over the last layer's, for
             gradients of different examples that are independent.
@@ -52,7 +51,6 @@ class Prediction:
 
     @property
     def delta_rms(self) -> Array:
-        """delta_rms over the last layer's; 0 or infinity where float64 cannot hold it."""
         with np.errstate(over="ignore"):
             return np.exp(self.log_delta)
 
@@ -62,19 +60,18 @@ def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | Non
 
     Args:
         config: the run; init=critical has to be resolved before (`lab.theory.resolve_critical`).
-        input_q: mean square of the inputs over their features. An array holds one per example, and the prediction is
-            averaged over them (batch norm depends on their mean only).
+        input_q: mean square of the inputs over their features; of an array, one per example, the average is predicted.
         features: size of an input, where the configuration does not define it (data=npz).
 
     Raises:
         NoTheory: a choice that no theory covers, named.
     """
-    known = data_features(config) if features is None else features
-    if known is None:
+    features = data_features(config) if features is None else features
+    if features is None:
         raise NoTheory(f"data={config.data.name}: the number of features is defined by the file; pass `features`.")
     check_covered(config)
-    sizes = maps(config, known)
-    moments, assumptions = _batch_theory(config, sizes, known)
+    sizes = maps(config, features)
+    moments, assumptions = _batch_theory(config, sizes, features)
     squares = np.atleast_1d(np.asarray(input_q, dtype=np.float64)).ravel()  # (E,)
     if config.norm.name == "batch":
         squares = np.mean(squares, keepdims=True)
@@ -84,7 +81,7 @@ def predict(config: schema.Config, input_q: ArrayLike = 1.0, features: int | Non
 def _combine(
     config: schema.Config, sizes: NetworkMaps, layers: list[LayerTerms], assumptions: tuple[str, ...]
 ) -> Prediction:
-    """Gather (E,) entries of the layers into (depth,) means over examples, gradients from the last layer down."""
+    """Average (E,) entries over examples, and accumulate gradients from the last layer down, (depth,)."""
     terms = LayerTerms(*(np.stack(term) for term in zip(*layers, strict=True)))  # (L, E)
     total = terms.skip + terms.branch
     with np.errstate(divide="ignore"):
@@ -97,15 +94,11 @@ def _combine(
     if config.residual.name != "none" and branch_scale(config) == 0:
         assumptions += ("residual.alpha=0 closes the branches: delta and the weights' gradients are exactly 0.",)
         log_delta = log_weight_grad = np.full(len(layers), np.nan)
-    return Prediction(
-        q=np.mean(terms.q, axis=1),
-        act_second_moment=np.mean(terms.act_second_moment, axis=1),
-        log_delta=(log_delta - log_delta[-1]) / 2,
-        log_weight_grad_norm=(log_weight_grad - log_weight_grad[-1]) / 2,
-        layer_gain=np.exp((log_mean(below) - log_mean(above)) / 2),
-        branch_share=np.mean(np.divide(terms.branch, total, out=np.ones_like(total), where=total > 0), axis=1),
-        assumptions=assumptions,
-    )
+    gain = np.exp((log_mean(below) - log_mean(above)) / 2)
+    shares = np.divide(terms.branch, total, out=np.ones_like(total), where=total > 0)
+    q, act_second_moment, share = (np.mean(values, axis=1) for values in (terms.q, terms.act_second_moment, shares))
+    log_delta, log_weight_grad = ((log - log[-1]) / 2 for log in (log_delta, log_weight_grad))
+    return Prediction(q, act_second_moment, log_delta, log_weight_grad, gain, share, assumptions)
 
 
 def log_mean(logs: Array) -> Array:
@@ -119,11 +112,7 @@ def log_mean(logs: Array) -> Array:
 def _batch_theory(
     config: schema.Config, sizes: NetworkMaps, features: int
 ) -> tuple[batch_norm.BatchMoments | None, tuple[str, ...]]:
-    """The exact moments where there are any, and the assumptions.
-
-    Raises:
-        NoTheory: batch norm without either.
-    """
+    """The exact moments where there are any, and the assumptions; NoTheory for batch norm without either."""
     norm, size = config.norm, config.batch_size
     if not isinstance(norm, schema.BatchNorm):
         return None, ()

@@ -9,10 +9,9 @@ units and S, the variance of a unit over the batch. With G = E (dL/dx)^2 per uni
 He et al. 2015 for a plain layer; Yang and Schoenholz 2017 for skips; Yang et al. 2019 and Xiong et al. 2020 for norms.
 
 Assumptions: wide layers; weights in the backward pass independent of the forward pass; the gradient that enters at the
-last layer independent of the activations, with the same distribution for all units and examples; norms with gain 1 and
-shift 0; data of mean 0 where it matters (layer norm on the data itself); for batch norm alike examples, each with the
-same variance and each pair with the same correlation, which random weights bring about within a few layers. The
-projections of a norm, off the mean and off z itself, are of order 1/width or 1/batch and neglected, except where
+last layer independent of the activations and alike for all units and examples; norms with gain 1 and shift 0; data of
+mean 0 where it matters (layer norm on the data itself); for batch norm alike examples and pairs, which random weights
+bring about within a few layers. The projections of a norm are of order 1/width or 1/batch and neglected, except where
 `lab.theory.deep.batch_norm` has the exact form.
 """
 
@@ -37,7 +36,6 @@ class LayerTerms(NamedTuple):
     """The terms of one layer, (E,) each: an entry per example, where examples differ.
 
     Attributes:
-        q, act_second_moment: E z^2 and E a^2.
         map_input: E x^2 of the first map's input, as far as it contributes to the gradient of its weights.
         delta: E delta^2 over G of the layer's output; twice that of gated activations, whose D two units share.
         map_delta: the same for dL/dh, behind a norm between the map and the activation.
@@ -60,8 +58,12 @@ class Signal(NamedTuple):
     mean: Array
     spread: Array
 
+    def mapped(self, by: LinearMap) -> Signal:
+        return Signal(
+            by.weight_var * self.square + by.bias_var, np.zeros_like(self.square), by.weight_var * self.spread
+        )
+
     def is_close(self, other: Signal) -> bool:
-        """Return whether both are equal to rounding."""
         return all(np.all(np.abs(a - b) <= 1e-15 * np.abs(b)) for a, b in zip(self, other, strict=True))
 
 
@@ -70,24 +72,20 @@ def propagate(
 ) -> list[LayerTerms]:
     """The layers of a network on inputs of mean square `input_q` (E,).
 
-    Args:
-        exact: batch moments that replace large-batch ones, for norm=batch without a skip: inner, or the identity
-            anywhere.
+    `exact`: batch moments instead of large-batch ones, for norm=batch without a skip: inner, or the identity anywhere.
 
     Raises:
         NoTheory: the variance leaves the range of the network's dtype.
     """
-    square, zero = input_q, np.zeros_like(input_q)
-    signal = Signal(square, zero, square)
+    signal = Signal(input_q, np.zeros_like(input_q), input_q)
     if maps.embedding is not None:
-        weight_var, bias_var = maps.embedding.weight_var, maps.embedding.bias_var
-        signal = Signal(weight_var * square + bias_var, zero, weight_var * square)
+        signal = signal.mapped(maps.embedding)
     step = _Step(config, maps, exact)
     layers: list[LayerTerms] = []
     for index in range(config.model.depth):
-        is_data = index == 0 and maps.embedding is None
+        up, is_data = (maps.up, False) if index else (maps.first_up, maps.embedding is None)
         with np.errstate(over="ignore"):
-            following, layer = step(signal, maps.first_up if index == 0 else maps.up, is_data)
+            following, layer = step(signal, up, is_data)
         _check_range(config, index, layer.q, following.square)
         layers.append(layer)
         if index > 0 and following.is_close(signal):  # a fixed point
@@ -99,12 +97,10 @@ def propagate(
 
 def _check_range(config: schema.Config, layer: int, *variances: Array) -> None:
     least, most = RANGE[config.dtype]
-    if not all(np.all(variance < most) for variance in variances):
-        way, gain = "exceeds", "smaller"
-    elif not all(np.all(variance > least) for variance in variances):
-        way, gain = "falls below", "larger"
-    else:
+    is_large = not all(np.all(variance < most) for variance in variances)
+    if not is_large and all(np.all(variance > least) for variance in variances):
         return
+    way, gain = ("exceeds", "smaller") if is_large else ("falls below", "larger")
     raise NoTheory(
         f"init={config.init.name}: at layer {layer} the variance {way} the range of dtype={config.dtype}, so that"
         f" nothing is predicted; choose a {gain} init.gain, fewer layers or a norm."
@@ -131,48 +127,34 @@ class _Step:
 
         y, to_activation = a, np.ones_like(q)
         if self.down is not None:
-            weight_var, bias_var = self.down.weight_var, self.down.bias_var
-            y = Signal(weight_var * a.square + bias_var, np.zeros_like(q), weight_var * a.spread)
-            to_activation = to_activation * weight_var * self.down.fan_out / self.down.fan_in
+            y = a.mapped(self.down)
+            to_activation = to_activation * self.down.weight_var * self.down.fan_out / self.down.fan_in
         if self.has_skip:
             alpha = self.alpha
-            y = Signal(
-                x.square + 2 * alpha * x.mean * y.mean + alpha**2 * y.square,
-                x.mean + alpha * y.mean,
-                x.spread + alpha**2 * y.spread,
-            )
+            square = x.square + 2 * alpha * x.mean * y.mean + alpha**2 * y.square
+            y = Signal(square, x.mean + alpha * y.mean, x.spread + alpha**2 * y.spread)
             to_activation = to_activation * alpha**2
         out, post_factor = self._norm(y) if self.place == "post" else (y, 1.0)
 
         to_activation = to_activation * post_factor
         to_map = to_activation * backward * inner_factor
-        layer = LayerTerms(
-            q=q,
-            act_second_moment=a.square,
-            # A norm over the batch removes the mean of dL/dh, so that what examples share of x does not contribute.
-            map_input=into.spread if self.norm == "batch" and self.place == "inner" else into.square,
-            delta=to_activation * slope_moment,
-            map_delta=to_map,
-            skip=np.broadcast_to(post_factor if self.has_skip else 0.0, q.shape),
-            branch=to_map * up.weight_var * up.fan_out / up.fan_in * pre_factor,
-        )
-        return out, layer
+        # A norm over the batch removes the mean of dL/dh, so that what examples share of x does not contribute.
+        map_input = into.spread if self.norm == "batch" and self.place == "inner" else into.square
+        skip = np.broadcast_to(post_factor if self.has_skip else 0.0, q.shape)
+        branch = to_map * up.weight_var * up.fan_out / up.fan_in * pre_factor
+        return out, LayerTerms(q, a.square, map_input, to_activation * slope_moment, to_map, skip, branch)
 
     def _norm(self, x: Signal, units: int | None = None) -> tuple[Signal, Array]:
         """The signal after a norm over units or batch, and the factor for squared gradients.
 
         With few `units` (a norm on the data itself) the directions that the norm projects away are subtracted.
         """
-        remaining = 1.0
-        if self.norm == "batch":
-            variance, mean = x.spread, np.zeros_like(x.mean)
-            remaining = self.outer_factor
-        elif self.norm == "layer":
-            variance, mean = x.square - x.mean**2, np.zeros_like(x.mean)
-            remaining = 1 - 2 / units if units else 1.0
-        else:
-            variance, mean = x.square, x.mean / np.sqrt(x.square + self.eps)
-            remaining = 1 - 1 / units if units else 1.0
+        variance, mean, remaining = x.spread, np.zeros_like(x.mean), self.outer_factor
+        if self.norm == "layer":
+            variance, remaining = x.square - x.mean**2, 1 - 2 / units if units else 1.0
+        elif self.norm == "rms":
+            variance, remaining = x.square, 1 - 1 / units if units else 1.0
+            mean = x.mean / np.sqrt(x.square + self.eps)
         factor = 1 / (variance + self.eps)
         square = variance * factor
         spread = square if self.norm == "batch" else x.spread * factor
@@ -180,20 +162,15 @@ class _Step:
 
     def _pre_activation(self, x: Signal, up: LinearMap) -> tuple[Array, Array, Array]:
         """q, the part of it that varies over the batch, and the factor of a norm in between."""
-        q, spread = up.weight_var * x.square + up.bias_var, up.weight_var * x.spread
+        q, _, spread = x.mapped(up)
         if self.place != "inner":
             return q, spread, np.ones_like(q)
-        if self.norm == "batch":
-            factor = 1 / (spread + self.eps)
-            return spread * factor, spread * factor, factor
+        q = spread if self.norm == "batch" else q
         factor = 1 / (q + self.eps)
         return q * factor, spread * factor, factor
 
     def _activation(self, q: Array, spread: Array) -> tuple[Signal, Array, Array]:
-        """The activations, D, and the factor that takes the place of D on the way back to the layer's input.
-
-        Mean and spread are computed where norm or skip need them, and 0 elsewhere.
-        """
+        """The activations (mean and spread 0 where not needed), D, and the factor in place of D backwards."""
         zero = np.zeros_like(q)
         mean = self.phi.mean(q) if self.has_skip or self.norm in ("layer", "batch") else zero
         if self.exact is not None:

@@ -60,28 +60,18 @@ def _tanh_slope(x: Array) -> Array:
     return np.asarray(4 * e / (1 + e) ** 2)
 
 
-def _erf(x: Array) -> Array:
-    from scipy.special import erf
+def _special(name: str, x: Array) -> Array:
+    from scipy import special  # half a second
 
-    return np.asarray(erf(x))
-
-
-def _normal_distribution(x: Array) -> Array:
-    from scipy.special import ndtr
-
-    return np.asarray(ndtr(x))
+    return np.asarray(getattr(special, name)(x))
 
 
 def _normal_density(x: Array) -> Array:
     return np.exp(-0.5 * np.minimum(np.abs(x), 40.0) ** 2) / math.sqrt(2 * math.pi)  # exp(-800) is 0
 
 
-def _gelu_tanh(x: Array) -> Array:
-    return np.asarray(x * _sigmoid(2 * _gelu_tanh_inner(x)))  # (1 + tanh(y)) / 2 = sigmoid(2 y)
-
-
 def _gelu_tanh_derivative(x: Array) -> Array:
-    y, near = _gelu_tanh_inner(x), np.clip(x, -40.0, 40.0)
+    y, near = _gelu_tanh_inner(x), np.clip(x, -40.0, 40.0)  # (1 + tanh(y)) / 2 = sigmoid(2 y)
     slope = 2 * GELU_SCALE * (1 + 3 * GELU_CUBIC * near**2)
     return np.asarray(_sigmoid(2 * y) * (1 + near * slope * _sigmoid(-2 * y)))
 
@@ -95,12 +85,12 @@ ELEMENTWISE: dict[str, Elementwise] = {
     "sigmoid": Elementwise(_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x)),
     "tanh": Elementwise(np.tanh, _tanh_slope),
     "selu": elu(SELU_ALPHA, SELU_SCALE),
-    "gelu": Elementwise(
-        lambda x: x * _normal_distribution(x), lambda x: _normal_distribution(x) + x * _normal_density(x)
-    ),
-    "gelu_tanh": Elementwise(_gelu_tanh, _gelu_tanh_derivative),
+    "gelu": Elementwise(lambda x: x * _special("ndtr", x), lambda x: _special("ndtr", x) + x * _normal_density(x)),
+    "gelu_tanh": Elementwise(lambda x: x * _sigmoid(2 * _gelu_tanh_inner(x)), _gelu_tanh_derivative),
     "silu": swish(1.0),
     "softplus": Elementwise(lambda x: np.logaddexp(0.0, x), _sigmoid),
-    "erf": Elementwise(_erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-(np.minimum(np.abs(x), 40.0) ** 2))),
+    "erf": Elementwise(
+        lambda x: _special("erf", x), lambda x: 2 / math.sqrt(math.pi) * np.exp(-(np.minimum(np.abs(x), 40.0) ** 2))
+    ),
 }
 """Activations chosen by name alone. An entry added here gets its kernels by quadrature."""

@@ -6,14 +6,14 @@ For z ~ N(0, q) and jointly normal z1, z2 with variances q1, q2 and correlation 
     product(q1, q2, c) = E phi(z1) phi(z2)        slope_product(q1, q2, c) = E phi'(z1) phi'(z2)
 
 A gated activation a = v g(u) has two independent pre-activations of the same law; there V is E a^2, D is the squared
-gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are defined likewise.
-The slopes of rrelu are drawn independently for every unit and example (training mode), so V and D hold their second
-moment and the two-input kernels, which involve two examples, their mean.
+gradient that reaches value and gate together, E g(u)^2 + E (v g'(u))^2, and the products are defined likewise. The
+slopes of rrelu are independent for every unit and example: V and D hold their second moment, pairs the mean.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -25,20 +25,16 @@ from lab.theory.kernels.quadrature import Rule
 from lab.typing import Array
 
 Numbers = Array | float
-"""Variances and correlations: a number, or an array of any shape."""
 
 
 def kernel(activation: schema.Activation) -> Kernel:
-    """The kernels of a configured activation at initialization (prelu and swish with their initial parameters).
-
-    Raises:
-        NoTheory: `ELEMENTWISE` has no function of this name.
-    """
+    """The kernels of a configured activation at initialization; NoTheory if `ELEMENTWISE` does not know it."""
     name = activation.name
     if isinstance(activation, schema.LeakyReLU | schema.PReLU):
         return Rectifier(*(activation.negative_slope**power for power in range(1, 5)))
     if isinstance(activation, schema.RReLU):
-        return Rectifier(*(_uniform_moment(activation.lower, activation.upper, power) for power in range(1, 5)))
+        low, high = activation.lower, activation.upper  # of a uniform slope, whose moments are
+        return Rectifier(*(sum(low**i * high ** (k - i) for i in range(k + 1)) / (k + 1) for k in range(1, 5)))
     if isinstance(activation, schema.ELU):
         return Kernel(elu(activation.alpha))
     if isinstance(activation, schema.Swish):
@@ -52,17 +48,8 @@ def kernel(activation: schema.Activation) -> Kernel:
     return {"erf": ErrorFunction, "gelu": GELU}.get(name, Kernel)(ELEMENTWISE[name])
 
 
-def _uniform_moment(low: float, high: float, power: int) -> float:
-    """E x^power for x uniform in [low, high]."""
-    return sum(low**i * high ** (power - i) for i in range(power + 1)) / (power + 1)
-
-
 class Kernel:
-    """Kernels by quadrature; subclasses override them with closed forms.
-
-    Methods of one variance take and return arrays of any one shape. With `rule` the expectation is over another
-    law than the normal (see `quadrature.sphere`).
-    """
+    """Kernels by quadrature, for arrays of any shape; subclasses override them with closed forms."""
 
     is_gated = False
 
@@ -70,15 +57,12 @@ class Kernel:
         self.elementwise = elementwise
 
     def second_moment(self, q: Numbers) -> Array:
-        """V(q) = E phi(z)^2."""
         return self.moment(2, 0, 0, q)
 
     def slope_moment(self, q: Numbers) -> Array:
-        """D(q) = E phi'(z)^2."""
         return self.moment(0, 2, 0, q)
 
     def mean(self, q: Numbers) -> Array:
-        """E phi(z)."""
         return self.moment(1, 0, 0, q)
 
     def second_moment_derivative(self, q: Numbers) -> Array:
@@ -92,7 +76,7 @@ class Kernel:
         return self.moment(4, 0, 0, q), self.moment(0, 4, 0, q), self.moment(2, 2, 0, q)
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        """E phi(z)^phi phi'(z)^slope z^z for small integer exponents, in the shape of q."""
+        """E phi(z)^phi phi'(z)^slope z^z, in the shape of q; `rule`: another law than the normal one."""
 
         def integrand(x: Array) -> Array:
             product = np.ones_like(x)
@@ -105,33 +89,29 @@ class Kernel:
         return quadrature.expectation(integrand, np.asarray(q, dtype=np.float64), rule)
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        """E phi(z1) phi(z2), in the common shape of the arguments."""
-        return self._pairs(self.elementwise.function, q1, q2, c)
+        return _pairs(self.elementwise.function, q1, q2, c)
 
     def slope_product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        """E phi'(z1) phi'(z2), in the common shape of the arguments."""
-        return self._pairs(self.elementwise.derivative, q1, q2, c)
+        return _pairs(self.elementwise.derivative, q1, q2, c)
 
-    def _pairs(self, f: Function, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
-        pair = np.vectorize(lambda q1, q2, c: quadrature.pair_expectation(f, q1, q2, c), otypes=[np.float64])
-        return np.asarray(pair(q1, q2, c))
+
+def _pairs(f: Function, *arguments: Numbers) -> Array:
+    return np.asarray(np.vectorize(partial(quadrature.pair_expectation, f), otypes=[np.float64])(*arguments))
 
 
 class Rectifier(Kernel):
     """A slope of 1 above 0 and a fixed or random slope below; the identity has slope 1.
 
     Cho and Saul 2009, "Kernel Methods for Deep Learning" (arc-cosine kernels of order 1 and 0), here for the odd and
-    the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2.
+    the even part of the function: phi(x) = x (1 + a) / 2 + |x| (1 - a) / 2. Its arguments are four moments of a.
     """
 
     def __init__(self, *slope_moments: float) -> None:
-        """First to fourth moment of the slope below 0."""
         super().__init__(leaky(slope_moments[0]))
         self.slope_moments = (1.0, *slope_moments)
         self.odd, self.even = (1 + slope_moments[0]) / 2, (1 - slope_moments[0]) / 2
 
     def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        """E phi^phi phi'^slope z^z: the half-moments of z, weighted by the moment of the slope below 0."""
         power, q = phi + z, np.asarray(q, dtype=np.float64)
         if rule is None:
             half = 2 ** (power / 2 - 1) * math.gamma((power + 1) / 2) / math.sqrt(math.pi)  # E u^power over u > 0
@@ -174,10 +154,9 @@ class ErrorFunction(Kernel):
 
 
 class GELU(Kernel):
-    """Closed forms, from differentiating E Phi(z1) Phi(z2) = 1/4 + asin(r) / (2 pi) with Stein's lemma.
+    """Closed forms, derivatives of E Phi(z1) Phi(z2) = 1/4 + asin(k / sqrt((1 + q1)(1 + q2))) / (2 pi), k = E z1 z2.
 
-    r = k / sqrt((1 + q1)(1 + q2)) with k = E z1 z2. Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points:
-    Computing with ELU and GELU Infinite Networks".
+    Compare Tsuchida et al. 2021, "Avoiding Kernel Fixed Points: Computing with ELU and GELU Infinite Networks".
     """
 
     def second_moment(self, q: Numbers) -> Array:
@@ -238,9 +217,6 @@ class Gated(Kernel):
         """Moments of a, and of the squared gradient g(u)^2 + (v g'(u))^2 of value and gate."""
         g4, slope4, mixed = self.gate.fourth_moments(q)
         return 3 * q**2 * g4, g4 + 2 * q * mixed + 3 * q**2 * slope4, q * g4 + 3 * q**2 * mixed
-
-    def moment(self, phi: int, slope: int, z: int, q: Numbers, rule: Rule | None = None) -> Array:
-        raise TypeError("A gated activation has no moments of one pre-activation; use those of its gate.")
 
     def product(self, q1: Numbers, q2: Numbers, c: Numbers) -> Array:
         return np.asarray(c * np.sqrt(np.multiply(q1, q2)) * self.gate.product(q1, q2, c))

@@ -1,9 +1,8 @@
 """Gaussian expectations of one and two variables, to about 12 digits at any scale and with a kink at 0.
 
-An activation is smooth except perhaps at 0, and changes on a scale of its own that the variance may make very small
-or very large beside the Gaussian's. Integrals are therefore split at 0 and mapped double-exponentially (Takahasi and
-Mori 1974, "Double exponential formulas for numerical integration"), which spreads nodes evenly over many decades of
-scale: one fixed rule serves every variance from 1e-6 to 1e3 and, less accurately, far beyond.
+Integrals are split at 0 and mapped double-exponentially (Takahasi and Mori 1974, "Double exponential formulas for
+numerical integration"), which spreads nodes evenly over many decades of scale: one fixed rule serves every variance
+from 1e-6 to 1e3 and, less accurately, far beyond.
 """
 
 from __future__ import annotations
@@ -17,17 +16,11 @@ import numpy as np
 from lab.theory.kernels.activations import Function
 from lab.typing import Array
 
-LARGEST = 9.0
-"""Largest node of the half-line: exp(-81/2) is 3e-18."""
+LARGEST, FIRST_T, LAST_T = 9.0, -3.5716, 2.2977
+"""Largest node of the half-line: exp(-81/2) is 3e-18. The map u = exp(t - exp(-t)) takes the t to 1e-17 and to it."""
 
-FIRST_T, LAST_T = -3.5716, 2.2977
-"""The map u = exp(t - exp(-t)) takes these to 1e-17 and to `LARGEST`."""
-
-COARSE_BELOW = 4.0
-"""Up to this variance coarser rules for pairs are accurate to 1e-11 for the built-in activations."""
-
-BLOCK = 256
-"""Variances per block, so that integrands fit in the processor's cache."""
+COARSE_BELOW = 4.0  # up to this variance coarser rules for pairs are accurate to 1e-11 for the built-in activations
+BLOCK = 256  # variances per block, so that integrands fit in the processor's cache
 
 
 class Rule(NamedTuple):
@@ -39,11 +32,7 @@ class Rule(NamedTuple):
 
 @cache
 def half_line(step: float = 0.065) -> Rule:
-    """The rule for the integral of f over u > 0, without any density.
-
-    The map is u = exp(t - exp(-t)) with even spacing in t, for integrands that decay like exp(-u): the Gaussian density
-    is part of the integrand.
-    """
+    """The rule for the integral over u > 0 of an f that decays like exp(-u), with even spacing in t."""
     t = np.arange(math.floor(FIRST_T / step), math.ceil(LAST_T / step) + 1) * step
     nodes = np.exp(t - np.exp(-t))
     return Rule(nodes, step * nodes * (1 + np.exp(-t)))
@@ -51,12 +40,8 @@ def half_line(step: float = 0.065) -> Rule:
 
 @cache
 def unit_interval(step: float = 0.07) -> tuple[Array, Array, Array]:
-    """Nodes x in (0, 1), their distances 1 - x to the other end, and weights; the tanh-sinh rule.
-
-    Both distances are exact to rounding, so that an integrand may vary quickly towards either end.
-    """
-    reach = math.asinh(2 / math.pi * math.log(1e18) / 2)
-    count = math.ceil(reach / step)
+    """Nodes x in (0, 1), their distances 1 - x to the other end, exact to rounding, and weights; the tanh-sinh rule."""
+    count = math.ceil(math.asinh(2 / math.pi * math.log(1e18) / 2) / step)
     t = np.arange(-count, count + 1) * step
     exponent = math.pi * np.sinh(t)
     left, right = 1 / (1 + np.exp(-exponent)), 1 / (1 + np.exp(exponent))
@@ -79,9 +64,9 @@ def normal_radius(step: float = 0.065) -> Rule:
 
 @cache
 def sphere(dimension: int) -> Rule:
-    """Like `normal`, for sqrt(dimension) times one coordinate of a uniform point on the unit sphere of that dimension.
+    """Like `normal`, for sqrt(dimension) times a coordinate t of a uniform point on the unit sphere; dimension >= 3.
 
-    The coordinate t has density proportional to (1 - t^2)^((dimension - 3) / 2); dimension is at least 3.
+    The density of t is proportional to (1 - t^2)^((dimension - 3) / 2).
     """
     nodes, weights, rest = _chord(dimension)
     density = rest ** ((dimension - 3) / 2) * weights
@@ -90,9 +75,9 @@ def sphere(dimension: int) -> Rule:
 
 @cache
 def sphere_radius(dimension: int) -> Rule:
-    """Like `normal_radius`, for sqrt(dimension) times the length of two coordinates of a point on the unit sphere.
+    """Like `normal_radius`, for sqrt(dimension) times the length r of two such coordinates.
 
-    The length r has density (dimension - 2) r (1 - r^2)^((dimension - 4) / 2); dimension is at least 3.
+    The density of r is (dimension - 2) r (1 - r^2)^((dimension - 4) / 2).
     """
     nodes, weights, rest = _chord(dimension)
     density = nodes * rest ** ((dimension - 4) / 2) * weights
@@ -125,9 +110,8 @@ def pair_expectation(
 ) -> float:
     """E f(u1) f(u2) for jointly normal u1, u2 of mean 0; f smooth except at 0.
 
-    In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and the four rays where one
-    of them is 0 are the sectors' edges, so no kink lies inside a sector (compare Cho and Saul 2009).
-    Opposite sectors differ by the sign of both. `radius`: another rotationally symmetric law than the normal.
+    In the plane of two independent normals u1 and u2 are multiples of the radius by a sine, and 0 on the edges of four
+    sectors only (compare Cho and Saul 2009). `radius`: another rotationally symmetric law than the normal.
     """
     angle = math.acos(min(1.0, max(-1.0, correlation)))
     is_wide = max(variance1, variance2) > COARSE_BELOW

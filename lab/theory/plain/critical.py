@@ -19,28 +19,20 @@ from lab import schema
 from lab.theory.kernels.kernels import Kernel, kernel
 from lab.typing import Array
 
-TOLERANCE = 1e-3
-"""A rate within this of 1 counts as 1: it takes 1000 layers to change a squared norm by a factor of e."""
+TOLERANCE = 1e-3  # a rate within this of 1 counts as 1: it takes 1000 layers to change a squared norm by a factor of e
 
 LARGEST_GATED_SLOPE = 0.95
-"""Largest dq'/dq of a critical point of a gated stack: close above such a point lies an unstable one, to which finite
-width may carry the variance, and beyond which it grows doubly exponentially. Ungated maps have chi = 1 nearby too."""
+"""Largest dq'/dq of a critical point of a gated stack: beyond lies an unstable one, which finite width may reach."""
 
-MARGIN = 1.03
-"""Factor between the smallest bias_var with a critical point, which is half-stable, and the one recommended."""
-
-CANDIDATES = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])
-"""Values of q between which roots are searched."""
+MARGIN = 1.03  # from the smallest bias_var with a critical point, which is half-stable, to the one recommended
+CANDIDATES = np.concatenate([[0.0], np.geomspace(1e-8, 1e8, 641)])  # q between which roots are searched
 
 
 @lru_cache(maxsize=1024)
 def critical_weight_var(activation: schema.Activation, bias_var: float = 0.0, maps: int = 1) -> float:
-    """The weight_var at which a plain network (no norm, no skip) of this activation is critical.
+    """The critical weight_var of a plain network of this activation; ConfigError if there is none at this bias_var.
 
     `maps`: linear maps from one activation to the next; 2 in a stack of ffn blocks.
-
-    Raises:
-        ConfigError: there is none at this bias_var.
     """
     line = CriticalLine(kernel(activation), maps)
     q = line.solve(bias_var)
@@ -52,9 +44,8 @@ def critical_weight_var(activation: schema.Activation, bias_var: float = 0.0, ma
 def critical_line(activation: schema.Activation, bias_vars: Array) -> Array:
     """`critical_weight_var` at each bias_var, NaN where there is none: the shape of `bias_vars`."""
     line = CriticalLine(kernel(activation))
-    roots = [line.solve(float(bias_var)) for bias_var in np.ravel(bias_vars)]
-    values = [math.nan if math.isnan(q) else line.weight_var(q) for q in roots]
-    return np.reshape(values, np.shape(bias_vars))
+    roots = map(line.solve, np.ravel(bias_vars).tolist())
+    return np.reshape([math.nan if math.isnan(q) else line.weight_var(q) for q in roots], np.shape(bias_vars))
 
 
 class CriticalLine:
@@ -78,14 +69,12 @@ class CriticalLine:
         """The smallest q of a critical point that inputs of variance 1 reach; NaN without one."""
         if self.is_homogeneous:  # every q is a fixed point
             return 1.0 if bias_var == 0 else math.nan
-        excess = self.bias_vars - bias_var
-        roots = []
+        roots, excess = [], self.bias_vars - bias_var
         if self.starts_at_zero and bias_var == 0:
-            roots.append(0.0)
-            excess[0] = math.nan
+            roots, excess[0] = [0.0], math.nan
         for index in np.flatnonzero(excess[:-1] * excess[1:] < 0):
-            low, high = float(CANDIDATES[index]), float(CANDIDATES[index + 1])
-            roots.append(bisect(lambda q: float(self._bias_var(np.asarray(q))) - bias_var, low, high))
+            ends = CANDIDATES[index : index + 2].tolist()
+            roots.append(bisect(lambda q: float(self._bias_var(np.asarray(q))) - bias_var, *ends))
         return next((q for q in roots if self._is_reached(q, bias_var)), math.nan)
 
     def next_bias_var(self, bias_var: float) -> float:
@@ -93,8 +82,8 @@ class CriticalLine:
         if self.is_homogeneous:
             return math.nan
         low = max(bias_var, 1e-4)
-        ladder = np.geomspace(low, max(1e3, 10 * low), 60)
-        high = next((float(step) for step in ladder if not math.isnan(self.solve(float(step)))), math.nan)
+        ladder = np.geomspace(low, max(1e3, 10 * low), 60).tolist()
+        high = next((step for step in ladder if not math.isnan(self.solve(step))), math.nan)
         while high - low > 1e-3 * high:
             middle = (low + high) / 2
             low, high = (middle, high) if math.isnan(self.solve(middle)) else (low, middle)
@@ -102,10 +91,9 @@ class CriticalLine:
 
     def _is_reached(self, q: float, bias_var: float) -> bool:
         """Return whether the variance moves from the first layer's to q without stopping before."""
-        if self.kernel.is_gated:
-            slope = float(self.kernel.second_moment_derivative(q) / self.kernel.slope_moment(q))
-            if q > 0 and slope > LARGEST_GATED_SLOPE:
-                return False
+        slope = self.kernel.second_moment_derivative(q) / self.kernel.slope_moment(q)
+        if self.kernel.is_gated and q > 0 and slope > LARGEST_GATED_SLOPE:
+            return False
         weight_var = self.weight_var(q)
         product, added = weight_var**self.maps, bias_var * _geometric_sum(weight_var, self.maps)
         first = product + added

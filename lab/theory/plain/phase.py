@@ -1,8 +1,4 @@
-"""The order-to-chaos map of an activation, for a whole grid of (weight_var, bias_var) at once.
-
-The fixed points are those of `lab.theory.plain.signal`, bracketed between tabulated values of V and polished with
-Newton's method.
-"""
+"""The order-to-chaos map of an activation, for a whole grid of (weight_var, bias_var) at once."""
 
 from __future__ import annotations
 
@@ -16,16 +12,12 @@ from lab.theory.kernels.kernels import Kernel, kernel
 from lab.theory.plain.signal import GRID
 from lab.typing import Array
 
-ROUNDING = 1e-12
-"""A layer that changes q by less than this fraction leaves it unchanged."""
+ROUNDING = 1e-12  # a layer that changes q by less than this fraction leaves it unchanged
 
 
 @dataclass(frozen=True)
 class PhaseMap:
-    """Arrays (len(bias_vars), len(weight_vars)); q_star is 0 where the variance vanishes, infinity where it diverges.
-
-    `slope` is dq'/dq at q_star, NaN where that is infinite.
-    """
+    """Arrays (len(bias_vars), len(weight_vars)) as in `DepthScales`; `slope` is dq'/dq at a finite q_star, else NaN."""
 
     weight_vars: Array
     bias_vars: Array
@@ -35,12 +27,10 @@ class PhaseMap:
 
     @property
     def xi_grad(self) -> Array:
-        """Layers over which the squared gradient changes by a factor of e."""
         return _length(self.chi)
 
     @property
     def xi_q(self) -> Array:
-        """Layers over which the distance of the variance from q_star shrinks by a factor of e."""
         return _length(self.slope)
 
 
@@ -60,10 +50,7 @@ def phase_map(activation: schema.Activation, weight_vars: Array, bias_vars: Arra
 
 
 def _row(table: Array, weight_vars: Array, bias_var: float, first: Array, step: Array) -> Array:
-    """q_star (M,), interpolated between the two grid points where the increment of q changes sign.
-
-    The variance moves monotonically from `first`, where a layer adds `step` to it: (M,) each.
-    """
+    """q_star (M,), interpolated on `GRID`, where the variance moves monotonically from `first` by `step`, (M,) each."""
     steps = weight_vars[:, None] * table + bias_var - GRID  # (M, T)
     steps[np.abs(steps) <= ROUNDING * GRID] = 0.0
     rises, column, row = step > 0, np.arange(len(GRID)), np.arange(len(first))

@@ -3,16 +3,14 @@
 Mean field (Poole et al. 2016, "Exponential expressivity in deep neural networks through transient chaos"; Schoenholz
 et al. 2017, "Deep Information Propagation"): z = W x + b with W ~ N(0, s / fan_in) and b ~ N(0, bias_var),
 x = phi(z of the layer below). Assumptions: wide layers, so that every z is Gaussian over the units; independent
-weights in the backward pass, so that a gradient is independent of the activations it meets. The maps hold per
-example; two examples share weights. The correlation map and its fixed point concern two examples.
+weights in the backward pass. The correlation is that of two examples.
 
     variance      q' = s V(q) + b
     correlation   c' = (s E phi(z1) phi(z2) + b) / q'
     gradient      E delta_l^2 = s D(q_l) E delta_(l+1)^2
 
-The variance map increases with q, so that from any start the variance moves monotonically to the next fixed point.
-Without one it grows without bound (relu above weight_var=2, or at 2 with biases; gated stacks above their unstable
-point); where bias_var is 0 and phi(0) = 0 it may vanish instead, q = 0 being a fixed point.
+The variance map increases with q, so that from any start the variance moves monotonically to the next fixed point,
+and without one grows without bound. Where bias_var is 0 and phi(0) = 0, q = 0 is a fixed point.
 """
 
 from __future__ import annotations
@@ -32,18 +30,14 @@ from lab.typing import Array
 LARGEST_VARIANCE, LEAST_VARIANCE = 1e300, 1e-200
 """A variance above the first counts as infinite, one below the second as 0."""
 
-GRID = np.geomspace(1e-10, 1e8, 1441)
-"""Values of q between which fixed points are searched."""
-
-ROUNDING = 1e-9
-"""Rates and correlations closer than this are equal."""
+GRID = np.geomspace(1e-10, 1e8, 1441)  # q between which fixed points are searched
+ROUNDING = 1e-9  # rates and correlations closer than this are equal
 
 STANDSTILL, WIDE = 1e-5, 4
 """Where a layer changes q by less than this fraction, over a stretch of this many grid points (12% of q), fixed points
 count as one, half-stable: rounding its weight_var and bias_var to six digits splits it or removes it."""
 
-TRAINABLE = 6.0
-"""Networks train up to a depth of about 6 xi_c (an observation of Schoenholz et al. 2017)."""
+TRAINABLE = 6.0  # networks train up to a depth of about 6 xi_c (an observation of Schoenholz et al. 2017)
 
 
 @dataclass(frozen=True)
@@ -51,9 +45,8 @@ class DepthScales:
     """Limits of a plain network in depth, and the number of layers to reach them; NaN where there is none.
 
     Attributes:
-        q_star: variance of the pre-activations in the limit; 0 or infinity where it has no other limit.
-        c_star: correlation of two examples in the limit; NaN where none is preferred.
-        chi: ratio of E delta^2 from one layer to the one below, in the limit.
+        q_star, c_star: variance of the pre-activations, which may be 0 or infinity, and correlation of two examples.
+        chi: ratio of E delta^2 from one layer to the one below.
         xi_q, xi_c, xi_grad: layers over which variance and correlation approach their limits and the squared gradient
             changes, each by a factor of e; infinity where that is slower than exponential.
         phase: vanishing, critical (chi within `critical.TOLERANCE` of 1) or exploding gradients.
@@ -70,40 +63,25 @@ class DepthScales:
     xi_grad: float
     phase: str
     variance: str
-    trainable_depth: float
+    trainable_depth: float = math.nan
 
 
 def depth_scales(
     activation: schema.Activation, weight_var: float, bias_var: float, first_q: float | None = None
 ) -> DepthScales:
-    """The limits of depth, and their scales.
-
-    `first_q` is the first layer's variance, by default that of inputs of variance 1.
-    """
+    """The limits of depth; `first_q` is the first layer's variance, by default that of inputs of variance 1."""
     phi = kernel(activation)
-    first = weight_var + bias_var if first_q is None else first_q
-    point = limit(activation, weight_var, bias_var, first)
+    point = limit(activation, weight_var, bias_var, weight_var + bias_var if first_q is None else first_q)
     c_star, c_slope = _correlation_limit(phi, weight_var, bias_var, point.q)
-    xi_c, xi_grad = _length(c_slope), _length(point.chi)
+    xi_q, xi_c, xi_grad = map(_length, (point.slope, c_slope, point.chi))
     at_rest = {"marginal": "stays", "unstable": "balances"}.get(point.stability, "settles")
-    return DepthScales(
-        q_star=point.q,
-        c_star=c_star,
-        chi=point.chi,
-        xi_q=_length(point.slope),
-        xi_c=xi_c,
-        xi_grad=xi_grad,
-        phase=phase(point.chi),
-        variance={0.0: "vanishes", math.inf: "grows"}.get(point.q, at_rest),
-        trainable_depth=TRAINABLE * float(np.fmin(xi_c, xi_grad)),
-    )
+    variance = {0.0: "vanishes", math.inf: "grows"}.get(point.q, at_rest)
+    trainable_depth = TRAINABLE * float(np.fmin(xi_c, xi_grad))
+    return DepthScales(point.q, c_star, point.chi, xi_q, xi_c, xi_grad, phase(point.chi), variance, trainable_depth)
 
 
 def phase(chi: float) -> str:
-    """vanishing, critical or exploding."""
-    if abs(chi - 1) <= TOLERANCE:
-        return "critical"
-    return "vanishing" if chi < 1 else "exploding"
+    return "critical" if abs(chi - 1) <= TOLERANCE else "vanishing" if chi < 1 else "exploding"
 
 
 def variance_map(
@@ -149,10 +127,7 @@ def _next_correlation(phi: Kernel, weight_var: float, bias_var: float, q: float,
 
 
 class FixedPoint(NamedTuple):
-    """A fixed point of the variance, with dq'/dq and chi there.
-
-    stability: stable, unstable, half-stable (reached from one side, left on the other) or marginal (every q is one).
-    """
+    """A fixed point of the variance, with dq'/dq and chi there: stable, unstable, half-stable or (every q) marginal."""
 
     q: float
     slope: float
@@ -206,30 +181,26 @@ def _standstills(phi: Kernel, weight_var: float, is_still: NDArray[np.bool_]) ->
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_still, [False]]).astype(int)))
     stretches = []
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if start == 0 or stop == len(GRID) or stop - start < WIDE:
-            continue
-        q = np.linspace(GRID[start], GRID[stop - 1], 201)
-        closest = np.argmin(np.abs(weight_var * phi.second_moment_derivative(q) - 1))
-        stretches.append((float(GRID[start - 1]), float(GRID[stop]), float(q[closest])))
+        if start > 0 and stop < len(GRID) and stop - start >= WIDE:
+            q = np.linspace(GRID[start], GRID[stop - 1], 201)
+            closest = np.argmin(np.abs(weight_var * phi.second_moment_derivative(q) - 1))
+            stretches.append((float(GRID[start - 1]), float(GRID[stop]), float(q[closest])))
     return stretches
 
 
 def _length(rate: float) -> float:
     """1 / |ln rate|: infinity for 1 (to rounding), 0 for 0 and infinity."""
-    if math.isnan(rate):
-        return math.nan
     rate = abs(rate)
     if rate == 0 or math.isinf(rate):
         return 0.0
-    return math.inf if abs(rate - 1) < ROUNDING else 1 / abs(math.log(rate))
+    return math.inf if abs(rate - 1) < ROUNDING else 1 / abs(math.log(rate))  # NaN for NaN
 
 
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
     """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
 
     E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, "Toward Deeper
-    Understanding of Neural Networks"), so that c' is convex on [0, 1] and has besides 1 at most one fixed point there,
-    which attracts if it exists.
+    Understanding of Neural Networks"): convex on [0, 1], with at most one fixed point besides 1, which attracts.
     """
     if math.isinf(q):
         at_one, at_two = phi.second_moment(np.array([1.0, 2.0]))

@@ -1,15 +1,14 @@
 """The theory of a configuration: the limits of depth, each layer, what has no theory and what would be critical.
 
-A plain network (no norm, no skip) has the fixed points of `lab.theory.plain.signal`; blocks of two maps (ffn) are a
-plain network of weight_var = up * down, and gated activations have kernels of their own. With norms or skips the limit
-is extrapolated from the prediction for a very deep stack of the same kind: chi, the ratio of E delta^2 from one layer
-to the one below, and q. The scales of the plain theory (xi_q, xi_c, trainable_depth) are then replaced by a reason.
+A plain network (no norm, no skip) has the fixed points of `lab.theory.plain.signal`; ffn blocks are a plain network of
+weight_var = up * down. With norms or skips chi and q are extrapolated from the prediction for a very deep stack.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -27,20 +26,15 @@ from lab.theory.report import words
 from lab.theory.width.bands import Band, Bands, bands
 from lab.typing import Array
 
-DIGITS_MEAN_SQUARE = 60 / 64
-"""Features are standardized individually; four of the 64 pixels never change and become 0."""
-
-DEEP, LARGEST_VARIANCE = (1024, 256, 64, 32, 16), 1e20
-"""Depths at which the limit of a stack is evaluated: the largest where the variance does not exceed this."""
-
+DEEP, LARGEST_VARIANCE = (1024, 256, 64, 32, 16), 1e20  # the limit is that of the deepest stack below this variance
 SETTLED, SMALL = 1e-9, 0.01
 """A rate or a variance that changes by less than the first over the second half of a deep stack has reached its limit.
 A limit below the second as a share of the last variance is 0: a decay as 1 / layer is extrapolated to nearly that."""
 
-UNKNOWN_FEATURES = "the number of features is defined by the file; give it with --features."
+CLEAR = 1.03  # from the smallest bias_var with a critical point, which is half-stable there, to the one recommended
 
-CLEAR = 1.03
-"""Factor from the smallest bias_var with a critical point, which is half-stable there, to the one recommended."""
+
+Candidate = tuple[schema.Config, tuple[str, ...]]  # a changed configuration, and the overrides that change it
 
 
 class Layers(NamedTuple):
@@ -60,11 +54,9 @@ class TheoryReport:
 
     Attributes:
         up, down: the maps from layer to layer; down is None without ffn blocks.
-        critical_weight_var: weight_var of each map, all else equal, at which chi is 1.
         delta_slope: decades of delta_rms gained per layer towards the loss (the measured quantity of this name).
         fate: the behaviour of variance and gradient, in words.
-        remedy: overrides that make it critical according to this theory; none where it is, or where none are known.
-        advice: the same in words.
+        remedy, advice: overrides that make it critical, none where it is or where none are known; the same in words.
     """
 
     up: LinearMap
@@ -83,12 +75,7 @@ class TheoryReport:
 
 @np.errstate(all="ignore")  # infinity and NaN are reported
 def report(config: schema.Config, input_q: float | None = None, features: int | None = None) -> TheoryReport:
-    """Report the theory of a configuration at initialization.
-
-    Args:
-        config: the run; init=critical has to be resolved before (`lab.theory.resolve_critical`).
-        input_q: mean square of the inputs over features and examples, by default that of `data`.
-        features: size of an input, where the configuration does not define it (data=npz).
+    """Report the theory of a configuration; arguments as in `predict`, `input_q` by default that of `data`.
 
     Raises:
         NoTheory: an init without known variances.
@@ -104,8 +91,8 @@ def report(config: schema.Config, input_q: float | None = None, features: int | 
     try:
         prediction = predict(config, input_q, features)
     except NoTheory as error:
-        refusal = str(error) if features is not None else f"data={config.data.name}: {UNKNOWN_FEATURES}"
-        reasons |= {"layers": refusal, "delta_slope": refusal}
+        refusal = str(error).replace("pass `features`", "give it with --features")
+        reasons |= dict.fromkeys(("layers", "delta_slope"), refusal)
     sizes = maps(config, config.model.width)  # from layer to layer, whatever the data
     up = sizes.up
     try:
@@ -115,39 +102,25 @@ def report(config: schema.Config, input_q: float | None = None, features: int | 
     log_delta, slope = (prediction.log_delta, _slope(prediction.log_delta)) if prediction else (None, math.nan)
     remedy, change = tuple[str, ...](), ""
     if scales is not None and scales.phase != "critical":
-        remedy = _remedy(config, up.bias_var, not math.isnan(critical), input_q, features)
+        remedy = _remedy(_candidates(config, up.bias_var, not math.isnan(critical)), input_q, features)
         change = "" if math.isnan(critical) else f"weight_var {critical:.4g} in place of {up.weight_var:.4g}"
-    return TheoryReport(
-        up=up,
-        down=sizes.down,
-        input_q=input_q,
-        scales=scales,
-        critical_weight_var=critical,
-        delta_slope=slope,
-        layers=_layers(config, prediction) if prediction else None,
-        fate=words.fate(scales, log_delta),
-        remedy=remedy,
-        advice=words.advice(config, scales, log_delta, remedy, change),
-        assumptions=words.assumptions(config, input_q, features, prediction),
-        reasons=words.reasons(config, scales, slope) | reasons,
-    )
+    layers = _layers(config, prediction) if prediction else None
+    fate, advice = words.fate(scales, log_delta), words.advice(config, scales, log_delta, remedy, change)
+    assumptions = words.assumptions(config, input_q, features, prediction)
+    reasons = words.reasons(config, scales, slope) | reasons
+    numbers = (up, sizes.down, input_q, scales, critical, slope, layers)
+    return TheoryReport(*numbers, fate, remedy, advice, assumptions, reasons)
 
 
 def mean_square(data: schema.Data) -> float:
     """Mean square of the training inputs over features and examples: 1 where all features vary and are standardized."""
     if isinstance(data, schema.GaussianData):
         return data.variance
-    return DIGITS_MEAN_SQUARE if data.name == "digits" else 1.0
+    return 60 / 64 if data.name == "digits" else 1.0  # four of the 64 pixels never change, and are 0
 
 
 def limits(config: schema.Config, input_q: float, features: int | None) -> DepthScales:
-    """The limits of depth of a configuration; NaN for what only plain networks have.
-
-    Without `features` the first map counts as one that is as wide as the others.
-
-    Raises:
-        NoTheory: a choice that no theory covers.
-    """
+    """The limits of depth, NaN for what only plain networks have, or NoTheory; `features` default to the width."""
     scales = (_plain if is_plain(config) else _stacked)(config, input_q, features or config.model.width)
     if math.isnan(scales.chi):
         raise NoTheory(f"init={config.init.name}: its variances leave the range of float64; choose some nearer to 1.")
@@ -156,14 +129,13 @@ def limits(config: schema.Config, input_q: float, features: int | None) -> Depth
 
 def _plain(config: schema.Config, input_q: float, features: int) -> DepthScales:
     sizes = maps(config, features)
-    embedding, first, up, down = sizes.embedding, sizes.first_up, sizes.up, sizes.down
-    if embedding is not None:
-        input_q = embedding.weight_var * input_q + embedding.bias_var
+    up, down = sizes.up, sizes.down
     weight_var, bias_var = up.weight_var, up.bias_var
     if down is not None:  # q' = up (down V(q) + its biases) + biases
         weight_var, bias_var = up.weight_var * down.weight_var, up.weight_var * down.bias_var + up.bias_var
-    first_q = first.weight_var * input_q + first.bias_var
-    scales = depth_scales(config.activation, weight_var, bias_var, first_q)
+    for first in filter(None, (sizes.embedding, sizes.first_up)):
+        input_q = first.weight_var * input_q + first.bias_var
+    scales = depth_scales(config.activation, weight_var, bias_var, input_q)
     if scales.chi < LEAST_VARIANCE:  # a product of maps at q = 0, where V grows as q^2
         scales = replace(scales, chi=0.0, xi_q=0.0, xi_c=0.0, xi_grad=0.0)
     # Where the rate itself goes to 0 or infinity it sets no depth.
@@ -188,32 +160,21 @@ def _stacked(config: schema.Config, input_q: float, features: int) -> DepthScale
         log_rates = 2 * np.log(prediction.layer_gain[:-1])
     last = len(log_rates) - 2  # the layers next to the end may differ
     points = [last // 4, last // 2, last]
-    log_chi, is_settled = _limit(*(float(log_rates[point]) for point in points))
+    log_chi, is_settled = _limit(*log_rates[points].tolist())
     if math.isinf(log_chi):
         log_chi = float(log_rates[last])
     elif not is_settled and abs(log_chi) <= TOLERANCE:
         log_chi = 0.0  # to the precision of an extrapolation
     chi = math.exp(log_chi)
-    q_star, _ = _limit(*(float(q[point]) for point in points))
+    q_star, _ = _limit(*q[points].tolist())
     q_star = q_star if q_star > SMALL * q[last] else 0.0
-    return DepthScales(
-        q_star=q_star,
-        c_star=math.nan,
-        chi=chi,
-        xi_q=math.nan,
-        xi_c=math.nan,
-        xi_grad=1 / abs(log_chi) if abs(log_chi) > SETTLED else math.inf,
-        phase=phase(chi),
-        variance={0.0: "vanishes", math.inf: "grows"}.get(q_star, "settles"),
-        trainable_depth=math.nan,
-    )
+    xi_grad = 1 / abs(log_chi) if abs(log_chi) > SETTLED else math.inf
+    variance = {0.0: "vanishes", math.inf: "grows"}.get(q_star, "settles")
+    return DepthScales(q_star, math.nan, chi, math.nan, math.nan, xi_grad, phase(chi), variance)
 
 
 def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:
-    """Extrapolate a sequence from its values at a quarter, half and all of the way; return whether it has settled.
-
-    Aitken's delta-squared, exact for limit + k / layer^p; infinite where steps do not become smaller.
-    """
+    """Limit of a sequence by Aitken's delta-squared, exact for limit + k / layer^p, and whether it has settled."""
     before, after = half - quarter, end - half
     if abs(after) <= SETTLED * max(1.0, abs(end)):
         return end, True
@@ -224,19 +185,12 @@ def _limit(quarter: float, half: float, end: float) -> tuple[float, bool]:
 
 def _layers(config: schema.Config, prediction: Prediction) -> Layers:
     level = replace(prediction, log_delta=np.zeros_like(prediction.log_delta))  # so that the band cannot overflow
-    try:
+    around = Bands(*2 * [Band(*2 * [np.full_like(prediction.q, math.nan)])])
+    with suppress(NoTheory):  # replicas scatter beyond the range of the dtype
         around = bands(config, level)
-    except NoTheory:  # replicas scatter beyond the range of the dtype
-        nothing = np.full_like(prediction.q, math.nan)
-        around = Bands(Band(nothing, nothing), Band(nothing, nothing))
-    return Layers(
-        q=prediction.q,
-        pre_rms=around.pre_rms,
-        act_rms=prediction.act_rms,
-        log_delta=prediction.log_delta,
-        log_delta_band=Band(*(prediction.log_delta + np.log(factor) for factor in around.delta_rms)),
-        log_weight_grad_norm=prediction.log_weight_grad_norm,
-    )
+    q, log_delta, log_weight_grad = prediction.q, prediction.log_delta, prediction.log_weight_grad_norm
+    log_delta_band = Band(*(log_delta + np.log(factor) for factor in around.delta_rms))
+    return Layers(q, around.pre_rms, prediction.act_rms, log_delta, log_delta_band, log_weight_grad)
 
 
 def _slope(log_delta: Array) -> float:
@@ -248,22 +202,16 @@ def _slope(log_delta: Array) -> float:
     return float(offset @ log_delta[layer] / (offset @ offset) / math.log(10))
 
 
-def _remedy(
-    config: schema.Config, bias_var: float, has_critical: bool, input_q: float, features: int | None
-) -> tuple[str, ...]:
+def _remedy(candidates: Iterator[Candidate], input_q: float, features: int | None) -> tuple[str, ...]:
     """Overrides that make the limit critical: those of the first candidate that theory confirms, or none."""
-    for changed, overrides in _candidates(config, bias_var, has_critical):
-        try:
+    for changed, overrides in candidates:
+        with suppress(schema.ConfigError):
             if limits(schema.check(resolve_critical(changed)), input_q, features).phase == "critical":
                 return overrides
-        except schema.ConfigError:
-            continue
     return ()
 
 
-def _candidates(
-    config: schema.Config, bias_var: float, has_critical: bool
-) -> Iterator[tuple[schema.Config, tuple[str, ...]]]:
+def _candidates(config: schema.Config, bias_var: float, has_critical: bool) -> Iterator[Candidate]:
     """Another weight_var, if there is a critical one; another bias_var too; a norm in a branch, and a skip past it."""
     choices = [bias_var] if has_critical else []
     if is_plain(config):

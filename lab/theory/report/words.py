@@ -12,8 +12,7 @@ from lab.theory.plain.signal import DepthScales
 from lab.theory.width.bands import SIGMAS
 from lab.typing import Array
 
-NEAR = 0.1
-"""Decades of change over a whole network that count as none: 26%."""
+NEAR = 0.1  # decades of change over a whole network that count as none: 26%
 
 
 def fate(scales: DepthScales | None, log_delta: Array | None) -> str:
@@ -27,10 +26,9 @@ def fate(scales: DepthScales | None, log_delta: Array | None) -> str:
 
 
 def _variance(scales: DepthScales) -> str:
-    subject, q, xi = "The variance of the pre-activations", f"{scales.q_star:.4g}", scales.xi_q
+    q, xi = f"{scales.q_star:.4g}", scales.xi_q
     pace = f", by a factor of e every {xi:.3g} layers" if math.isfinite(xi) else ""
-    if math.isinf(xi):
-        pace = ", more slowly than exponentially"
+    pace = ", more slowly than exponentially" if math.isinf(xi) else pace
     doubly = ", doubly exponentially: each layer roughly squares it"
     endings = {
         "settles": f"settles at q_star = {q}{pace}.",
@@ -39,7 +37,7 @@ def _variance(scales: DepthScales) -> str:
         "vanishes": f"decays to 0{doubly if scales.chi == 0 else pace}.",
         "grows": f"grows without bound{doubly if math.isinf(scales.chi) else ''}.",
     }
-    return f"{subject} {endings[scales.variance]}"
+    return f"The variance of the pre-activations {endings[scales.variance]}"
 
 
 def _gradient(scales: DepthScales) -> str:
@@ -55,10 +53,9 @@ def _network(scales: DepthScales, depth: int, log10_delta: float) -> str:
     subject = f"the {depth} layers of this network delta_rms"
     if abs(log10_delta) < NEAR:
         return f"Over {subject} keeps its size."
+    over, still = ("That is the limit: over", " still") if scales.phase == "critical" else ("Over", "")
     change = f"{'grows' if log10_delta > 0 else 'shrinks'} by a factor of {power_of_ten(abs(log10_delta))}"
-    if scales.phase == "critical":
-        return f"That is the limit: over {subject} still {change} towards the input."
-    return f"Over {subject} {change} towards the input."
+    return f"{over} {subject}{still} {change} towards the input."
 
 
 def reasons(config: schema.Config, scales: DepthScales | None, slope: float) -> dict[str, str]:
@@ -84,10 +81,7 @@ def reasons(config: schema.Config, scales: DepthScales | None, slope: float) -> 
 def advice(
     config: schema.Config, scales: DepthScales | None, log_delta: Array | None, remedy: Sequence[str], critical: str
 ) -> str:
-    """The change that would make the limit critical, in one or two sentences.
-
-    `remedy`: overrides that do, none where none are known; `critical`: the change of weight_var, if that suffices.
-    """
+    """The change that makes the limit critical: the overrides `remedy`, and `critical`, the change of weight_var."""
     if scales is None:
         return ""
     if scales.phase != "critical":
@@ -110,11 +104,10 @@ def assumptions(
     config: schema.Config, input_q: float, features: int | None, prediction: Prediction | None
 ) -> tuple[str, ...]:
     """The assumptions of a report; `features` is None where the size of an input is unknown."""
-    unknown = f"The number of features is unknown, and taken to be {config.model.width} in the first map."
-    band = (
-        f"The band is for the geometric mean over replicas={config.replicas} networks of"
-        f" model.width={config.model.width}, {SIGMAS:g} standard deviations to either side."
-    )
+    width = config.model.width
+    unknown = f"The number of features is unknown, and taken to be {width} in the first map."
+    networks = f"replicas={config.replicas} networks of model.width={width}"
+    band = f"The band is for the geometric mean over {networks}, {SIGMAS:g} standard deviations to either side."
     return (
         "The network is at initialization, in training mode, with layers so wide that pre-activations are Gaussian.",
         "The gradient that enters at the last layer, and the weights that it meets, are independent of the"
@@ -138,8 +131,5 @@ def power_of_ten(log10: float, digits: int = 3) -> str:
         return "none" if math.isnan(log10) else "infinity" if log10 > 0 else "0"
     if -3 <= log10 < 4:
         return f"{10**log10:.{digits}g}"
-    exponent = math.floor(log10)
-    mantissa = f"{10 ** (log10 - exponent):.{digits - 1}f}"
-    if mantissa.startswith("10"):
-        mantissa, exponent = f"{1:.{digits - 1}f}", exponent + 1
-    return f"{mantissa}e{exponent:+03d}"
+    mantissa, _, exponent = f"{10 ** (log10 % 1):.{digits - 1}e}".partition("e")  # 9.999 rounds to 1.00e+01
+    return f"{mantissa}e{math.floor(log10) + int(exponent):+03d}"

@@ -14,8 +14,7 @@ from lab.theory.errors import NoTheory
 from lab.theory.width.noise import Noise, noise
 from lab.typing import Array
 
-SIGMAS = 3.0
-"""Half the width of a band, in standard deviations of a mean over replicas."""
+SIGMAS = 3.0  # half the width of a band, in standard deviations of a mean over replicas
 
 
 class Band(NamedTuple):
@@ -38,22 +37,17 @@ def bands(config: schema.Config, prediction: Prediction, replicas: int | None = 
     Raises:
         NoTheory: at this width the variance of some replicas may leave the range of the network's dtype.
     """
-    scatter = noise(config, prediction)
-    with np.errstate(divide="ignore"):
-        log_q = np.log(prediction.q)
+    scatter, log_q = noise(config, prediction), np.log(prediction.q)
     _check_range(config, log_q, scatter)
     count = config.replicas if replicas is None else replicas
 
     def band(log_center: Array, variance: Array, shift: tuple[Array, Array]) -> Band:
-        reach = sigmas * np.sqrt(variance / count)
-        lowest, highest = shift
+        reach, (lowest, highest) = sigmas * np.sqrt(variance / count), shift
         with np.errstate(over="ignore"):  # an end at infinity: where scatter amplifies itself nothing is excluded
             return Band(np.exp(log_center + (lowest - reach) / 2), np.exp(log_center + (highest + reach) / 2))
 
-    return Bands(
-        delta_rms=band(prediction.log_delta, scatter.delta, scatter.delta_shift),
-        pre_rms=band(log_q / 2, scatter.q, scatter.q_shift),
-    )
+    delta_rms = band(prediction.log_delta, scatter.delta, scatter.delta_shift)
+    return Bands(delta_rms, band(log_q / 2, scatter.q, scatter.q_shift))
 
 
 def _check_range(config: schema.Config, log_q: Array, scatter: Noise) -> None:
@@ -71,7 +65,6 @@ def _check_range(config: schema.Config, log_q: Array, scatter: Noise) -> None:
 def probability_dead(width: int, depth: int) -> float:
     """Probability that one input is dead after `depth` relu layers without biases: 1 - (1 - 2^-width)^depth.
 
-    A unit is 0 with probability 1/2, independently of the others, as long as its input is not 0. For one input and
-    symmetric weights; Lu et al. 2019, "Dying ReLU and Initialization", have bounds for data sets.
+    For one input and symmetric weights; Lu et al. 2019, "Dying ReLU and Initialization", have bounds for data sets.
     """
     return -math.expm1(depth * math.log1p(-(0.5**width))) if width > 0 else 1.0

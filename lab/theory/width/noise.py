@@ -7,10 +7,9 @@ and p the share of s V in q':
     ln rate = h(x) + epsilon,   h = ln(s D),        Var epsilon = (3 E phi'^4 / D^2 - 1) / n
                                                     Cov = p (E phi^2 phi'^2 / (V D) - 1) / n
 
-All of it is computed; only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and
-`ROUNDING` are allowances. It describes one example whose gradient is independent of its activations. Examples of a
-batch share weights but not the direction of their gradients, so that their mean scatters less, and a band from this is
-conservative. With norms or skips the variances of forward and backward steps are added without their correlation.
+Only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and `ROUNDING` are allowances. It
+describes one example; the mean over a batch scatters less, so that a band from it is conservative. With norms or skips
+the variances of forward and backward steps are added without their correlation.
 """
 
 from __future__ import annotations
@@ -28,31 +27,23 @@ from lab.theory.width import paths
 from lab.typing import Array
 
 BATCH_ERROR, WIDTH_ERROR = 2.0, 5.0
-"""With batch norm ln of the rate of delta^2 has an error of 2 / batch + 5 / width per layer: fitted to simulations of
-width 512 and batches of 32 to 128, where it was up to 0.017."""
+"""Error 2 / batch + 5 / width per layer of ln of the rate of delta^2 with batch norm: fitted to simulations of width
+512 and batches of 32 to 128, where it was up to 0.017."""
 
 LARGEST_BEND = 0.2
 """Largest curvature of the maps times variance of ln q for which the scatter is taken to first order: a variance then
 changes by a fifth, as much as the neglected scatter of `_coupling`. Above it paths are followed."""
 
-LEAST, LEAST_SCATTERED = 1e-280, 1e-70
-"""Lower bounds of variances, the second where squares of squares are needed: near 0 every activation is a power of its
-argument, whose relative scatter is independent of the variance."""
-
-LEAST_GROWTH = 0.1
-"""Least part of a layer's gradient that `_coupling` leaves: a bound for widths of 1 and 2, where 1/width is large."""
-
-ROUNDING = 1e-3
-"""Allowance for the eps of a norm and float32 in ln of a mean square that the norm sets to 1."""
+LEAST, LEAST_SCATTERED = 1e-280, 1e-70  # lower bounds of variances, the second where squares of squares are needed
+LEAST_GROWTH = 0.1  # least part of a layer's gradient that `_coupling` leaves: a bound for widths of 1 and 2
+ROUNDING = 1e-3  # allowance for the eps of a norm and float32 in ln of a mean square that the norm sets to 1
 
 
 class Noise(NamedTuple):
-    """Scatter of single replicas, (depth,) each.
+    """Scatter of single replicas, (depth,) each, of ln of (delta_l / delta_last)^2 and of the mean square z.
 
-    Attributes:
-        delta, q: variance of ln of (delta_l / delta_last)^2 and of the mean square pre-activation.
-        delta_mean, q_mean: shift of the mean of one example's by finite width; NaN where only its range is known.
-        delta_shift, q_shift: (lowest, highest) deviation of the mean from mean-field theory, of one example or many.
+    `delta`, `q`: variances. `mean`: shift of one example's mean by finite width; NaN where only its range is known.
+    `shift`: (lowest, highest) deviation of the mean from mean-field theory, of one example or many.
     """
 
     delta: Array
@@ -110,8 +101,7 @@ def _plain_noise(config: schema.Config, prediction: Prediction) -> Noise:
 
 def _range(shift: Array, other: Array, beyond: Array | float = 0.0) -> tuple[Array, Array]:
     """Range of the shift: none, that of one example's logarithm, or `other`, that of the mean of many examples."""
-    lowest, highest = np.minimum(np.minimum(shift, other), 0.0), np.maximum(np.maximum(shift, other), 0.0)
-    return lowest - beyond, highest + beyond
+    return np.minimum(np.minimum(shift, other), 0.0) - beyond, np.maximum(np.maximum(shift, other), 0.0) + beyond
 
 
 def _terms(config: schema.Config, q: Array) -> paths.Terms:
@@ -120,9 +110,8 @@ def _terms(config: schema.Config, q: Array) -> paths.Terms:
     up, down, fan_out = sizes.up, sizes.down, units(config)
 
     def next_q(second_moment: Array) -> Array:
-        if down is not None:
-            second_moment = down.weight_var * second_moment + down.bias_var
-        return up.weight_var * second_moment + up.bias_var
+        after = second_moment if down is None else down.weight_var * second_moment + down.bias_var
+        return up.weight_var * after + up.bias_var
 
     usual, following = np.maximum(q, LEAST_SCATTERED), next_q(phi.second_moment(q))
     second, slope = phi.second_moment(usual), phi.slope_moment(usual)
@@ -131,13 +120,10 @@ def _terms(config: schema.Config, q: Array) -> paths.Terms:
     second_map, passed = 0.0, up.weight_var
     if down is not None:
         second_map, passed = 2 / config.model.width, passed * down.weight_var * down.fan_out / down.fan_in
-    return paths.Terms(
-        next_q=np.log(following),
-        rate=np.log(passed * up.fan_out / up.fan_in * phi.slope_moment(q)),
-        xi=share**2 * ((fourth / second**2 - 1) / fan_out + second_map),
-        epsilon=(3 * slope_fourth / slope**2 - 1) / fan_out + second_map,
-        covariance=share * (mixed / (second * slope) - 1) / fan_out,
-    )
+    rate = np.log(passed * up.fan_out / up.fan_in * phi.slope_moment(q))
+    xi = share**2 * ((fourth / second**2 - 1) / fan_out + second_map)
+    epsilon = (3 * slope_fourth / slope**2 - 1) / fan_out + second_map
+    return paths.Terms(np.log(following), rate, xi, epsilon, share * (mixed / (second * slope) - 1) / fan_out)
 
 
 def _coupling(config: schema.Config, q: Array) -> Array:
@@ -145,9 +131,8 @@ def _coupling(config: schema.Config, q: Array) -> Array:
 
     Of the n directions in which W^T delta lies, the one along x carries rho times its share, with
     rho = E (y phi')^2 / (E y^2 D) in the last layer, y = W x; and below, where delta itself has such a component,
-    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Where dq'/dq > chi
-    (softplus, or gelu on its way down) rho grows with the distance from the end, until that one direction carries most
-    of the gradient, which then shrinks with dq'/dq and not with chi. Own derivation, for one map per layer.
+    rho' - 1 = (E (y phi')^2 + (rho - 1) (E y phi phi')^2 / V) / (E y^2 D) - 1. Where dq'/dq > chi (softplus, or gelu on
+    its way down) that direction finally carries most of the gradient. Own derivation, for one map per layer.
     """
     phi, q = kernel(config.activation), np.maximum(q, LEAST_SCATTERED)
     if phi.is_gated or config.model.block == "ffn":
@@ -159,8 +144,7 @@ def _coupling(config: schema.Config, q: Array) -> Array:
     excess, shift = 0.0, np.zeros_like(q)  # excess: rho - 1 of the layer above
     for layer in range(len(q) - 1, -1, -1):
         growth = 1 + excess * mixed[layer] / (second[layer] * slope[layer]) / config.model.width
-        growth = max(float(growth), LEAST_GROWTH)
-        shift[layer] = math.log(growth)
+        shift[layer] = math.log(growth := max(float(growth), LEAST_GROWTH))
         excess = float((1 + own[layer] + inherited[layer] * excess) / growth - 1)
     return shift
 
@@ -197,10 +181,9 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
 def _along_input(config: schema.Config, prediction: Prediction) -> Array:
     """Ratio of delta^2 along the layer's own input to all the rest, in skip networks without norms: (depth,).
 
-    A skip passes its input x on, and with it the product g . x of gradient and input, which no layer changes (by
-    Euler's theorem for positively homogeneous activations; approximately for others once their variance is large). So
-    this one part of g^2, 1 / width of it at the top, grows towards the input as x^2 shrinks, and where activations of
-    one sign accumulate in x that is faster than the rest: for relu by 2.9 per layer, not 2. Own derivation.
+    No layer changes the product g . x of gradient and input (by Euler's theorem for positively homogeneous activations;
+    approximately for others once their variance is large). So this one part of g^2, 1 / width of it at the top, grows
+    towards the input as x^2 shrinks: faster than the rest for relu, by 2.9 per layer, not 2. Own derivation.
     """
     up = maps(config, config.model.width).up
     square = np.log((prediction.q - up.bias_var) / up.weight_var)  # of the inputs

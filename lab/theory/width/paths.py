@@ -1,9 +1,8 @@
 """The scatter of plain networks beyond first order: simulated paths of the variance.
 
-The steps are those of `lab.theory.width.noise`, a Gaussian step of ln q and one of ln delta^2 per layer with the
-variances of width n, but taken at each path's own q, so that a network may end where mean-field theory does not: of
-gelu networks with He's variances some keep their signal and others lose it. No weights are drawn; a path is one pair of
-numbers per layer. The seed is fixed, so that the paths are part of the formula.
+The steps are those of `lab.theory.width.noise`, but taken at each path's own q, so that a network may end where
+mean-field theory does not: of gelu networks with He's variances some keep their signal and others lose it. A path is
+one pair of numbers per layer. The seed is fixed, so that the paths are part of the formula.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import numpy as np
 from lab.theory.deep.prediction import log_mean
 from lab.typing import Array
 
-PATHS = 2000
-"""Means then have an error of 1/45 of a standard deviation, variances one of 3%."""
+PATHS = 2000  # means then have an error of 1/45 of a standard deviation, variances one of 3%
 
 MARGIN, SPACING, MOST_POINTS = 20.0, 0.1, 4000
 """Range beyond mean-field theory's, spacing and number of the points of ln q at which functions are tabulated."""
@@ -36,8 +34,7 @@ class Terms(NamedTuple):
 class PathMoments(NamedTuple):
     """Over paths, (depth,) each: of ln q over mean-field theory's, and of ln delta^2 relative to the last layer.
 
-    `mean` is that of the logarithm, `log_mean` the logarithm of the mean, as for many examples with independent
-    scatter.
+    `log_mean` is the logarithm of the mean, as for many examples with independent scatter.
     """
 
     q_mean: Array
@@ -49,10 +46,7 @@ class PathMoments(NamedTuple):
 
 
 def moments(terms_at: Callable[[Array], Terms], q: Array, least: float) -> PathMoments:
-    """Follow paths that start at q[0] through the layers that have mean-field variances q (depth,).
-
-    `least` is the smallest variance that `terms_at` accepts.
-    """
+    """Follow paths from q[0] through layers of mean-field variances q (depth,); `terms_at` accepts `least` or more."""
     depth, ln_q = len(q), np.log(np.maximum(q, least))
     low, high = max(ln_q.min() - MARGIN, np.log(least)), ln_q.max() + MARGIN
     grid = np.linspace(low, high, min(MOST_POINTS, int((high - low) / SPACING)))

@@ -11,19 +11,15 @@ from lab import schema
 from lab.theory.deep.prediction import Prediction
 from lab.theory.width.noise import noise
 
-WORTHLESS = 1.0
-"""Decades per layer; a standard error at least as large makes a z-score meaningless."""
+WORTHLESS = 1.0  # decades per layer; a standard error at least as large makes a z-score meaningless
 
 
 @dataclass(frozen=True)
 class Slope:
     """Decades of delta_rms gained per layer towards the loss.
 
-    Attributes:
-        mean_field: of infinitely wide layers.
-        shift: shift of the mean over replicas by finite width, the middle of its possible range.
-        standard_error: of that mean: scatter over replicas, and the range of the shift, taken as uniform and
-            independent of the scatter.
+    `shift` of the mean over replicas by finite width is the middle of its possible range; the standard error of that
+    mean is from the scatter over replicas and this range, taken as uniform and independent.
     """
 
     mean_field: float
@@ -31,10 +27,7 @@ class Slope:
     standard_error: float
 
     def z(self, measured: float) -> float:
-        """Standard errors by which a measured mean over replicas exceeds the predicted one.
-
-        NaN where the error is 0, as for a single layer, or at least `WORTHLESS`.
-        """
+        """Standard errors by which a measured mean exceeds the predicted one; NaN for none or a `WORTHLESS` one."""
         if not 0 < self.standard_error < WORTHLESS:
             return math.nan
         return (measured - self.mean_field - self.shift) / self.standard_error
@@ -46,10 +39,7 @@ def expected_slope(config: schema.Config, prediction: Prediction, replicas: int 
     ln delta^2 at layer l over the last layer's is a sum of steps from l to the top (`lab.theory.width.noise`), so that
     two layers share the steps above the higher one: their covariance is the variance of the higher one. With the
     weights w of least squares the slope's variance is the sum over steps of (the sum of w below the step)^2 times the
-    step's.
-
-    Args:
-        replicas: number of replicas in the mean, by default `config.replicas`.
+    step's. The mean is over `replicas`, by default `config.replicas`.
     """
     depth = len(prediction.q)
     scatter = noise(config, prediction)
