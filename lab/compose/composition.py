@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Config, Path]:
-    """Return the configuration of a run and the folder that Hydra will make for it.
-
-    Args:
-        overrides: of one run.
-        number: its place in a sweep, None for a single run.
+    """Return the configuration of a run and its folder; `number` is its place in a sweep, None for a single run.
 
     Raises:
         ConfigError: as `compose`.
@@ -66,11 +62,7 @@ def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConf
 
 
 def to_config(tree: DictConfig, explicit: Collection[str] = ()) -> Config:
-    """Return the frozen dataclasses of a composed tree, checked.
-
-    Args:
-        tree: what `compose_tree` returned.
-        explicit: keys that the user has given, see `schema.check`.
+    """Return the frozen dataclasses of a tree from `compose_tree`; `explicit` are the keys that the user has given.
 
     Raises:
         ConfigError: an unknown key, a wrong type, or as `schema.check`.
@@ -85,11 +77,7 @@ def to_config(tree: DictConfig, explicit: Collection[str] = ()) -> Config:
 
 
 def with_numbers(config: Config, overrides: Sequence[str]) -> Config | None:
-    """Return the configuration with other numbers, checked, without asking Hydra; None if one is no plain number.
-
-    Args:
-        config: composed without these overrides.
-        overrides: of keys that hold a number.
+    """Return `config` with overrides of keys that hold numbers, checked, without Hydra; None if one is no plain number.
 
     Raises:
         ConfigError: as `compose`.
@@ -101,8 +89,7 @@ def with_numbers(config: Config, overrides: Sequence[str]) -> Config | None:
         if type(value) is not kind and not (kind is float and type(value) is int and abs(value) <= schema.LARGEST):
             return None
         owner = replace(owner, **{name: kind(value)})
-        changed: dict[str, Any] = {group: owner}
-        config = replace(config, **changed) if group else owner
+        config = replace(config, **{group: owner}) if group else owner
     return schema.check(config)
 
 
@@ -130,10 +117,11 @@ def _trusted_hydra(*overrides: str) -> dict[str, Any]:
     return {"hydra": OmegaConf.to_container(compose_with_hydra(overrides).hydra, resolve=False)}
 
 
-def _unknown_keys(tree: DictConfig, owner: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+def _unknown_keys(tree: DictConfig, owner: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
     """Yield each key that was added to a tree (with + or ++) and that its dataclass does not have, with that class."""
+    names = [part.name for part in fields(owner)]
     for key in map(str, tree):
-        if key not in owner.__dataclass_fields__:  # type: ignore[attr-defined]  # of a dataclass
+        if key not in names:
             yield f"{prefix}{key}", owner
         elif isinstance(tree[key], DictConfig):
             yield from _unknown_keys(tree[key], OmegaConf.get_type(tree[key]) or Config, f"{prefix}{key}.")

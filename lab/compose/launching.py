@@ -39,7 +39,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 
 
 def parse_flags(arguments: Sequence[str]) -> Namespace:
-    """Hydra's flags, and the overrides as their `overrides`.
+    """Return Hydra's flags, with the overrides as their `overrides`.
 
     Raises:
         ConfigError: an unknown flag, or one that replaces the configuration tree.
@@ -68,11 +68,7 @@ def run_alone(arguments: Sequence[str], overrides: Sequence[str], job: Job) -> N
 
 
 def launcher_of(overrides: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
-    """The launcher's name in `hydra/launcher`, and its settings in `hydra.launcher`.
-
-    Raises:
-        ConfigError: as `lab.compose.compose`.
-    """
+    """Return the launcher's name in `hydra/launcher`, and its settings in `hydra.launcher`."""
     tree = compose_tree(overrides, with_hydra=True).hydra
     return str(tree.runtime.choices["hydra/launcher"]), tree.launcher
 
@@ -102,21 +98,14 @@ def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job
             "config", [*common, "hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN, from_shell=False
         )
         OmegaConf.save(tree, sweep / MULTIRUN)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(instance.config_loader, Callbacks(tree)), task_function=_task(job), config=tree
-        )
+        context = HydraContext(instance.config_loader, Callbacks(tree))
+        launcher = Plugins.instance().instantiate_launcher(context, _task(job), tree)
         for result in launcher.launch(own, initial_job_idx=0):
             _ = result.return_value  # raises the exception of the job, if it raised one
 
 
 def save_configs(overrides: Sequence[str], number: int, folder: Path) -> None:
-    """Write .hydra/ of a sweep's run, as Hydra's launchers do.
-
-    Args:
-        overrides: all overrides of the run.
-        number: its place in the sweep.
-        folder: the run's folder.
-    """
+    """Write .hydra/ of a sweep's run into its folder, as Hydra's launchers do; `number` is its place in the sweep."""
     tree = compose_tree(overrides, with_hydra=True)
     with open_dict(tree):
         own = tree.pop("hydra")
@@ -131,7 +120,7 @@ def save_configs(overrides: Sequence[str], number: int, folder: Path) -> None:
 
 
 def quoted(text: str) -> str:
-    """The text as a value in Hydra's override grammar."""
+    """Return the text as a value in Hydra's override grammar."""
     return str(QuotedString(text, Quote.single).with_quotes())
 
 
@@ -145,7 +134,7 @@ def is_hydras(override: str) -> bool:
 
 
 def _task(job: Job) -> Callable[[DictConfig], Any]:
-    """Hydra's task function for a job; Hydra names its runs after the job's module."""
+    """Return Hydra's task function for a job; Hydra names its runs after the job's module."""
     return functools.update_wrapper(functools.partial(_run, job), job)
 
 
@@ -155,7 +144,6 @@ def _run(job: Job, tree: DictConfig) -> Any:
 
 @contextmanager
 def _hydra_errors_explained(overrides: Sequence[str]) -> Iterator[None]:
-    """Turn an error of Hydra or OmegaConf into one sentence."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting
     try:

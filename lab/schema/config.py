@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
-from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from lab.schema import options
@@ -88,31 +87,24 @@ class Config:
     overwrite: bool = False
 
 
-CHOICES: Mapping[str, dict[str, Any]] = MappingProxyType(
-    {
-        "activation": options.ACTIVATIONS,
-        "init": options.INITS,
-        "norm": options.NORMS,
-        "residual": options.RESIDUALS,
-        "clip": options.CLIPS,
-        "optimizer": options.OPTIMIZERS,
-        "data": options.DATA,
-    }
-)
+CHOICES: Mapping[str, dict[str, Any]] = {
+    "activation": options.ACTIVATIONS,
+    "init": options.INITS,
+    "norm": options.NORMS,
+    "residual": options.RESIDUALS,
+    "clip": options.CLIPS,
+    "optimizer": options.OPTIMIZERS,
+    "data": options.DATA,
+}
 """Group -> option -> its dataclass."""
 
 
 def register_option(group: str, name: str, options: type) -> None:
-    """Add an option to a group, so that `group=name` can be chosen; registering the same class again does nothing.
-
-    Args:
-        group: a key of `CHOICES`.
-        name: of the option, a Python identifier.
-        options: frozen dataclass that extends the group's own (`Activation` for "activation").
+    """Add an option to a group of `CHOICES`; registering the same class again does nothing.
 
     Raises:
         ValueError: an unknown group, a name that is taken or no identifier.
-        TypeError: `options` is no frozen dataclass of this group.
+        TypeError: `options` is no frozen dataclass that extends the group's own (`Activation` for "activation").
     """
     if group not in CHOICES:
         raise ValueError(f"{group}: there is no such group of options; {did_you_mean(group, list(CHOICES))}.")

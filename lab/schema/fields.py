@@ -7,12 +7,7 @@ from typing import Any
 
 
 def number(default: float | int | None, **bounds: float) -> Any:
-    """Return a numeric field; `check` enforces its bounds and refuses NaN and infinity.
-
-    Args:
-        default: its type is the field's.
-        bounds: any of `above`, `at_least`, `below` and `at_most`.
-    """
+    """Return a numeric field of the default's type; `check` enforces `above`, `at_least`, `below` and `at_most`."""
     return field(default=default, metadata={"bounds": bounds})
 
 
