@@ -1,7 +1,5 @@
 """From files and overrides to one frozen `Config`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
@@ -24,7 +22,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: an override that cannot be read, a wrong name, type or range, or choices that exclude each other.
     """
-    return to_config(compose_tree(overrides), _keys(overrides))
+    return compose_job(overrides)[0]
 
 
 def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Config, Path]:
@@ -34,7 +32,7 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
         ConfigError: as `compose`.
     """
     is_swept = number is not None
-    tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides, with_hydra=True)
+    tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides)
     with explaining(overrides), open_dict(tree):
         hydra = tree.hydra
         folder = Path(hydra.run.dir)
@@ -45,8 +43,8 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
     return to_config(tree, _keys(overrides)), folder
 
 
-def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """Return the composed tree before it becomes a `Config`; `with_hydra` keeps Hydra's own part (folders, job name).
+def compose_tree(overrides: Sequence[str]) -> DictConfig:
+    """Return the composed tree before it becomes a `Config`, with Hydra's own part (folders, job name).
 
     Raises:
         ConfigError: an override or a file that cannot be used.
@@ -55,9 +53,6 @@ def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConf
     with explaining(overrides):
         tree = compose_with_hydra(overrides)
         _check_untrusted(tree, overrides)
-    if not with_hydra:
-        with open_dict(tree):
-            del tree["hydra"]
     return tree
 
 

@@ -1,7 +1,5 @@
 """Hydra's ConfigStore and search path, set up for the lab and restored afterwards."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Iterator, Sequence

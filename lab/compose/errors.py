@@ -1,7 +1,5 @@
 """One sentence for each error that Hydra or OmegaConf raises."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass

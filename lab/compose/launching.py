@@ -1,7 +1,5 @@
 """Launching runs with Hydra: its command line, its launchers, and the files that it leaves in a run's folder."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys
@@ -54,13 +52,7 @@ def parse_flags(arguments: Sequence[str]) -> Namespace:
 def run_alone(arguments: Sequence[str], overrides: Sequence[str], job: Job) -> None:
     """Run Hydra's command line: a single run, or help, the composed configuration or shell completion.
 
-    Args:
-        arguments: flags in front, then overrides.
-        overrides: as the user gave them, for error messages.
-        job: trains the configuration.
-
-    Raises:
-        ConfigError: an error of Hydra, as one sentence.
+    `arguments` are flags, then overrides; `overrides` are those of the user, for the `ConfigError` of a bad one.
     """
     sys.argv = list(arguments)
     with _hydra_errors_explained(overrides):
@@ -69,18 +61,14 @@ def run_alone(arguments: Sequence[str], overrides: Sequence[str], job: Job) -> N
 
 def launcher_of(overrides: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
     """Return the launcher's name in `hydra/launcher`, and its settings in `hydra.launcher`."""
-    tree = compose_tree(overrides, with_hydra=True).hydra
+    tree = compose_tree(overrides).hydra
     return str(tree.runtime.choices["hydra/launcher"]), tree.launcher
 
 
 def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job: Job) -> None:
-    """Hand the runs of a sweep to the launcher that their overrides choose, and wait for them.
+    """Hand the runs of a sweep, all overrides of each, to the launcher that they choose, and wait for them.
 
-    Args:
-        jobs: all overrides of every run.
-        swept: the swept keys.
-        sweep: the sweep's folder.
-        job: does one run; it should not raise.
+    `swept` are the swept keys, and `sweep` is the sweep's folder; `job` should not raise.
 
     Raises:
         ConfigError: an error of Hydra, as one sentence.
@@ -88,15 +76,12 @@ def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job
     """
     common = [word for word in jobs[0] if key_of(word) not in swept and not word.startswith(SUBDIR)]
     own = [[word for word in words if word.startswith(SUBDIR) or not is_hydras(word)] for words in jobs]
-    with (
-        _hydra_errors_explained(common),
-        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="run"),
-    ):
+    lab = hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="run")
+    with _hydra_errors_explained(common), lab:
         instance = GlobalHydra.instance().hydra
         assert instance is not None
-        tree = instance.compose_config(
-            "config", [*common, "hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN, from_shell=False
-        )
+        words = [*common, "hydra.mode=MULTIRUN"]
+        tree = instance.compose_config("config", words, run_mode=RunMode.MULTIRUN, from_shell=False)
         OmegaConf.save(tree, sweep / MULTIRUN)
         context = HydraContext(instance.config_loader, Callbacks(tree))
         launcher = Plugins.instance().instantiate_launcher(context, _task(job), tree)
@@ -106,7 +91,7 @@ def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job
 
 def save_configs(overrides: Sequence[str], number: int, folder: Path) -> None:
     """Write .hydra/ of a sweep's run into its folder, as Hydra's launchers do; `number` is its place in the sweep."""
-    tree = compose_tree(overrides, with_hydra=True)
+    tree = compose_tree(overrides)
     with open_dict(tree):
         own = tree.pop("hydra")
         own.mode = RunMode.MULTIRUN

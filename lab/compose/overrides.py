@@ -1,7 +1,5 @@
 """Overrides by Hydra's grammar, and the runs of a sweep."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

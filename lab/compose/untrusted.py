@@ -1,15 +1,12 @@
 """Limits on files from elsewhere: they run no code, read no environment, and write nowhere but in the output folder.
 
-The command line is the user's own. The files of --config-dir and hydra.searchpath may be anybody's, and Hydra would let
-them name classes, modules, commands and folders. Therefore
-- a value may point to another key or hold the date, and calls no other resolver (on the command line neither: a run
-  depends on its overrides, not on the environment);
+The files of --config-dir and hydra.searchpath may be anybody's, and Hydra would let them name classes, modules,
+commands and folders. Therefore
+- a value may point to another key or hold the date, and calls no other resolver (on the command line neither);
 - the `hydra` node is what conf/ and the command line make it, except for the choice of a launcher, plain settings of
   that launcher and the names of runs;
 - a run of a sweep lies below the sweep's folder.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Each replica's own endless sequence of batches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +17,8 @@ BLOCK_INDICES = 2**18
 class Batches:
     """Each replica's batches, in an order of its own that is reshuffled every epoch.
 
-    A batch may reach into the next epoch, and may be larger than an epoch. The order is drawn on the host, so it is the
-    same for every device, and for many steps at once, so that they take one transfer; the examples are gathered on the
-    device without synchronizing with it.
+    A batch may reach into the next epoch, and may be larger than an epoch. The order is drawn on the host, the same for
+    every device, and for many steps at once, in one transfer; gathering the examples does not synchronize.
 
     Args:
         dataset: the examples.

@@ -1,7 +1,5 @@
 """The user's own data, in an .npz file of plain arrays that may come from anybody: reading one executes nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The data sets that can be chosen by name."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

@@ -31,17 +31,11 @@ def build(config: schema.Activation, replicas: int, generators: Sequence[torch.G
 
 
 class ActivationLayer(nn.Module):
-    """Base of all activation layers.
-
-    Attributes:
-        zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
-        zero_is_saturated: a pre-activation is saturated exactly where the activation is 0.
-        is_shared: the function is the same in every layer and pass, so layers can be measured together.
-    """
+    """Base of all activation layers; `lab.measure.ActivationFacts` explains the first two attributes."""
 
     zero_stops_gradient = False
     zero_is_saturated = False
-    is_shared = True
+    is_shared = True  # the function is the same in every layer and pass, so layers can be measured together
 
     def slope(self, z: Tensor) -> Tensor:
         """Compute the derivative at each pre-activation; of a gated layer, that of the gate function at each gate."""

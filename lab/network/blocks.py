@@ -1,7 +1,5 @@
 """The parts of a network: hidden layers, linear maps and skips, each with a replica axis."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Random weights and biases: (fan_in, fan_out) matrices in float64, drawn from one replica's generator."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -3,12 +3,9 @@
 depth 1, width N, block=linear:     x -> layer 0 -> readout
 depth 3, residual or block=ffn:     x -> embedding -> layer 0 -> layer 1 -> layer 2 -> (final norm) -> readout
 
-The embedding is a linear map from the features to the width, so that all layers of a residual or feed-forward stack
-have the same shape; in a plain stack layer 0 takes the data. The final norm ends a residual stack with norm.place=pre,
-whose sum is not normalized otherwise.
+The embedding, a linear map from the features to the width, gives all layers the same shape; in a plain stack layer 0
+takes the data. The final norm ends a residual stack with norm.place=pre, whose sum is not normalized otherwise.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,10 +31,6 @@ class Network(nn.Module):
         streams: the random streams, one per replica.
         device: where the parameters live.
         variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
-
-    Attributes:
-        noise: the generators that rrelu draws from, one per replica.
-        batch_norms: the layers in which the examples of a batch depend on one another.
     """
 
     def __init__(
@@ -56,7 +49,7 @@ class Network(nn.Module):
         draws = [partial(initialization.draw, variant.init, rng=stream.weights) for variant, stream in pairs]
         alphas = [getattr(variant.residual, "alpha", 1.0) for variant in variants]
         self.width = width
-        self.noise = [torch_generator(stream.noise, device) for stream in streams]
+        self.noise = [torch_generator(stream.noise, device) for stream in streams]  # that rrelu draws from
         has_residual = config.residual.name != "none"
         has_embedding = has_residual or config.model.block == "ffn"
         self.embedding = Linear(config, features, width, draws) if has_embedding else None

@@ -1,7 +1,5 @@
 """Batch, layer and RMS norm with a replica axis: inputs (R, B, N), gain and shift (R, 1, N) per replica."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Config: the frozen dataclass of one run, and the tables of the options that it chooses from."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
@@ -34,8 +32,8 @@ class Probe:
     set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
     examples: size of the fixed probe set on which dead units are counted.
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
-    cotangent: gradient that the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
-        of the network, that enters at the last hidden layer. Training always follows the loss.
+    cotangent: measure the gradient of the `loss`, which training always follows, or a `random` Gaussian one that is
+        independent of the network and enters at the last hidden layer.
     jacobian: measure the singular values of the Jacobian from one input to the last hidden layer at the first reading,
         and at readings that are multiples of `jacobian_every` (0: only at the first).
     """

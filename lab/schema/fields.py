@@ -1,7 +1,5 @@
 """Dataclass fields with a range, a list of allowed words, or the meaning of a path."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Identity of a run: its configuration as a dictionary, and the fingerprint of everything that decides its result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

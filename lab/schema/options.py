@@ -1,7 +1,5 @@
 """The options of every group: one frozen dataclass an option, one table a group."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from lab.schema.fields import choice, number, path

@@ -1,7 +1,5 @@
 """Rules of a configuration: ranges, allowed words, and choices that exclude each other."""
 
-from __future__ import annotations
-
 import math
 import operator
 import unicodedata
