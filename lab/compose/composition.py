@@ -1,10 +1,8 @@
 """From files and overrides to one frozen `Config`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +22,17 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: an override that cannot be read, a wrong name, type or range, or choices that exclude each other.
     """
-    return to_config(compose_tree(overrides), _keys(overrides))
+    return compose_job(overrides)[0]
 
 
 def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Config, Path]:
-    """Return the configuration of a run and the folder that Hydra will make for it.
-
-    Args:
-        overrides: of one run.
-        number: its place in a sweep, None for a single run.
+    """Return the configuration of a run and its folder; `number` is its place in a sweep, None for a single run.
 
     Raises:
         ConfigError: as `compose`.
     """
     is_swept = number is not None
-    tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides, with_hydra=True)
+    tree = compose_tree([*overrides, f"hydra.job.num={number}"] if is_swept else overrides)
     with explaining(overrides), open_dict(tree):
         hydra = tree.hydra
         folder = Path(hydra.run.dir)
@@ -49,8 +43,8 @@ def compose_job(overrides: Sequence[str], number: int | None = None) -> tuple[Co
     return to_config(tree, _keys(overrides)), folder
 
 
-def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """Return the composed tree before it becomes a `Config`; `with_hydra` keeps Hydra's own part (folders, job name).
+def compose_tree(overrides: Sequence[str]) -> DictConfig:
+    """Return the composed tree before it becomes a `Config`, with Hydra's own part (folders, job name).
 
     Raises:
         ConfigError: an override or a file that cannot be used.
@@ -59,18 +53,11 @@ def compose_tree(overrides: Sequence[str], with_hydra: bool = False) -> DictConf
     with explaining(overrides):
         tree = compose_with_hydra(overrides)
         _check_untrusted(tree, overrides)
-    if not with_hydra:
-        with open_dict(tree):
-            del tree["hydra"]
     return tree
 
 
 def to_config(tree: DictConfig, explicit: Collection[str] = ()) -> Config:
-    """Return the frozen dataclasses of a composed tree, checked.
-
-    Args:
-        tree: what `compose_tree` returned.
-        explicit: keys that the user has given, see `schema.check`.
+    """Return the frozen dataclasses of a tree from `compose_tree`; `explicit` are the keys that the user has given.
 
     Raises:
         ConfigError: an unknown key, a wrong type, or as `schema.check`.
@@ -85,11 +72,7 @@ def to_config(tree: DictConfig, explicit: Collection[str] = ()) -> Config:
 
 
 def with_numbers(config: Config, overrides: Sequence[str]) -> Config | None:
-    """Return the configuration with other numbers, checked, without asking Hydra; None if one is no plain number.
-
-    Args:
-        config: composed without these overrides.
-        overrides: of keys that hold a number.
+    """Return `config` with overrides of keys that hold numbers, checked, without Hydra; None if one is no plain number.
 
     Raises:
         ConfigError: as `compose`.
@@ -101,8 +84,7 @@ def with_numbers(config: Config, overrides: Sequence[str]) -> Config | None:
         if type(value) is not kind and not (kind is float and type(value) is int and abs(value) <= schema.LARGEST):
             return None
         owner = replace(owner, **{name: kind(value)})
-        changed: dict[str, Any] = {group: owner}
-        config = replace(config, **changed) if group else owner
+        config = replace(config, **{group: owner}) if group else owner
     return schema.check(config)
 
 
@@ -130,10 +112,11 @@ def _trusted_hydra(*overrides: str) -> dict[str, Any]:
     return {"hydra": OmegaConf.to_container(compose_with_hydra(overrides).hydra, resolve=False)}
 
 
-def _unknown_keys(tree: DictConfig, owner: type, prefix: str = "") -> Iterator[tuple[str, type]]:
+def _unknown_keys(tree: DictConfig, owner: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
     """Yield each key that was added to a tree (with + or ++) and that its dataclass does not have, with that class."""
+    names = [part.name for part in fields(owner)]
     for key in map(str, tree):
-        if key not in owner.__dataclass_fields__:  # type: ignore[attr-defined]  # of a dataclass
+        if key not in names:
             yield f"{prefix}{key}", owner
         elif isinstance(tree[key], DictConfig):
             yield from _unknown_keys(tree[key], OmegaConf.get_type(tree[key]) or Config, f"{prefix}{key}.")

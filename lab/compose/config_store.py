@@ -1,7 +1,5 @@
 """Hydra's ConfigStore and search path, set up for the lab and restored afterwards."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
@@ -86,13 +84,9 @@ def _hydra_for_the_lab() -> Iterator[None]:
 
 def _writable(node: Any) -> DictConfig:
     """Return the structured config of a frozen dataclass, without the read-only flags that would refuse overrides."""
-    tree = OmegaConf.structured(node)
-    _unlock(tree)
-    return tree
-
-
-def _unlock(tree: DictConfig) -> None:
+    tree = node if isinstance(node, DictConfig) else OmegaConf.structured(node)
     OmegaConf.set_readonly(tree, None)
     for key in tree:
         if isinstance(tree[key], DictConfig):
-            _unlock(tree[key])
+            _writable(tree[key])
+    return tree

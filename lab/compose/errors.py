@@ -1,7 +1,5 @@
 """One sentence for each error that Hydra or OmegaConf raises."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -56,7 +54,6 @@ def no_such_key(key: str, owner: type | Any) -> str:
 
 
 def _explain_key(cause: OmegaConfBaseException, overrides: Sequence[str]) -> str:
-    """Explain an error that names a key."""
     key, message = str(cause.full_key), _first_line(str(cause))
     override = next((text for text in overrides if text.lstrip("+").partition("=")[0] == key), key)
     if "Unsupported interpolation type" in message:  # only a list of defaults comes so far
@@ -82,11 +79,11 @@ def _explain_override(message: str, overrides: Sequence[str]) -> str:
     quoted = message.partition("'")[2].partition("'")[0]
     if "Ambiguous value" in message or "requires --multirun" in message:
         return f"{quoted}: several values are a sweep; add -m, or give one value."
-    if "No match in the defaults list" in message and quoted == "experiment":
-        return "experiment: no experiment is chosen yet that could be exchanged; write +experiment=NAME."
     if "No match in the defaults list" in message:
+        if quoted == "experiment":
+            return "experiment: no experiment is chosen yet that could be exchanged; write +experiment=NAME."
         return f"{quoted}: there is no such group; {did_you_mean(quoted, list(schema.CHOICES))}."
-    culprit = _culprit(overrides)
+    culprit = next((text for text in overrides if _fails(text)), " ".join(overrides) or "conf/config.yaml")
     key = culprit.lstrip("+").partition("=")[0]
     if "Config group override must be" in message:
         return f"{culprit}: choose one of {', '.join(schema.CHOICES.get(key, ['the names of its files']))}."
@@ -95,14 +92,12 @@ def _explain_override(message: str, overrides: Sequence[str]) -> str:
     return f"{culprit}: this cannot be used ({_first_line(message)}); give another value."
 
 
-def _culprit(overrides: Sequence[str]) -> str:
-    """Return the override that fails on its own, if one does."""
-    for text in overrides:
-        try:
-            compose_with_hydra([text])
-        except (*HYDRA_ERRORS, OSError):
-            return text
-    return " ".join(overrides) or "conf/config.yaml"
+def _fails(override: str) -> bool:
+    try:
+        compose_with_hydra([override])
+    except (*HYDRA_ERRORS, OSError):
+        return True
+    return False
 
 
 def _names(node: type | Any) -> list[str]:
@@ -110,5 +105,4 @@ def _names(node: type | Any) -> list[str]:
 
 
 def _first_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else "no reason given"
+    return next((line.strip().rstrip(".") for line in message.splitlines() if line.strip()), "no reason given")

@@ -1,7 +1,5 @@
 """Launching runs with Hydra: its command line, its launchers, and the files that it leaves in a run's folder."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys
@@ -39,7 +37,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 
 
 def parse_flags(arguments: Sequence[str]) -> Namespace:
-    """Hydra's flags, and the overrides as their `overrides`.
+    """Return Hydra's flags, with the overrides as their `overrides`.
 
     Raises:
         ConfigError: an unknown flag, or one that replaces the configuration tree.
@@ -54,13 +52,7 @@ def parse_flags(arguments: Sequence[str]) -> Namespace:
 def run_alone(arguments: Sequence[str], overrides: Sequence[str], job: Job) -> None:
     """Run Hydra's command line: a single run, or help, the composed configuration or shell completion.
 
-    Args:
-        arguments: flags in front, then overrides.
-        overrides: as the user gave them, for error messages.
-        job: trains the configuration.
-
-    Raises:
-        ConfigError: an error of Hydra, as one sentence.
+    `arguments` are flags, then overrides; `overrides` are those of the user, for the `ConfigError` of a bad one.
     """
     sys.argv = list(arguments)
     with _hydra_errors_explained(overrides):
@@ -68,23 +60,15 @@ def run_alone(arguments: Sequence[str], overrides: Sequence[str], job: Job) -> N
 
 
 def launcher_of(overrides: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
-    """The launcher's name in `hydra/launcher`, and its settings in `hydra.launcher`.
-
-    Raises:
-        ConfigError: as `lab.compose.compose`.
-    """
-    tree = compose_tree(overrides, with_hydra=True).hydra
+    """Return the launcher's name in `hydra/launcher`, and its settings in `hydra.launcher`."""
+    tree = compose_tree(overrides).hydra
     return str(tree.runtime.choices["hydra/launcher"]), tree.launcher
 
 
 def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job: Job) -> None:
-    """Hand the runs of a sweep to the launcher that their overrides choose, and wait for them.
+    """Hand the runs of a sweep, all overrides of each, to the launcher that they choose, and wait for them.
 
-    Args:
-        jobs: all overrides of every run.
-        swept: the swept keys.
-        sweep: the sweep's folder.
-        job: does one run; it should not raise.
+    `swept` are the swept keys, and `sweep` is the sweep's folder; `job` should not raise.
 
     Raises:
         ConfigError: an error of Hydra, as one sentence.
@@ -92,32 +76,22 @@ def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job
     """
     common = [word for word in jobs[0] if key_of(word) not in swept and not word.startswith(SUBDIR)]
     own = [[word for word in words if word.startswith(SUBDIR) or not is_hydras(word)] for words in jobs]
-    with (
-        _hydra_errors_explained(common),
-        hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="run"),
-    ):
+    lab = hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="run")
+    with _hydra_errors_explained(common), lab:
         instance = GlobalHydra.instance().hydra
         assert instance is not None
-        tree = instance.compose_config(
-            "config", [*common, "hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN, from_shell=False
-        )
+        words = [*common, "hydra.mode=MULTIRUN"]
+        tree = instance.compose_config("config", words, run_mode=RunMode.MULTIRUN, from_shell=False)
         OmegaConf.save(tree, sweep / MULTIRUN)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(instance.config_loader, Callbacks(tree)), task_function=_task(job), config=tree
-        )
+        context = HydraContext(instance.config_loader, Callbacks(tree))
+        launcher = Plugins.instance().instantiate_launcher(context, _task(job), tree)
         for result in launcher.launch(own, initial_job_idx=0):
             _ = result.return_value  # raises the exception of the job, if it raised one
 
 
 def save_configs(overrides: Sequence[str], number: int, folder: Path) -> None:
-    """Write .hydra/ of a sweep's run, as Hydra's launchers do.
-
-    Args:
-        overrides: all overrides of the run.
-        number: its place in the sweep.
-        folder: the run's folder.
-    """
-    tree = compose_tree(overrides, with_hydra=True)
+    """Write .hydra/ of a sweep's run into its folder, as Hydra's launchers do; `number` is its place in the sweep."""
+    tree = compose_tree(overrides)
     with open_dict(tree):
         own = tree.pop("hydra")
         own.mode = RunMode.MULTIRUN
@@ -131,7 +105,7 @@ def save_configs(overrides: Sequence[str], number: int, folder: Path) -> None:
 
 
 def quoted(text: str) -> str:
-    """The text as a value in Hydra's override grammar."""
+    """Return the text as a value in Hydra's override grammar."""
     return str(QuotedString(text, Quote.single).with_quotes())
 
 
@@ -145,7 +119,7 @@ def is_hydras(override: str) -> bool:
 
 
 def _task(job: Job) -> Callable[[DictConfig], Any]:
-    """Hydra's task function for a job; Hydra names its runs after the job's module."""
+    """Return Hydra's task function for a job; Hydra names its runs after the job's module."""
     return functools.update_wrapper(functools.partial(_run, job), job)
 
 
@@ -155,7 +129,6 @@ def _run(job: Job, tree: DictConfig) -> Any:
 
 @contextmanager
 def _hydra_errors_explained(overrides: Sequence[str]) -> Iterator[None]:
-    """Turn an error of Hydra or OmegaConf into one sentence."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them and exiting
     try:

@@ -1,7 +1,5 @@
 """Overrides by Hydra's grammar, and the runs of a sweep."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os
@@ -14,8 +12,8 @@ from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from lab.compose.config_store import HYDRA_ERRORS
 from lab.schema import ConfigError
 
-HOME = re.compile(r"""(\+{0,2}output_dir=)(['"]?)(~[^'",]*)\2""")
-"""An output folder that begins with the home folder."""
+HOME = re.compile(r"""^(\+{0,2}output_dir=)(['"]?)(~[^'",]*)\2\Z""")
+"""An output folder that begins with the home folder; a shell expands ~ only at the beginning of a word."""
 
 MOST_RUNS = 10_000
 """Runs of a sweep; more are a mistake."""
@@ -34,10 +32,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             if not override.key_or_group:
                 raise ValueError("It has no key.")
         except (*HYDRA_ERRORS, RecursionError) as error:
-            raise ConfigError(
-                f"{text}: this override cannot be read; write key=value, with quotes around a value that holds spaces,"
-                " brackets or an equals sign."
-            ) from error
+            remedy = "write key=value, with quotes around a value that holds spaces, brackets or an equals sign"
+            raise ConfigError(f"{text}: this override cannot be read; {remedy}.") from error
         key = override.key_or_group
         if override.is_delete():
             raise ConfigError(f"{text}: nothing can be taken out of a configuration; choose another value for {key}.")
@@ -53,11 +49,11 @@ def expand_home(overrides: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: as `parse`.
     """
-    expanded = []
-    for text in overrides:
-        if match := HOME.fullmatch(text):  # a shell expands ~ only at the beginning of a word
-            text = match[1] + QuotedString(os.path.expanduser(match[3]), Quote.single).with_quotes()
-        expanded.append(text)
+
+    def expand(match: re.Match[str]) -> str:
+        return match[1] + QuotedString(os.path.expanduser(match[3]), Quote.single).with_quotes()
+
+    expanded = [HOME.sub(expand, text) for text in overrides]
     parse(expanded)
     return expanded
 
@@ -75,11 +71,11 @@ def jobs_of_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """
     alternatives = []
     for override in parse(overrides):
-        if override.is_sweep_override():
-            alternatives.append([f"{override.get_key_element()}={value}" for value in _swept_values(override)])
-        else:
-            alternatives.append([override.input_line or ""])
-    _check_count(math.prod(len(values) for values in alternatives))
+        key, is_swept = override.get_key_element(), override.is_sweep_override()
+        alternatives.append(
+            [f"{key}={x}" for x in _swept_values(override)] if is_swept else [override.input_line or ""]
+        )
+    _check_count(math.prod(map(len, alternatives)))
     return [list(job) for job in itertools.product(*alternatives)]
 
 

@@ -1,15 +1,12 @@
 """Limits on files from elsewhere: they run no code, read no environment, and write nowhere but in the output folder.
 
-The command line is the user's own. The files of --config-dir and hydra.searchpath may be anybody's, and Hydra would let
-them name classes, modules, commands and folders. Therefore
-- a value may point to another key or hold the date, and calls no other resolver (on the command line neither: a run
-  depends on its overrides, not on the environment);
+The files of --config-dir and hydra.searchpath may be anybody's, and Hydra would let them name classes, modules,
+commands and folders. Therefore
+- a value may point to another key or hold the date, and calls no other resolver (on the command line neither);
 - the `hydra` node is what conf/ and the command line make it, except for the choice of a launcher, plain settings of
   that launcher and the names of runs;
 - a run of a sweep lies below the sweep's folder.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
@@ -26,12 +23,8 @@ FILLED_IN = ("hydra.overrides", "hydra.runtime", "hydra.job.num", "hydra.job.ove
 
 NAMES_OF_RUNS = ("hydra.sweep.subdir", "hydra.job.config.override_dirname")
 
-COMMANDS = frozenset(
-    {
-        *("_target_", "setup", "python", "srun_args", "additional_parameters"),
-        *("backend", "temp_folder", "mmap_mode", "pre_dispatch", "submitit_folder"),
-    }
-)
+COMMANDS = {"_target_", "setup", "python", "srun_args", "additional_parameters"}
+COMMANDS |= {"backend", "temp_folder", "mmap_mode", "pre_dispatch", "submitit_folder"}
 """Keys of a launcher that name classes, commands or folders."""
 
 POINTER = re.compile(r"\$\{(?:now:[^${}]*|[\w.\[\]]+)\}")
@@ -39,10 +32,7 @@ POINTER = re.compile(r"\$\{(?:now:[^${}]*|[\w.\[\]]+)\}")
 
 
 def check_values(tree: Mapping[str, Any]) -> None:
-    """Refuse interpolations that call a resolver: ${oc.env:HOME}, or ${${data.path}:HOME}.
-
-    Args:
-        tree: the composed configuration, with nothing resolved in it.
+    """Refuse interpolations that call a resolver, as ${oc.env:HOME} or ${${data.path}:HOME}, in an unresolved tree.
 
     Raises:
         ConfigError: a value calls a resolver.
@@ -52,17 +42,17 @@ def check_values(tree: Mapping[str, Any]) -> None:
         while rest != before:  # pointers may be nested
             rest, before = POINTER.sub("x", rest), rest
         if "${" in rest:
-            raise ConfigError(
-                f"{key}={value}: a value may point to another key, as ${{model.depth}} does, but neither read the"
-                " environment nor compute; write the value itself."
+            rule = (
+                "a value may point to another key, as ${model.depth} does, but neither read the environment nor compute"
             )
+            raise ConfigError(f"{key}={value}: {rule}; write the value itself.")
 
 
 def check_hydra(composed: Mapping[str, Any], trusted: Mapping[str, Any]) -> None:
     """Refuse changes of Hydra's own part by files, other than the harmless ones.
 
     Args:
-        composed: {"hydra": ...} as composed with these files, with nothing resolved in it.
+        composed: {"hydra": ...} with these files, unresolved.
         trusted: the same as conf/ and the command line alone make it.
 
     Raises:
@@ -89,10 +79,8 @@ def check_run_folder(name: str) -> None:
     """
     path = PurePath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise ConfigError(
-            f"hydra.sweep.subdir={name}: a run of a sweep lies below output_dir; give a name without .. that does not"
-            " begin with a slash."
-        )
+        remedy = "give a name without .. that does not begin with a slash"
+        raise ConfigError(f"hydra.sweep.subdir={name}: a run of a sweep lies below output_dir; {remedy}.")
 
 
 def check_flags(flags: Any) -> None:
@@ -103,16 +91,14 @@ def check_flags(flags: Any) -> None:
     """
     for name in ("config_path", "config_name", "experimental_rerun", "package"):
         if getattr(flags, name, None):
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: the lab has one configuration tree; give --config-dir FOLDER to add files"
-                " of your own."
-            )
+            flag, remedy = name.replace("_", "-"), "give --config-dir FOLDER to add files of your own"
+            raise ConfigError(f"--{flag}: the lab has one configuration tree; {remedy}.")
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for all that is neither dictionary nor list."""
-    if isinstance(node, Mapping | list):
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
+    if not isinstance(node, Mapping | list):
         yield prefix, node
+        return
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        yield from _leaves(value, f"{prefix}.{key}".lstrip("."))

@@ -1,7 +1,5 @@
 """Each replica's own endless sequence of batches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,31 +17,24 @@ BLOCK_INDICES = 2**18
 class Batches:
     """Each replica's batches, in an order of its own that is reshuffled every epoch.
 
-    A batch may reach into the next epoch, and may be larger than an epoch. The order is drawn on the host, so it is the
-    same for every device, and for many steps at once, so that they take one transfer; the examples are gathered on the
-    device without synchronizing with it.
+    A batch may reach into the next epoch, and may be larger than an epoch. The order is drawn on the host, the same for
+    every device, and for many steps at once, in one transfer; gathering the examples does not synchronize.
 
     Args:
         dataset: the examples.
         batch_size: examples per batch and replica, B.
-        generators: one per replica, R of them; nothing else should draw from them.
-        block_steps: steps drawn at once; the batches do not depend on it.
+        generators: one per replica, R of them, with PCG64; nothing else should draw from them.
+        block_steps: steps drawn at once, 0 for a default; the batches do not depend on it.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        generators: Sequence[np.random.Generator],
-        *,
-        block_steps: int | None = None,
+        self, dataset: Dataset, batch_size: int, generators: Sequence[np.random.Generator], block_steps: int = 0
     ) -> None:
         self._dataset, self._batch_size = dataset, batch_size
         self._orders = [_Order(generator, len(dataset.train_y)) for generator in generators]
         self._block_steps = block_steps or max(1, BLOCK_INDICES // (batch_size * len(generators)))
         self._origin = [order.state() for order in self._orders]  # at the start of the block
-        self._block = torch.empty(0, dtype=torch.int64)  # (steps, R, B)
-        self._position = 0
+        self._block, self._position = torch.empty(0, dtype=torch.int64), 0  # (steps, R, B)
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next batch of every replica: x (R, B, features), y (R, B)."""
@@ -61,11 +52,7 @@ class Batches:
         return rows.view(*indices.shape, -1), self._dataset.train_y.take(indices)
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` needs, as plain Python numbers, strings, lists and dictionaries.
-
-        `generators`: their states before the epoch in which the current block starts. `taken`: examples that each
-        replica has used since.
-        """
+        """Return the generators' states before the epoch in which the block starts, and the examples used since."""
         generators, skipped = zip(*self._origin, strict=True)  # every replica skips the same number
         return {"generators": list(generators), "taken": skipped[0] + self._position * self._batch_size}
 
@@ -79,8 +66,8 @@ class Batches:
             raise ValueError(f"The state is that of {len(state['generators'])} replicas, not of {len(self._orders)}.")
         for order, generator in zip(self._orders, state["generators"], strict=True):
             order.restore(generator, state["taken"])
-        self._origin, self._position = [order.state() for order in self._orders], 0
-        self._block = self._block[:0]
+        self._origin = [order.state() for order in self._orders]
+        self._block, self._position = self._block[:0], 0
 
 
 class _Order:
@@ -96,7 +83,7 @@ class _Order:
         parts = [self._left]
         for missing in range(count - len(self._left), 0, -self._examples):
             if missing <= self._examples:
-                self._epoch_start = _plain(self._generator.bit_generator.state)
+                self._epoch_start = self._generator.bit_generator.state
             parts.append(self._generator.permutation(self._examples))
         order = np.concatenate(parts)
         self._left = order[count:].copy()  # a view would keep all of `order` alive
@@ -105,17 +92,10 @@ class _Order:
     def state(self) -> tuple[Any, int]:
         """Return a state of the generator, and the number of indices taken since."""
         if len(self._left) == 0:
-            return _plain(self._generator.bit_generator.state), 0
+            return self._generator.bit_generator.state, 0
         return self._epoch_start, self._examples - len(self._left)
 
     def restore(self, generator: Any, taken: int) -> None:
         self._generator.bit_generator.state = generator
         self._left = self._left[:0]
         self.take(taken)
-
-
-def _plain(state: Any) -> Any:
-    """Convert a bit generator's state from NumPy's types."""
-    if isinstance(state, dict):
-        return {key: _plain(value) for key, value in state.items()}
-    return state.tolist() if isinstance(state, np.ndarray | np.generic) else state

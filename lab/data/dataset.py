@@ -1,7 +1,5 @@
 """Dataset: training and held-out examples as tensors on the device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

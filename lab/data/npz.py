@@ -1,12 +1,6 @@
 """The user's own data, in an .npz file of plain arrays that may come from anybody: reading one executes nothing."""
 
-from __future__ import annotations
-
-import lzma
 import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +16,6 @@ NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 COPIES = 6
 """Copies of the numbers in memory, as float64, while they are split and standardized."""
-
-UNREADABLE = (
-    *(OSError, ValueError, EOFError, TypeError, LookupError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
-)
-"""Raised by NumPy and zipfile on a file that is damaged or has an impossible header."""
 
 
 class Extent(NamedTuple):
@@ -66,7 +54,7 @@ def read(path: str, most_numbers: int) -> dict[str, Any]:
         raise
     except FileNotFoundError as error:
         raise fault(path, "there is no such file", "give the path of an npz file") from error
-    except UNREADABLE as error:
+    except Exception as error:  # a damaged file, or an impossible header, raises a dozen kinds
         what = f"{name} cannot be read as an array of numbers" if name else "it cannot be read as an npz file"
         remedy = "write it with numpy.savez(FILE, x_train=..., y_train=...), all of them plain arrays of numbers"
         raise fault(path, what, remedy) from error
@@ -83,7 +71,7 @@ def extent(path: str, most_numbers: int) -> Extent | None:
             if shapes["y_train"] == (train,) and train <= most_numbers:
                 classes = max(2, min(int(archive["y_train"].max()) + 1, train + test))
             return Extent(train, test, math.prod(rest), classes)
-    except UNREADABLE:
+    except Exception:
         return None
 
 
@@ -116,31 +104,23 @@ def refuse_large(path: str, part: str, x: NDArray[np.float64], unit: str = "") -
     """Refuse NaN and what float32 cannot hold, which would become Inf on the device."""
     bad = np.argwhere(~(np.abs(x) <= np.finfo(np.float32).max))  # true for NaN
     if len(bad):
-        row, column = bad[0]
-        what = f"{x[row, column]} {unit}".strip()
-        raise fault(
-            path,
-            f"x_{part} holds {what} in example {row}, one of {len(bad)} entries that are no finite float32",
-            "take those examples out or replace the entries",
-        )
+        value = f"{x[tuple(bad[0])]} {unit}".strip()
+        what = f"x_{part} holds {value} in example {bad[0, 0]}, one of {len(bad)} entries that are no finite float32"
+        raise fault(path, what, "take those examples out or replace the entries")
 
 
 def count_classes(path: str, *parts: NDArray[np.int64]) -> int:
     """Count the classes of labels (n,), which must be numbered from 0 without a gap."""
     labels = np.unique(np.concatenate(parts))
     if not np.array_equal(labels, np.arange(len(labels))):
-        raise fault(
-            path,
-            f"the {len(labels)} labels in use run from {labels[0]} to {labels[-1]}",
-            "number the classes 0, 1, 2 and so on without a gap, as numpy.unique(y, return_inverse=True)[1] does",
-        )
+        remedy = "number the classes 0, 1, 2 and so on without a gap, as numpy.unique(y, return_inverse=True)[1] does"
+        raise fault(path, f"the {len(labels)} labels in use run from {labels[0]} to {labels[-1]}", remedy)
     if len(labels) < 2:
         raise fault(path, "all examples have the same label", "give examples of at least 2 classes")
     return len(labels)
 
 
 def fault(path: str, what: str, remedy: str) -> ConfigError:
-    """Make the error for a file that cannot be used."""
     return ConfigError(f"data.path={path}: {what}; {remedy}.")
 
 

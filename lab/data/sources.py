@@ -1,7 +1,5 @@
 """The data sets that can be chosen by name."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable
@@ -60,11 +58,9 @@ def _openml(config: schema.OpenML) -> tuple[Split, int]:
             warnings.filterwarnings("ignore", message="A network error occurred")
             images = fetch_openml(data_id=OPENML_IDS[config.name], data_home=str(cache), as_frame=False)
     except (OSError, HTTPException, EOFError, ValueError) as error:  # no connection, connection lost, refused
-        raise ConfigError(
-            f"data={config.name}: it could not be fetched from OpenML ({' '.join(str(error).split())}) and is not in"
-            f" {cache}; connect once, after which it stays there, or use a file of your own with data=npz"
-            " data.path=FILE.npz."
-        ) from error
+        failure = f"it could not be fetched from OpenML ({' '.join(str(error).split())}) and is not in {cache}"
+        remedy = "connect once, after which it stays there, or use a file of your own with data=npz data.path=FILE.npz"
+        raise ConfigError(f"data={config.name}: {failure}; {remedy}.") from error
     x, y = images.data.astype(np.float64), images.target.astype(np.int64)
     split = Split(x[:MNIST_TRAIN], y[:MNIST_TRAIN], x[MNIST_TRAIN:], y[MNIST_TRAIN:])
     mean, deviation = split.train_x.mean(), split.train_x.std()
@@ -106,14 +102,14 @@ def _npz(config: schema.Npz) -> tuple[Split, int]:
     x, y = npz.examples(path, arrays, "train")
     if {"x_test", "y_test"} & arrays.keys():
         split = Split(x, y, *npz.examples(path, arrays, "test"))
-        if split.test_x.shape[1] != x.shape[1]:
-            what = f"x_test has {split.test_x.shape[1]} features and x_train {x.shape[1]}"
-            raise npz.fault(path, what, "give both the same")
-    elif len(x) < HOLD_OUT_EVERY:
+    elif len(x) >= HOLD_OUT_EVERY:
+        split = _hold_out(x, y)
+    else:
         what = f"x_train has {len(x)} examples, too few to hold every {HOLD_OUT_EVERY}th out"
         raise npz.fault(path, what, f"give x_test and y_test, or at least {HOLD_OUT_EVERY} examples")
-    else:
-        split = _hold_out(x, y)
+    if split.test_x.shape[1] != x.shape[1]:
+        what = f"x_test has {split.test_x.shape[1]} features and x_train {x.shape[1]}"
+        raise npz.fault(path, what, "give both the same")
     classes = npz.count_classes(path, split.train_y, split.test_y)
     if len(split.train_y) < 2:
         raise npz.fault(path, "there is one training example, and one has no deviation", "give at least 2")

@@ -3,13 +3,5 @@
 from lab.measure.anatomy import ActivationFacts, Anatomy, ParameterStack, Segment, Site
 from lab.measure.instrument import LAYER_PROBES, Instrument, LayerProbe
 
-__all__ = [
-    "LAYER_PROBES",
-    "ActivationFacts",
-    "Anatomy",
-    "Instrument",
-    "LayerProbe",
-    "ParameterStack",
-    "Segment",
-    "Site",
-]
+__all__ = ["LAYER_PROBES", "ActivationFacts", "Anatomy", "Instrument", "LayerProbe"]
+__all__ += ["ParameterStack", "Segment", "Site"]

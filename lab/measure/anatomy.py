@@ -1,7 +1,5 @@
 """Anatomy: which parts of a model the instrument reads, whatever built the model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,15 +8,10 @@ from torch import Tensor, nn
 
 
 class ActivationFacts(Protocol):
-    """What the instrument has to know about an activation.
+    """The facts about an activation that the instrument needs."""
 
-    Attributes:
-        zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
-        zero_is_saturated: a pre-activation is saturated exactly where the activation is 0.
-    """
-
-    zero_stops_gradient: bool
-    zero_is_saturated: bool
+    zero_stops_gradient: bool  # a unit whose activation is exactly 0 for an example gets no gradient from it
+    zero_is_saturated: bool  # a pre-activation is saturated exactly where the activation is 0
 
     def saturated(self, z: Tensor) -> Tensor:
         """Return 1 where z is saturated, else 0, in the dtype of z."""
@@ -26,19 +19,12 @@ class ActivationFacts(Protocol):
 
 @dataclass(frozen=True)
 class Site:
-    """One layer, around its activation.
-
-    Attributes:
-        name: of the layer.
-        activation: the module that takes z and returns a, called once in a forward pass.
-        facts: of that activation.
-        layer: the module that takes the layer's input and returns its output.
-    """
+    """One layer, around its activation."""
 
     name: str
-    activation: nn.Module
-    facts: ActivationFacts
-    layer: nn.Module
+    activation: nn.Module  # takes z and returns a, once in a forward pass
+    facts: ActivationFacts  # of that activation
+    layer: nn.Module  # takes the layer's input and returns its output
 
 
 @dataclass(frozen=True)
@@ -74,22 +60,15 @@ class ParameterStack:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The measurable parts of a model with R replicas.
+    """The measurable parts of a model with R replicas; layers, sections and parameters run from input to output.
 
-    Attributes:
-        sites: the layers, from input to output.
-        shared_facts: of the activation if all sites have the same, so that they can be measured together.
-        stacks: all parameters, section by section from input to output.
-        layers: the sections of the sites.
-        readout: the section of the readout.
-        replicas: R.
-        activations: yields the activations (R, P, N) of each site for inputs (R, P, features) and changes no state.
+    `activations` yields those of each site, (R, P, N), for inputs (R, P, features) and changes no state.
     """
 
     sites: tuple[Site, ...]
-    shared_facts: ActivationFacts | None
-    stacks: tuple[ParameterStack, ...]
-    layers: slice
-    readout: int
+    shared_facts: ActivationFacts | None  # of all sites, if they are the same and can be measured together
+    stacks: tuple[ParameterStack, ...]  # all parameters
+    layers: slice  # the sections of the sites
+    readout: int  # the section of the readout
     replicas: int
     activations: Callable[[Tensor], Iterator[Tensor]]

@@ -1,8 +1,7 @@
 """Measurement of a model's layers during a training step, with hooks that are removed after it.
 
-The hooks hand tensors to gatherers. A gatherer stacks the tensors of several layers up to about half a megabyte, which
-still fits a core's cache, and runs the probes on the stack: one call measures many small layers, and a large layer is
-measured while it is in the cache. Nothing here synchronizes with the device; the results stay there.
+The hooks hand tensors to gatherers, which stack several layers up to half a megabyte, so that one call measures many
+small layers and a large one is measured while it is in the cache. Nothing here synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -30,17 +29,11 @@ Probe = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """A quantity measured on one tensor of every layer.
+    """A quantity measured on one tensor of every layer."""
 
-    Attributes:
-        where: "z" (pre-activations), "a" (activations) or "delta" (the per-example dL/dz).
-        probe: the function.
-        is_homogeneous: probe(c x) = c probe(x), which spares a multiplication of every delta.
-    """
-
-    where: str
+    where: str  # "z" (pre-activations), "a" (activations) or "delta" (the per-example dL/dz)
     probe: Probe
-    is_homogeneous: bool = False
+    is_homogeneous: bool = False  # probe(c x) = c probe(x), which spares a multiplication of every delta
 
 
 LAYER_PROBES: dict[str, LayerProbe] = {
@@ -55,12 +48,9 @@ LAYER_PROBES: dict[str, LayerProbe] = {
 
 
 class Instrument:
-    """Measures the layers of one model.
+    """Measures the layers of one model: every quantity if `is_full`, else those of `probe.set=norms`.
 
-    Args:
-        anatomy: the parts of the model.
-        probe_set: (R, P, features) inputs on which dead units are counted.
-        is_full: measure every quantity, not only those of `probe.set=norms`.
+    Dead units are counted on the inputs `probe_set` (R, P, features).
     """
 
     def __init__(self, anatomy: Anatomy, probe_set: Tensor, is_full: bool) -> None:
@@ -72,17 +62,11 @@ class Instrument:
     def watching(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """Measure the forward and backward pass within the block: fill the yielded dictionary, quantity -> (layers, R).
 
-        Args:
-            batch: number of examples over which the loss is a mean.
+        `batch` is the number of examples over which the loss is a mean.
         """
         readings: dict[str, Tensor] = {}
         gatherers = self._gatherers(batch)
-        handles: list[RemovableHandle] = []  # hooks on modules and, added by the forward pass, on tensors
-        for layer, site in enumerate(self.anatomy.sites):
-            hook = partial(self._on_activation, gatherers, handles, layer)
-            handles.append(site.activation.register_forward_hook(hook))
-        if self.is_full:
-            self._watch_boundaries(gatherers["boundary"], handles)
+        handles = self._attach(gatherers)
         try:
             yield readings
         finally:
@@ -93,8 +77,7 @@ class Instrument:
         if self.is_full:
             rms = readings.pop("boundary")  # (layers + 1, R)
             readings["layer_gain"] = rms[:-1] / rms[1:]
-            if "saturated_fraction" not in readings:
-                readings["saturated_fraction"] = readings["zero_fraction"]
+            readings.setdefault("saturated_fraction", readings["zero_fraction"])
 
     def _gatherers(self, batch: int) -> dict[str, Gatherer]:
         """Create a gatherer for each tensor of a layer that a probe reads."""
@@ -112,44 +95,43 @@ class Instrument:
                 measured["z"]["saturated_fraction"] = lambda z: probes.mean(facts.saturated(z))
         return {where: Gatherer(by_name, self._stacks) for where, by_name in measured.items()}
 
-    def _on_activation(
-        self,
-        gatherers: Mapping[str, Gatherer],
-        handles: list[RemovableHandle],
-        layer: int,
-        module: nn.Module,
-        args: tuple[Tensor],
-        a: Tensor,
-    ) -> None:
-        z = args[0]
-        handles.append(z.register_hook(partial(gatherers["delta"].add, layer)))
-        if self.is_full:
-            gatherers["z"].add(layer, z)
-            gatherers["a"].add(layer, a)
-            if "saturated" in gatherers:
-                gatherers["saturated"].add(layer, self.anatomy.sites[layer].facts.saturated(z.detach()))
+    def _attach(self, gatherers: Mapping[str, Gatherer]) -> list[RemovableHandle]:
+        """Add hooks to modules, which add hooks to tensors; boundary l is the input of layer l, the last the output."""
+        handles: list[RemovableHandle] = []
 
-    def _watch_boundaries(self, boundary: Gatherer, handles: list[RemovableHandle]) -> None:
-        """Gather the gradients between layers: boundary l is the input of layer l, the last one the output."""
+        def watch_gradient(where: str, index: int, x: Tensor) -> None:
+            handles.append(x.register_hook(partial(gatherers[where].add, index)))
+
+        def on_activation(layer: int, module: nn.Module, args: tuple[Tensor], a: Tensor) -> None:
+            z = args[0]
+            watch_gradient("delta", layer, z)
+            if self.is_full:
+                gatherers["z"].add(layer, z)
+                gatherers["a"].add(layer, a)
+                if "saturated" in gatherers:
+                    gatherers["saturated"].add(layer, sites[layer].facts.saturated(z.detach()))
 
         def on_input(module: nn.Module, args: tuple[Tensor]) -> None:
-            handles.append(args[0].register_hook(partial(boundary.add, 0)))
+            watch_gradient("boundary", 0, args[0])
 
         def on_output(layer: int, module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            handles.append(output.register_hook(partial(boundary.add, layer + 1)))
+            watch_gradient("boundary", layer + 1, output)
 
         sites = self.anatomy.sites
-        handles.append(sites[0].layer.register_forward_pre_hook(on_input))
+        if self.is_full:
+            handles.append(sites[0].layer.register_forward_pre_hook(on_input))
         for layer, site in enumerate(sites):
-            handles.append(site.layer.register_forward_hook(partial(on_output, layer)))
+            handles.append(site.activation.register_forward_hook(partial(on_activation, layer)))
+            if self.is_full:
+                handles.append(site.layer.register_forward_hook(partial(on_output, layer)))
+        return handles
 
     @torch.no_grad()
     def dead_fraction(self) -> Tensor:
         """Measure the share of dead units on the probe set: (layers, R), NaN where an exact 0 stops no gradient."""
         sites = self.anatomy.sites
         if not all(site.facts.zero_stops_gradient for site in sites):
-            shape = (len(sites), self.anatomy.replicas)
-            return torch.full(shape, torch.nan, dtype=torch.float64, device=self.probe_set.device)
+            return self.probe_set.new_full((len(sites), self.anatomy.replicas), torch.nan, dtype=torch.float64)
         gatherer = Gatherer({"dead_fraction": probes.dead_fraction}, self._stacks)
         for layer, activations in enumerate(self.anatomy.activations(self.probe_set)):
             gatherer.add(layer, activations)
@@ -166,9 +148,8 @@ class Instrument:
         readings = {"weight_grad_norm": norms["weight"][layers], "nonfinite": torch.cat(nonfinite)[layers]}
         if self.is_full:
             readings["bias_grad_norm"] = norms["bias"][layers]
-        readings["grad_norm"] = probes.joint_norm(norms["total"])
-        readings["readout_weight_grad_norm"] = norms["weight"][self.anatomy.readout]
-        return readings
+        totals = {"grad_norm": probes.joint_norm(norms["total"])}
+        return readings | totals | {"readout_weight_grad_norm": norms["weight"][self.anatomy.readout]}
 
     def weights(self) -> dict[str, Tensor]:
         """Measure `weight_norm` and `parameter_norm` (layers, R), and `readout_weight_norm` (R,)."""
@@ -188,11 +169,11 @@ class Instrument:
 
     def change(self) -> Tensor:
         """Measure the norm of the layers' parameter change since `remember`, once: (layers, R)."""
-        norms = []
-        for before, stack in zip(self._before, self.anatomy.stacks, strict=True):
-            for part in stack.chunks(GROUP_BYTES):
-                difference = before[part].sub_(stack.values[part])[:, :, None]  # (layers, R, 1, P)
-                norms.append(probes.norm(difference))
+        norms = [
+            probes.norm(before[part].sub_(stack.values[part])[:, :, None])  # of (layers, R, 1, P)
+            for before, stack in zip(self._before, self.anatomy.stacks, strict=True)
+            for part in stack.chunks(GROUP_BYTES)
+        ]
         return torch.cat(norms)[self.anatomy.layers]
 
     def _norms(self, sources: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -200,20 +181,16 @@ class Instrument:
         norms: dict[str, list[Tensor]] = {"weight": [], "bias": [], "total": []}
         for stack, source in zip(self.anatomy.stacks, sources, strict=True):
             for part in stack.chunks(GROUP_BYTES):
-                by_segment = {s: probes.norm(source[part, :, None, s.start : s.stop]) for s in stack.segments}
-                for kind in ("weight", "bias"):
-                    of_kind = [norm for segment, norm in by_segment.items() if segment.kind == kind]
-                    norms[kind].append(_join(of_kind, source[part]))
-                norms["total"].append(_join(list(by_segment.values()), source[part]))
+                by_segment = [(s.kind, probes.norm(source[part, :, None, s.start : s.stop])) for s in stack.segments]
+                for name, joined in norms.items():
+                    joined.append(_join([norm for kind, norm in by_segment if name in (kind, "total")], source[part]))
         return {kind: torch.cat(parts) for kind, parts in norms.items()}
 
 
 class Gatherer:
-    """Collects one tensor (R, B, N) per layer, up or down the layers, and runs probes on stacks of them.
+    """Collects one tensor (R, B, N) per layer, up or down the layers, and runs the probes of `measured` on stacks.
 
-    Args:
-        measured: name of the result -> probe.
-        stacks: memory to stack in, by shape and dtype, which may be shared: fresh memory costs more than the copy.
+    `stacks` is memory to stack in, by shape and dtype: fresh memory costs more than the copy.
     """
 
     def __init__(self, measured: Mapping[str, Probe], stacks: dict[Hashable, Tensor]) -> None:
@@ -223,7 +200,6 @@ class Gatherer:
         self._results: dict[str, list[Tensor]] = {name: [] for name in measured}
 
     def add(self, layer: int, x: Tensor) -> None:
-        """Add the tensor of a layer."""
         if self._pending and x.shape != self._pending[0].shape:
             self._measure()
         self._pending.append(x.detach())
@@ -240,21 +216,15 @@ class Gatherer:
         return {name: values.flip(0) for name, values in joined.items()} if is_backward else joined
 
     def _measure(self) -> None:
-        stacked = self._stack()
+        """Run the probes on the pending tensors, stacked: (k, R, B, N)."""
+        first, count, key = self._pending[0], len(self._pending), (self._pending[0].shape, self._pending[0].dtype)
+        if count > 1 and key not in self._stacks:
+            most = math.ceil(GROUP_BYTES / (first.numel() * first.element_size()))
+            self._stacks[key] = first.new_empty(most, *first.shape)
+        stacked = first[None] if count == 1 else torch.stack(self._pending, out=self._stacks[key][:count])
         self._pending = []
         for name, probe in self._probes.items():
             self._results[name].append(probe(stacked))
-
-    def _stack(self) -> Tensor:
-        """Stack the pending tensors, (k, R, B, N)."""
-        first, count = self._pending[0], len(self._pending)
-        if count == 1:
-            return first[None]
-        shape_and_type = (first.shape, first.dtype)
-        if shape_and_type not in self._stacks:
-            most = math.ceil(GROUP_BYTES / (first.numel() * first.element_size()))
-            self._stacks[shape_and_type] = first.new_empty(most, *first.shape)
-        return torch.stack(self._pending, out=self._stacks[shape_and_type][:count])
 
 
 def _on_delta(row: LayerProbe, batch: int) -> Probe:
@@ -267,7 +237,7 @@ def _on_delta(row: LayerProbe, batch: int) -> Probe:
 def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:
     """Compute the norm of parts together, (layers, R); NaN, not applicable, if there is none."""
     if not norms:
-        return torch.full(like.shape[:2], torch.nan, dtype=torch.float64, device=like.device)
+        return like.new_full(like.shape[:2], torch.nan, dtype=torch.float64)
     return norms[0] if len(norms) == 1 else probes.joint_norm(torch.stack(list(norms)))
 
 

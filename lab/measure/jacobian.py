@@ -1,13 +1,10 @@
 """Singular values of Jacobians, and moments of their squares."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 LARGEST_EXACT = 512
-"""Above this size of the shorter side only this many singular values, the largest, are computed, by a randomized
-method; the moments are always exact."""
+"""Above this size of the shorter side only the largest 512 are computed, by a randomized method; moments are exact."""
 
 OVERSAMPLING, POWER_ITERATIONS = 10, 4
 """Of the randomized method (Halko, Martinsson and Tropp 2011, section 4.4 and algorithm 4.4)."""

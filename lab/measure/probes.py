@@ -4,8 +4,6 @@ Each takes any number of leading dimensions and reduces the last two, batch and 
 No square underflows or overflows on the way: a float32 entry of 1e-25 still counts, and one of 1e25 is no Inf.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -19,9 +17,8 @@ under 1e-19 in float32, and a million of those add up to less than 1e-16), above
 def norm(x: Tensor) -> Tensor:
     """L2 norm over the last two dimensions: (..., B, N) -> (...), float64.
 
-    On the CPU, where a look at the result costs nothing, it is first summed in the precision of x, three times faster,
-    and carefully only where the result is not safe; a GPU, which a look would stall, always sums carefully. Each norm
-    depends on its own entries alone, to the last bit: a neighbour's NaN does not change how it is summed.
+    On the CPU it is first summed in the precision of x, three times faster, and carefully only where that is not safe;
+    a GPU, which the check would stall, always sums carefully. Each norm depends on its own entries alone, to the bit.
     """
     if x.device.type != "cpu":
         return _careful_norm(x)

@@ -31,17 +31,11 @@ def build(config: schema.Activation, replicas: int, generators: Sequence[torch.G
 
 
 class ActivationLayer(nn.Module):
-    """Base of all activation layers: a module that states its slope.
-
-    Attributes:
-        zero_stops_gradient: a unit whose activation is exactly 0 for an example gets no gradient from it.
-        zero_is_saturated: a pre-activation is saturated exactly where the activation is 0.
-        is_shared: the function is the same in every layer and pass, so layers can be measured together.
-    """
+    """Base of all activation layers; `lab.measure.ActivationFacts` explains the first two attributes."""
 
     zero_stops_gradient = False
     zero_is_saturated = False
-    is_shared = True
+    is_shared = True  # the function is the same in every layer and pass, so layers can be measured together
 
     def slope(self, z: Tensor) -> Tensor:
         """Compute the derivative at each pre-activation; of a gated layer, that of the gate function at each gate."""
@@ -115,22 +109,17 @@ class GatedLayer(ActivationLayer):
         return self.gate.saturated(z.chunk(2, dim=-1)[1].contiguous())
 
 
-class LeakyReLULayer(ActivationLayer):
+class LeakyReLULayer(ElementwiseLayer):
     """z above 0, negative_slope * z below. Maas et al. 2013, section 2."""
 
     def __init__(self, negative_slope: float) -> None:
-        super().__init__()
-        self.negative_slope = negative_slope
-        self.zero_stops_gradient = negative_slope == 0
-
-    def forward(self, z: Tensor) -> Tensor:
-        return F.leaky_relu(z, self.negative_slope)
-
-    def slope(self, z: Tensor) -> Tensor:
-        return torch.where(z > 0, 1.0, z.new_full((), self.negative_slope))
-
-    def largest_slope(self) -> float:
-        return max(1.0, self.negative_slope)
+        function = ActivationFunction(
+            lambda z: F.leaky_relu(z, negative_slope),
+            lambda z: torch.where(z > 0, 1.0, z.new_full((), negative_slope)),
+            largest_slope=max(1.0, negative_slope),
+            zero_stops_gradient=negative_slope == 0,
+        )
+        super().__init__(function)
 
 
 class PReLULayer(ActivationLayer):
@@ -187,10 +176,7 @@ class SwishLayer(ActivationLayer):
     def __init__(self, replicas: int, beta: float, is_learnable: bool) -> None:
         super().__init__()
         value = torch.full((replicas, 1, 1), beta, dtype=torch.float64)
-        if is_learnable:
-            self.beta: Tensor = nn.Parameter(value)
-        else:
-            self.register_buffer("beta", value)
+        self.beta: Tensor = nn.Parameter(value) if is_learnable else nn.Buffer(value)
 
     def forward(self, z: Tensor) -> Tensor:
         return z * torch.sigmoid(self.beta * z)
@@ -206,14 +192,10 @@ class SwishLayer(ActivationLayer):
 
 # --- the elementwise functions --------------------------------------------------------------------------------------
 
-SILU_LARGEST_SLOPE = 1.0998393201288669
-"""max of s(x) + x s(x) (1 - s(x)), at x = 2.3994, the root of x tanh(x / 2) = 2."""
-GELU_LARGEST_SLOPE = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)
-"""Phi(x) + x phi(x) at x = sqrt(2), where its derivative (2 - x^2) phi(x) is 0."""
-GELU_TANH_LARGEST_SLOPE = 1.1289930686587718
-"""max of the derivative of the tanh form, at x = 1.4185."""
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-"""Klambauer et al. 2017, section 2."""
+SILU_LARGEST_SLOPE = 1.0998393201288669  # of s(x) + x s(x) (1 - s(x)), at x = 2.3994, the root of x tanh(x / 2) = 2
+GELU_LARGEST_SLOPE = 0.5 * (1 + math.erf(1)) + math.exp(-1) / math.sqrt(math.pi)  # of Phi(x) + x phi(x), at sqrt(2)
+GELU_TANH_LARGEST_SLOPE = 1.1289930686587718  # at x = 1.4185
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, section 2
 
 
 def _silu_derivative(z: Tensor) -> Tensor:
@@ -231,23 +213,19 @@ def _gelu_tanh_derivative(z: Tensor) -> Tensor:
     return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * scale * (1 + 3 * cubic * z**2)
 
 
+def _elu_derivative(z: Tensor, alpha: float) -> Tensor:
+    return torch.where(z > 0, 1.0, alpha * torch.exp(z.clamp(max=0)))
+
+
 def _elu(alpha: float) -> ActivationFunction:
-    return ActivationFunction(
-        lambda z: F.elu(z, alpha),
-        lambda z: torch.where(z > 0, 1.0, alpha * torch.exp(z.clamp(max=0))),
-        largest_slope=max(1.0, alpha),
-    )
+    return ActivationFunction(lambda z: F.elu(z, alpha), lambda z: _elu_derivative(z, alpha), max(1.0, alpha))
 
 
 FUNCTIONS: dict[str, ActivationFunction] = {
     "sigmoid": ActivationFunction(torch.sigmoid, lambda z: torch.sigmoid(z) * torch.sigmoid(-z), 0.25),
     "tanh": ActivationFunction(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, 1.0),
     "relu": ActivationFunction(torch.relu, lambda z: indicator(torch.gt, z, 0.0), 1.0, zero_stops_gradient=True),
-    "selu": ActivationFunction(
-        F.selu,
-        lambda z: SELU_SCALE * torch.where(z > 0, 1.0, SELU_ALPHA * torch.exp(z.clamp(max=0))),
-        SELU_SCALE * SELU_ALPHA,
-    ),
+    "selu": ActivationFunction(F.selu, lambda z: SELU_SCALE * _elu_derivative(z, SELU_ALPHA), SELU_SCALE * SELU_ALPHA),
     "gelu": ActivationFunction(F.gelu, _gelu_derivative, GELU_LARGEST_SLOPE),
     "gelu_tanh": ActivationFunction(
         lambda z: F.gelu(z, approximate="tanh"), _gelu_tanh_derivative, GELU_TANH_LARGEST_SLOPE

@@ -1,7 +1,5 @@
 """The parts of a network: hidden layers, linear maps and skips, each with a replica axis."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -85,17 +83,11 @@ class Linear(nn.Module):
 class Skip(nn.Module):
     """x + alpha * branch, with one alpha per replica: learnable parameters (R, 1, 1) if `is_learnable`."""
 
-    alpha: float | Tensor
-
     def __init__(self, alphas: Sequence[float], is_learnable: bool) -> None:
         super().__init__()
         values = torch.tensor(alphas, dtype=torch.float64)[:, None, None]
-        if is_learnable:
-            self.alpha = nn.Parameter(values)
-        elif len(set(alphas)) > 1:
-            self.register_buffer("alpha", values)
-        else:
-            self.alpha = alphas[0]
+        fixed = nn.Buffer(values) if len(set(alphas)) > 1 else alphas[0]
+        self.alpha: float | Tensor = nn.Parameter(values) if is_learnable else fixed
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         if not isinstance(self.alpha, Tensor):

@@ -1,7 +1,5 @@
 """Random weights and biases: (fan_in, fan_out) matrices in float64, drawn from one replica's generator."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +10,6 @@ from lab import schema
 from lab.typing import Array
 
 Drawn = tuple[Array, Array]
-"""Weights (fan_in, fan_out) and biases (fan_out,)."""
-
 Draw = Callable[[Any, int, int, np.random.Generator], Drawn]
 """(the init's options, fan_in, fan_out, rng) -> weights, multiplied by `gain`, and biases."""
 
@@ -53,15 +49,13 @@ def _orthogonal(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Gen
 
 def _torch_default(init: schema.Init, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
     """torch.nn.Linear.reset_parameters; `gain` scales the weights alone."""
-    bound = 1 / math.sqrt(fan_in)
-    weight_bound = init.gain / math.sqrt(fan_in)
-    weights = rng.uniform(-weight_bound, weight_bound, (fan_in, fan_out))
-    return weights, rng.uniform(-bound, bound, fan_out)
+    weight_bound, bound = init.gain / math.sqrt(fan_in), 1 / math.sqrt(fan_in)
+    return rng.uniform(-weight_bound, weight_bound, (fan_in, fan_out)), rng.uniform(-bound, bound, fan_out)
 
 
 def _gaussian(init: schema.Gaussian, fan_in: int, fan_out: int, rng: np.random.Generator) -> Drawn:
-    weights = rng.normal(0, init.gain * math.sqrt(init.weight_var / fan_in), (fan_in, fan_out))
-    return weights, rng.normal(0, math.sqrt(init.bias_var), fan_out)
+    deviation = init.gain * math.sqrt(init.weight_var / fan_in)
+    return rng.normal(0, deviation, (fan_in, fan_out)), rng.normal(0, math.sqrt(init.bias_var), fan_out)
 
 
 INITS: dict[str, Draw] = {

@@ -3,12 +3,9 @@
 depth 1, width N, block=linear:     x -> layer 0 -> readout
 depth 3, residual or block=ffn:     x -> embedding -> layer 0 -> layer 1 -> layer 2 -> (final norm) -> readout
 
-The embedding is a linear map from the features to the width, so that all layers of a residual or feed-forward stack
-have the same shape; in a plain stack layer 0 takes the data. The final norm ends a residual stack with norm.place=pre,
-whose sum is not normalized otherwise.
+The embedding, a linear map from the features to the width, gives all layers the same shape; in a plain stack layer 0
+takes the data. The final norm ends a residual stack with norm.place=pre, whose sum is not normalized otherwise.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,15 +27,10 @@ class Network(nn.Module):
 
     Args:
         config: the run; init=critical must have been resolved (TypeError).
-        features: size of an input.
-        classes: size of the output.
-        streams: the random streams, one per replica; their number is the number of replicas.
+        features, classes: size of an input and of the output.
+        streams: the random streams, one per replica.
         device: where the parameters live.
         variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
-
-    Attributes:
-        noise: the generators that rrelu draws from, one per replica.
-        batch_norms: the layers in which the examples of a batch depend on one another.
     """
 
     def __init__(
@@ -53,13 +45,11 @@ class Network(nn.Module):
         super().__init__()
         replicas, width = len(streams), config.model.width
         variants = variants or [config] * replicas
-        draws = [
-            partial(initialization.draw, variant.init, rng=stream.weights)
-            for variant, stream in zip(variants, streams, strict=True)
-        ]
+        pairs = zip(variants, streams, strict=True)
+        draws = [partial(initialization.draw, variant.init, rng=stream.weights) for variant, stream in pairs]
         alphas = [getattr(variant.residual, "alpha", 1.0) for variant in variants]
         self.width = width
-        self.noise = [torch_generator(stream.noise, device) for stream in streams]
+        self.noise = [torch_generator(stream.noise, device) for stream in streams]  # that rrelu draws from
         has_residual = config.residual.name != "none"
         has_embedding = has_residual or config.model.block == "ffn"
         self.embedding = Linear(config, features, width, draws) if has_embedding else None
@@ -80,8 +70,7 @@ class Network(nn.Module):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Compute the last hidden layer's output (R, B, N)."""
-        if self.embedding is not None:
-            x = self.embedding(x)  # (R, B, N)
+        x = x if self.embedding is None else self.embedding(x)  # (R, B, N)
         for block in self.blocks:
             x = block(x)
         return x
@@ -92,8 +81,7 @@ class Network(nn.Module):
 
     def activations(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the activations (R, B, N) of each hidden layer in turn, for inputs (R, B, features)."""
-        if self.embedding is not None:
-            x = self.embedding(x)  # (R, B, N)
+        x = x if self.embedding is None else self.embedding(x)  # (R, B, N)
         for block in self.layers():
             a = block.hidden(x)
             yield a
@@ -115,14 +103,14 @@ class Network(nn.Module):
         Args:
             batch_statistics: batch norm normalizes by the batch, as in training, not by its running statistics.
         """
-        for norm in self.batch_norms:
-            norm.training, norm.is_tracking = batch_statistics, False
-        for activation in self._random:
-            activation.training = False
+        self._set_mode(batch_statistics, is_tracking=False, is_random=False)
         try:
             yield
         finally:
-            for norm in self.batch_norms:
-                norm.training = norm.is_tracking = True
-            for activation in self._random:
-                activation.training = True
+            self._set_mode(True, is_tracking=True, is_random=True)
+
+    def _set_mode(self, batch_statistics: bool, is_tracking: bool, is_random: bool) -> None:
+        for norm in self.batch_norms:
+            norm.training, norm.is_tracking = batch_statistics, is_tracking
+        for activation in self._random:
+            activation.training = is_random

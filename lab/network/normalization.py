@@ -1,7 +1,5 @@
 """Batch, layer and RMS norm with a replica axis: inputs (R, B, N), gain and shift (R, 1, N) per replica."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,10 +28,7 @@ class Affine(nn.Module):
 
 
 class LayerNormLayer(nn.Module):
-    """Layer norm over the units of an example (Ba et al. 2016, eq. 4) or, not centred, RMS norm.
-
-    RMS norm: Zhang and Sennrich 2019, eq. 4.
-    """
+    """Layer norm over the units of an example (Ba et al. 2016, eq. 4), or RMS norm (Zhang and Sennrich 2019, eq. 4)."""
 
     def __init__(self, replicas: int, units: int, eps: float, is_affine: bool, is_centred: bool) -> None:
         super().__init__()
@@ -52,16 +47,13 @@ class BatchNormLayer(nn.Module):
     With `is_tracking` off, a training pass does not update the running statistics.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, replicas: int, units: int, eps: float, is_affine: bool, momentum: float) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
         self.is_tracking = True
         self.affine = Affine(replicas, units, has_shift=True) if is_affine else None
-        self.register_buffer("running_mean", torch.zeros(replicas, 1, units, dtype=torch.float64))
-        self.register_buffer("running_var", torch.ones(replicas, 1, units, dtype=torch.float64))
+        self.running_mean = nn.Buffer(torch.zeros(replicas, 1, units, dtype=torch.float64))
+        self.running_var = nn.Buffer(torch.ones(replicas, 1, units, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -69,12 +61,10 @@ class BatchNormLayer(nn.Module):
             centred = x - mean
             var = centred.square().mean(1, keepdim=True)
             if self.is_tracking:
-                self._track(mean.detach(), var.detach(), len(x[0]))
+                unbiased = var.detach() * (x.shape[1] / (x.shape[1] - 1))  # as in torch.nn.BatchNorm1d
+                self.running_mean.lerp_(mean.detach(), self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
         else:
             centred, var = x - self.running_mean, self.running_var
         normalized = centred * torch.rsqrt(var + self.eps)  # (R, B, N)
         return normalized if self.affine is None else self.affine(normalized)
-
-    def _track(self, mean: Tensor, var: Tensor, batch: int) -> None:
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * (batch / (batch - 1)), self.momentum)  # unbiased, as in torch.nn.BatchNorm1d

@@ -1,7 +1,5 @@
 """Independent random streams for every replica, so that replica r of a large run equals the same replica run alone."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,11 +1,8 @@
 """Config: the frozen dataclass of one run, and the tables of the options that it chooses from."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
-from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from lab.schema import options
@@ -35,8 +32,8 @@ class Probe:
     set: `norms` (weight_grad_norm, delta_rms, dead_fraction, nonfinite) or `full`.
     examples: size of the fixed probe set on which dead units are counted.
     eval_every: held-out loss and accuracy are measured at readings that are multiples of this (0: first and last).
-    cotangent: gradient that the layers are measured with: the `loss`'s, or a `random` one, Gaussian and independent
-        of the network, that enters at the last hidden layer. Training always follows the loss.
+    cotangent: measure the gradient of the `loss`, which training always follows, or a `random` Gaussian one that is
+        independent of the network and enters at the last hidden layer.
     jacobian: measure the singular values of the Jacobian from one input to the last hidden layer at the first reading,
         and at readings that are multiples of `jacobian_every` (0: only at the first).
     """
@@ -88,31 +85,24 @@ class Config:
     overwrite: bool = False
 
 
-CHOICES: Mapping[str, dict[str, Any]] = MappingProxyType(
-    {
-        "activation": options.ACTIVATIONS,
-        "init": options.INITS,
-        "norm": options.NORMS,
-        "residual": options.RESIDUALS,
-        "clip": options.CLIPS,
-        "optimizer": options.OPTIMIZERS,
-        "data": options.DATA,
-    }
-)
+CHOICES: Mapping[str, dict[str, Any]] = {
+    "activation": options.ACTIVATIONS,
+    "init": options.INITS,
+    "norm": options.NORMS,
+    "residual": options.RESIDUALS,
+    "clip": options.CLIPS,
+    "optimizer": options.OPTIMIZERS,
+    "data": options.DATA,
+}
 """Group -> option -> its dataclass."""
 
 
 def register_option(group: str, name: str, options: type) -> None:
-    """Add an option to a group, so that `group=name` can be chosen; registering the same class again does nothing.
-
-    Args:
-        group: a key of `CHOICES`.
-        name: of the option, a Python identifier.
-        options: frozen dataclass that extends the group's own (`Activation` for "activation").
+    """Add an option to a group of `CHOICES`; registering the same class again does nothing.
 
     Raises:
         ValueError: an unknown group, a name that is taken or no identifier.
-        TypeError: `options` is no frozen dataclass of this group.
+        TypeError: `options` is no frozen dataclass that extends the group's own (`Activation` for "activation").
     """
     if group not in CHOICES:
         raise ValueError(f"{group}: there is no such group of options; {did_you_mean(group, list(CHOICES))}.")

@@ -1,7 +1,5 @@
 """ConfigError, and the hints in its messages."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches

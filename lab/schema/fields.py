@@ -1,18 +1,11 @@
 """Dataclass fields with a range, a list of allowed words, or the meaning of a path."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Any
 
 
 def number(default: float | int | None, **bounds: float) -> Any:
-    """Return a numeric field; `check` enforces its bounds and refuses NaN and infinity.
-
-    Args:
-        default: its type is the field's.
-        bounds: any of `above`, `at_least`, `below` and `at_most`.
-    """
+    """Return a numeric field of the default's type; `check` enforces `above`, `at_least`, `below` and `at_most`."""
     return field(default=default, metadata={"bounds": bounds})
 
 

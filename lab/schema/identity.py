@@ -1,7 +1,5 @@
 """Identity of a run: its configuration as a dictionary, and the fingerprint of everything that decides its result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,20 +8,12 @@ from typing import Any, get_type_hints
 
 from lab.schema.config import CHOICES, Config
 
-PER_REPLICA = frozenset(
-    {
-        *("seed", "first_replica", "init.gain", "init.weight_var", "init.bias_var"),
-        *("optimizer.lr", "clip.max_norm", "residual.alpha"),
-    }
-)
+PER_REPLICA = frozenset({"init.gain", "init.weight_var", "init.bias_var", "optimizer.lr", "clip.max_norm"})
+PER_REPLICA |= {"seed", "first_replica", "residual.alpha"}
 """Keys in which replicas of one network can differ."""
 
-NOT_SCIENTIFIC = frozenset(
-    {
-        *("device", "threads", "runs_per_gpu", "output_dir", "overwrite", "data.cache"),
-        *("checkpoint.every", "checkpoint.seconds"),
-    }
-)
+NOT_SCIENTIFIC = frozenset({"device", "threads", "runs_per_gpu", "checkpoint.every", "checkpoint.seconds"})
+NOT_SCIENTIFIC |= {"output_dir", "overwrite", "data.cache"}
 """Keys that change only where and how a result is computed; they are no part of the fingerprint."""
 
 

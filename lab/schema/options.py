@@ -1,10 +1,6 @@
 """The options of every group: one frozen dataclass an option, one table a group."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from lab.schema.fields import choice, number, path
 
@@ -49,9 +45,7 @@ class Swish(Activation):
     learnable: bool = False
 
 
-GATES: Mapping[str, str] = MappingProxyType(
-    {"glu": "sigmoid", "bilinear": "identity", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
-)
+GATES = {"glu": "sigmoid", "bilinear": "identity", "reglu": "relu", "geglu": "gelu", "swiglu": "silu"}
 """Gated activation -> function of its gate. Shazeer 2020, "GLU Variants Improve Transformer", section 2."""
 GATED = tuple(GATES)
 
@@ -139,11 +133,7 @@ class ReZero(Residual):
     alpha: float = number(0.0)
 
 
-RESIDUALS: dict[str, type[Residual]] = {
-    **dict.fromkeys(("none", "identity"), Residual),
-    "scaled": ScaledResidual,
-    "rezero": ReZero,
-}
+RESIDUALS = {"none": Residual, "identity": Residual, "scaled": ScaledResidual, "rezero": ReZero}
 
 
 @dataclass(frozen=True)
@@ -271,8 +261,7 @@ class Npz(Data):
 
 DATA: dict[str, type[Data]] = {
     "digits": Data,
-    "mnist": OpenML,
-    "fashion_mnist": OpenML,
+    **dict.fromkeys(("mnist", "fashion_mnist"), OpenML),
     "spirals": Spirals,
     "circles": Circles,
     "gaussian": GaussianData,

@@ -1,7 +1,5 @@
 """Rules of a configuration: ranges, allowed words, and choices that exclude each other."""
 
-from __future__ import annotations
-
 import math
 import operator
 import unicodedata
@@ -20,16 +18,13 @@ LONGEST_NAME, LONGEST_PATH = 255, 3000
 """Bytes of a file's name, and of a path that files are put below; file systems end at 255 and 4096."""
 
 INSIDE = {"above": operator.gt, "at_least": operator.ge, "below": operator.lt, "at_most": operator.le}
-WORDS = {"above": "above", "at_least": "of at least", "below": "below", "at_most": "of at most"}
 
 
 def check(config: Config, explicit: Collection[str] = ()) -> Config:
     """Return `config` unchanged if it makes sense.
 
-    Args:
-        config: the configuration.
-        explicit: keys that the user has given even if their value is the default: a default cadence of evaluations is
-            accepted with any `probe.every`, one that was asked for must be met.
+    A default cadence of evaluations is accepted with any `probe.every`; one among the `explicit` keys, which the user
+    has given even if their value is the default, must be met.
 
     Raises:
         ConfigError: a value out of range, or choices that exclude each other.
@@ -41,7 +36,7 @@ def check(config: Config, explicit: Collection[str] = ()) -> Config:
         if type(chosen) is not options[chosen.name]:
             raise ConfigError(f"{group}.name={chosen.name}: choose it with {group}={chosen.name} instead.")
     for key, value, metadata in _values(config):
-        if "allowed" in metadata and value not in metadata["allowed"]:
+        if value not in metadata.get("allowed", [value]):
             raise ConfigError(f"{key}={value}: choose one of {', '.join(metadata['allowed'])}.")
         if "path" in metadata:
             _check_path(key, value)
@@ -68,7 +63,7 @@ def _check_number(key: str, value: float, bounds: Mapping[str, float]) -> None:
     if abs(value) > LARGEST:
         raise ConfigError(f"{key}={value}: give a number of at most {LARGEST:g} in size, which float32 can hold.")
     if not all(INSIDE[word](value, bound) for word, bound in bounds.items()):
-        wanted = " and ".join(f"{WORDS[word]} {bound:g}" for word, bound in bounds.items())
+        wanted = " and ".join(f"{word.replace('at_', 'of at ')} {bound:g}" for word, bound in bounds.items())
         raise ConfigError(f"{key}={value}: give a number {wanted}.")
 
 
@@ -77,10 +72,8 @@ def _check_path(key: str, value: str) -> None:
         raise ConfigError(f"{key}={value}: it contains a control or surrogate character; leave it out.")
     longest = max(len(name.encode()) for name in value.split("/"))
     if longest > LONGEST_NAME or len(value.encode()) > LONGEST_PATH:
-        raise ConfigError(
-            f"{key}={value}: no name in it may be longer than {LONGEST_NAME} bytes, nor the path than {LONGEST_PATH};"
-            " choose a shorter one."
-        )
+        limits = f"no name in it may be longer than {LONGEST_NAME} bytes, nor the path than {LONGEST_PATH}"
+        raise ConfigError(f"{key}={value}: {limits}; choose a shorter one.")
 
 
 def _conflicts(config: Config, explicit: Collection[str]) -> Iterator[str]:
@@ -94,10 +87,8 @@ def _conflicts(config: Config, explicit: Collection[str]) -> Iterator[str]:
     if model.block == "linear" and model.expansion is not None:
         yield "model.expansion: only model.block=ffn has hidden units to expand; leave it out or choose ffn."
     if activation.name in GATED and is_inner:
-        yield (
-            f"norm.place=inner: activation={activation.name} multiplies two maps and has no single pre-activation to"
-            " normalize; choose norm.place=pre or norm.place=post."
-        )
+        reason = f"activation={activation.name} multiplies two maps and has no single pre-activation to normalize"
+        yield f"norm.place=inner: {reason}; choose norm.place=pre or norm.place=post."
     for key, examples in (("batch_size", config.batch_size), ("probe.examples", config.probe.examples)):
         if norm.name == "batch" and examples < 2:
             yield f"{key}={examples}: norm=batch needs at least 2 examples; choose {key}=2 or more."
@@ -105,15 +96,11 @@ def _conflicts(config: Config, explicit: Collection[str]) -> Iterator[str]:
         yield "model.width=1: norm=layer turns a single unit into 0; choose model.width=2 or more."
     expansion = DEFAULT_EXPANSION if model.expansion is None else model.expansion
     if norm.name == "layer" and is_inner and model.block == "ffn" and expansion * model.width < 1.5:
-        yield (
-            f"model.expansion={expansion:g}: norm=layer turns a single hidden unit into 0; choose a larger"
-            " model.expansion or model.width."
-        )
+        reason = "norm=layer turns a single hidden unit into 0"
+        yield f"model.expansion={expansion:g}: {reason}; choose a larger model.expansion or model.width."
     if isinstance(activation, RReLU) and activation.lower > activation.upper:
-        yield (
-            f"activation.lower={activation.lower}: the lower slope is above activation.upper={activation.upper};"
-            " exchange them."
-        )
+        reason = f"the lower slope is above activation.upper={activation.upper}"
+        yield f"activation.lower={activation.lower}: {reason}; exchange them."
     if isinstance(optimizer, SGD) and optimizer.nesterov and optimizer.momentum == 0:
         yield "optimizer.nesterov=true: it needs momentum; give optimizer.momentum a value above 0."
     if isinstance(config.data, Npz) and not config.data.path:

@@ -1,7 +1,5 @@
 """The anatomy of the lab's own networks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Detection of diverged replicas, without synchronizing with the device."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -16,10 +14,8 @@ STATE = ("alive", "survived", "is_finite")
 class DivergenceMonitor:
     """Tracks, on the device, which replicas have diverged: whose loss or gradient was not finite at some step.
 
-    Attributes:
-        alive: (R,) bool; a replica that has diverged stays so.
-        survived: (R,) steps taken alive, so for a diverged replica the step at which it diverged.
-        is_finite: (sections, R) bool; a diverged replica's column stays as it was at that step.
+    `survived` (R,) counts the steps taken alive, so for a diverged replica the step at which it diverged; its column of
+    `is_finite` (sections, R) stays as it was at that step.
     """
 
     def __init__(self, stacks: Sequence[ParameterStack], layers: slice) -> None:

@@ -4,8 +4,6 @@ Batch norm's statistics are taken over the whole probe set, whose other examples
 slopes have their mean.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -17,12 +15,7 @@ ROWS = 128
 
 
 def spectrum(network: Network, probe_set: Tensor) -> dict[str, Tensor]:
-    """Measure the singular values of the network's Jacobians, as `jacobian.of_matrices` returns them.
-
-    Args:
-        network: R replicas.
-        probe_set: (R, P, features).
-    """
+    """Measure the Jacobians' singular values as `jacobian.of_matrices` does; `probe_set` is (R, P, features)."""
     with network.evaluating(batch_statistics=True), torch.enable_grad():
         matrices = _joined(network, probe_set) if network.batch_norms else _alone(network, probe_set[:, :1])
         return jacobian.of_matrices(matrices)

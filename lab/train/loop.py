@@ -1,7 +1,5 @@
 """The training loop: a record at every reading."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +25,7 @@ def train(
 
     Args:
         config: the run.
-        dataset: tensors on `device`.
-        device: the device to train on.
+        dataset, device: the data, and the device that it is on and that trains.
         variants: each replica's own configuration, which differs from `config` in `schema.PER_REPLICA` at most.
         start: the `Trainer.state` to resume from.
         between: called before every step; an exception that it raises ends the run.
@@ -47,7 +44,7 @@ def train(
 
 
 def due(config: schema.Config, step: int) -> Due:
-    """Decide from the run's cadences what a step measures and that all steps but the last update."""
+    """Decide what a step measures; all steps but the last update."""
     probe, is_last = config.probe, step == config.steps
     is_reading = is_last or is_due(step, probe.every)
     return Due(

@@ -1,7 +1,5 @@
 """The loss, and the evaluation on held-out data."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

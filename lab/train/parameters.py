@@ -1,7 +1,5 @@
 """All parameters of a network in a few large tensors, and their gradients in as many."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -15,17 +13,13 @@ class Parameters:
     """Moves the parameters of `sections` into stacks; each `parameter.grad` becomes a view of a stack's gradients.
 
     Neighbouring sections with the same shapes form a stack: one tensor (sections, R, P), whose rows are the parameters
-    of one section of one replica, end to end. Module parameters become views into it, so that an optimizer, a norm or
-    a check for finite values takes a handful of operations at any depth and knows replica and layer of every number.
-
-    Attributes:
-        stacks: in the order of the sections.
-        tensors: the module parameters, now views.
+    of one section of one replica, end to end. Module parameters become views into it, so that an optimizer or a norm
+    takes a handful of operations at any depth.
     """
 
     def __init__(self, sections: Sequence[nn.Module]) -> None:
         self.stacks: list[ParameterStack] = []
-        self.tensors: list[nn.Parameter] = []
+        self.tensors: list[nn.Parameter] = []  # of the modules, now views
         self._gradient_views: list[Tensor] = []
         first = 0
         for _, group in itertools.groupby(sections, key=_shapes):
@@ -52,10 +46,11 @@ class Parameters:
                 self._gradient_views.append(parameter.grad)
         return ParameterStack(first, tuple(segments), values, gradients)
 
+    @torch.no_grad()
     def take(self, gradients: Sequence[Tensor]) -> None:
-        """Copy freshly computed gradients, in the order of `tensors`, into the stacks."""
+        """Copy gradients, in the order of `tensors`, into the stacks; any that follow are not used."""
         # One call for all: torch's own optimizers rely on the same family of functions, which has no public name.
-        torch._foreach_copy_(self._gradient_views, list(gradients))
+        torch._foreach_copy_(self._gradient_views, list(gradients[: len(self.tensors)]))
 
 
 def _shapes(section: nn.Module) -> tuple[tuple[str, torch.Size], ...]:

@@ -1,7 +1,5 @@
 """Trainer: a network with its data, optimizer and instrument, and the step that joins them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,18 +26,11 @@ FROM_COTANGENT = ("weight_grad_norm", "bias_grad_norm")
 
 @dataclass(frozen=True)
 class Due:
-    """What a training step does besides its forward and backward pass.
-
-    Attributes:
-        reading: measure the layers.
-        evaluation: a reading also evaluates the held-out data.
-        jacobian: a reading also measures the Jacobian's singular values.
-        update: clip the gradients and update the parameters.
-    """
+    """The tasks of a training step besides its forward and backward pass."""
 
     reading: bool = False
-    evaluation: bool = False
-    jacobian: bool = False
+    evaluation: bool = False  # of the held-out data, at a reading
+    jacobian: bool = False  # its singular values, at a reading
     update: bool = True
 
 
@@ -106,13 +97,10 @@ class Trainer:
         self.steps += due.update
         if not due.reading:
             return None
-        return fetch(step, loss, measured, self.divergence, time.perf_counter() - self.started, config)
+        return fetch(step, loss, measured, self.divergence.report(), time.perf_counter() - self.started, config)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that decides later steps, on the host: tensors, numbers, strings, lists and dictionaries.
-
-        Configuration, data and device are not included; `restore` expects a trainer made of the same.
-        """
+        """Return all that decides later steps but configuration and data, on the host, in plain types and tensors."""
         return {
             "steps": self.steps,
             "seconds": time.perf_counter() - self.started,
@@ -164,27 +152,21 @@ class Trainer:
             top = self.network.trunk(x)  # (R, B, N)
             loss = cross_entropy(self.network.head(top), y)  # (R,)
             if has_cotangent:
-                self._take(torch.autograd.grad(top, inputs, self._cotangent(top), True, materialize_grads=True))
+                gradients = torch.autograd.grad(top, inputs, self._cotangent(top), True, materialize_grads=True)
             else:
-                self._take(torch.autograd.grad(loss.sum(), inputs))
+                gradients = torch.autograd.grad(loss.sum(), inputs)
+            parameters.take(gradients)
         if has_cotangent:
             injected = instrument.gradients()
             measured |= {name: injected[name] for name in FROM_COTANGENT if name in injected}
-            self._take(torch.autograd.grad(loss.sum(), parameters.tensors))
+            parameters.take(torch.autograd.grad(loss.sum(), parameters.tensors))
         return loss.detach(), measured
 
     def _cotangent(self, like: Tensor) -> Tensor:
         """Draw a random dL/dx for x (R, B, N): 1 in rms for each example, before the 1/B of a mean loss."""
         batch, units = like.shape[1:]
-        drawn = [
-            torch.randn(batch, units, generator=generator, dtype=like.dtype, device=like.device)
-            for generator in self.cotangents
-        ]
-        return torch.stack(drawn) / batch
-
-    @torch.no_grad()
-    def _take(self, gradients: Sequence[Tensor]) -> None:
-        self.parameters.take(gradients[: len(self.parameters.tensors)])
+        kind: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+        return torch.stack([torch.randn(batch, units, generator=x, **kind) for x in self.cotangents]) / batch
 
 
 def alone(config: schema.Config) -> list[schema.Config]:
@@ -206,20 +188,20 @@ def fetch(
     step: int,
     loss: Tensor,
     measured: dict[str, Tensor],
-    monitor: divergence.DivergenceMonitor,
+    fates: dict[str, Tensor],
     seconds: float,
     config: schema.Config,
 ) -> Record:
     """Copy everything measured to the host, in one transfer, as a record."""
-    tensors = {**measured, "loss": loss, **monitor.report()}
+    tensors = {**measured, "loss": loss, **fates}
     packed = torch.cat([tensor.double().flatten() for tensor in tensors.values()]).cpu().numpy()
     ends = np.cumsum([tensor.numel() for tensor in tensors.values()])[:-1]
     parts = zip(tensors.items(), np.split(packed, ends), strict=True)
     values = {name: part.reshape(tensor.shape) for (name, tensor), part in parts}
-    diverged_at = values.pop("diverged_at").astype(np.int64)
-    diverged_layer = values.pop("diverged_layer").astype(np.int64)
+    diverged_at, diverged_layer = (values.pop(name).astype(np.int64) for name in fates)
     spectra = {name: values.pop(name) for name in SPECTRA if name in values}
-    layers = {name: value for name, value in values.items() if value.ndim == 2 and name != "parameter_norm"}
+    values.pop("parameter_norm", None)
+    layers = {name: value for name, value in values.items() if value.ndim == 2}
     scalars = {name: value for name, value in values.items() if value.ndim == 1}
     if config.probe.set == "norms":
         layers = {name: layers[name] for name in NORMS}

@@ -89,8 +89,8 @@ def test_off_the_cpu_neither_a_step_nor_a_reading_asks_for_a_number_before_it_is
     monkeypatch.setattr(network, "torch_generator", lambda stream, device: None)
     fetched = []
 
-    def fetch(step, loss, measured, monitor, *rest):
-        fetched.append({"loss": loss, **measured, **monitor.report()})
+    def fetch(step, loss, measured, fates, *rest):
+        fetched.append({"loss": loss, **measured, **fates})
 
     monkeypatch.setattr(trainer_module, "fetch", fetch)
     config, meta = make(probe={"set": which}, **choices), torch.device("meta")

@@ -1,7 +1,5 @@
 """Gradient clipping, each replica by itself: a replica's large gradient never shortens its neighbour's step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -26,10 +24,7 @@ def clip(config: schema.Clip, stacks: Sequence[ParameterStack], max_norm: Tensor
     adaptive: each unit's g to factor * max(|w|, eps), w being the unit's incoming weights (Brock et al. 2021, eq. 3);
               biases, gains and slopes are units of one weight each. The readout is not clipped (section 4.1 there).
 
-    Args:
-        config: the kind of clipping.
-        stacks: parameters from input to output; the last one holds the readout.
-        max_norm: (R,) limits in place of `config.max_norm`.
+    `stacks` run from input to output, so the last one holds the readout; `max_norm` (R,) replaces `config.max_norm`.
     """
     if isinstance(config, schema.ClipNorm):
         limit = config.max_norm if max_norm is None else max_norm

@@ -20,7 +20,7 @@ BITS = {torch.float32: torch.int32, torch.float64: torch.int64}  # the integers 
 
 
 def build(config: schema.Optimizer, parameters: Sequence[Tensor], lr: Tensor | None = None) -> ReplicaOptimizer:
-    """Build the optimizer that `config` names; the arguments are those of `ReplicaOptimizer`."""
+    """Build the optimizer that `config` names."""
     return OPTIMIZERS[config.name](config, parameters, lr)
 
 
@@ -29,13 +29,8 @@ class ReplicaOptimizer(ABC):
 
     Args:
         config: the optimizer's options.
-        parameters: each (layers, R, P), where layers and P may differ from one to the next; float32 or float64, all on
-            one device, contiguous or not. They are updated in place.
+        parameters: each (layers, R, P), with layers and P of its own, contiguous or not; updated in place.
         lr: (R,) learning rates in place of `config.lr`.
-
-    Attributes:
-        steps: updates made so far, the same for every replica; Adam's bias corrections follow from it.
-        state: torch.optim's name -> one tensor (layers, R, P) per parameter.
 
     Raises:
         ValueError: `lr` does not have one entry per replica.
@@ -45,11 +40,11 @@ class ReplicaOptimizer(ABC):
         replicas = parameters[0].shape[1]
         if lr is not None and lr.shape != (replicas,):
             raise ValueError(f"lr has shape {tuple(lr.shape)}: give one learning rate for each of {replicas} replicas.")
-        self.steps = 0
+        self.steps = 0  # made so far, by every replica; Adam's bias corrections follow from it
         self.config = config
         self.lr = config.lr if lr is None else lr.detach().to(parameters[0])[:, None]  # float or (R, 1)
         self._parameters = [parameter.detach() for parameter in parameters]
-        self.state = {
+        self.state = {  # torch.optim's name -> one tensor (layers, R, P) per parameter
             name: [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in self._parameters]
             for name in self.state_names()
         }
@@ -57,17 +52,14 @@ class ReplicaOptimizer(ABC):
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], alive: Tensor | None = None) -> None:
-        """Update every parameter in place; the gradients stay as they are.
+        """Update every parameter in place; the gradients, shaped like the parameters, stay as they are.
 
-        Args:
-            gradients: shaped like the parameters.
-            alive: (R,) bool, None if all are. A replica that is not alive keeps its parameters bit for bit, whatever
-                its gradient holds, and its state becomes 0; the others are updated as they are without `alive`.
+        A replica that is not `alive` (R,) keeps its parameters bit for bit, whatever its gradient holds, and its state
+        becomes 0; the others are updated as they are without `alive`.
         """
         self.steps += 1
-        mask = None
-        if alive is not None:
-            mask = alive.to(BITS[self._parameters[0].dtype]).neg_()[:, None]  # (R, 1), every bit 1 if alive, else 0
+        bits = BITS[self._parameters[0].dtype]
+        mask = None if alive is None else alive.to(bits).neg_()[:, None]  # (R, 1), every bit 1 if alive, else 0
         for index, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
             state = {name: tensors[index] for name, tensors in self.state.items()}
             gradient = self.decay(parameter, gradient, mask)
@@ -85,10 +77,8 @@ class ReplicaOptimizer(ABC):
     def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
         """Update one parameter and its state in place, replica by replica; all tensors are (layers, R, P).
 
-        Where gradient and state are 0 the parameter must not change: that is how a diverged replica is frozen.
-
-        Args:
-            gradient: with the weight decay's part, which must not be changed.
+        The gradient includes weight decay and must not be changed. Where gradient and state are 0 the parameter must
+        not change: that is how a diverged replica is frozen.
         """
 
     def decay(self, parameter: Tensor, gradient: Tensor, mask: Tensor | None) -> Tensor:
@@ -197,10 +187,6 @@ class ReplicaRMSprop(ReplicaOptimizer):
             self.descend(parameter, state["momentum_buffer"].mul_(momentum).addcdiv_(gradient, root))
 
 
-OPTIMIZERS: dict[str, type[ReplicaOptimizer]] = {
-    "sgd": ReplicaSGD,
-    "adam": ReplicaAdam,
-    "adamw": ReplicaAdamW,
-    "rmsprop": ReplicaRMSprop,
-}
+OPTIMIZERS: dict[str, type[ReplicaOptimizer]]
+OPTIMIZERS = {"sgd": ReplicaSGD, "adam": ReplicaAdam, "adamw": ReplicaAdamW, "rmsprop": ReplicaRMSprop}
 """Optimizer -> its class; `lab.register_optimizer` adds to it."""
