@@ -24,22 +24,15 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: the folder does not exist or holds no run.
     """
     parser = Parser("gradlab board", description="Open TensorBoard on a folder of runs.")
-    parser.add_argument(
-        "folder", nargs="?", default="runs", help="a run's folder, or any folder above runs (default: runs)"
-    )
-    parser.add_argument("--port", type=int, default=6006, help="port to serve on (default: 6006)")
-    parser.add_argument(
-        "--host", default="localhost", help="address to listen on (default: localhost, this machine only)"
-    )
+    add = parser.add_argument
+    add("folder", nargs="?", default="runs", help="a run's folder, or any folder above runs (default: runs)")
+    add("--port", type=int, default=6006, help="port to serve on (default: 6006)")
+    add("--host", default="localhost", help="address to listen on (default: localhost, this machine only)")
     options = parser.parse_args(list(arguments))
     folder = Path(options.folder)
     if not any(folder.rglob("events.out.tfevents.*")):
         raise ConfigError(f"{folder}: no run lies at or below this folder; train one first, with gradlab run.")
     print(f"Open http://{options.host}:{options.port}/{START}", flush=True)
-    command = [sys.executable, "-m", "tensorboard.main", *flags(folder, options.host, options.port)]
-    os.execv(sys.executable, command)
-
-
-def flags(folder: Path, host: str, port: int) -> list[str]:
-    """TensorBoard's command line for a folder of runs."""
-    return [f"--logdir={folder}", f"--host={host}", f"--port={port}", f"--samples_per_plugin={SAMPLES_KEPT}"]
+    flags = f"--logdir={folder}", f"--host={options.host}", f"--port={options.port}"
+    samples = f"--samples_per_plugin={SAMPLES_KEPT}"
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *flags, samples])
