@@ -33,6 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     if not any(folder.rglob("events.out.tfevents.*")):
         raise ConfigError(f"{folder}: no run lies at or below this folder; train one first, with gradlab run.")
     print(f"Open http://{options.host}:{options.port}/{START}", flush=True)
-    flags = f"--logdir={folder}", f"--host={options.host}", f"--port={options.port}"
-    samples = f"--samples_per_plugin={SAMPLES_KEPT}"
-    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *flags, samples])
+    command = [sys.executable, "-m", "tensorboard.main", *flags(folder, options.host, options.port)]
+    os.execv(sys.executable, command)
+
+
+def flags(folder: Path, host: str, port: int) -> list[str]:
+    """TensorBoard's command line for a folder of runs."""
+    return [f"--logdir={folder}", f"--host={host}", f"--port={port}", f"--samples_per_plugin={SAMPLES_KEPT}"]

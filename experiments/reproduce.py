@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             print(f"Interrupted; samples are saved in {folder}, and the same command resumes.", file=sys.stderr)
             return INTERRUPTED
-        differences, results = report.differences, report.outcomes
+        differences = report.differences
         if options.record:
-            results = [result if result.failure else replace(result, recorded=result.verdict) for result in results]
+            results = [x if x.failure else replace(x, recorded=x.verdict) for x in report.outcomes]
             report = replace(report, outcomes=results)
         paths, error = _write(report, folder, options.record)
     _print_summary(report, [*differences, *paths])
@@ -74,12 +74,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        "gradlab reproduce",
-        description="Examine the guide's claims: measure, judge each by its rule, and write a report.",
-        epilog="Exit code 0 if every claim reached its recorded verdict, else 1. Samples are saved, and reused by the"
-        " next call if the code is unchanged.",
-    )
+    about = "Examine the guide's claims: measure, judge each by its rule, and write a report."
+    status = "Exit code 0 if every claim reached its recorded verdict, else 1."
+    samples = "Samples are saved, and reused by the next call if the code is unchanged."
+    parser = Parser("gradlab reproduce", description=about, epilog=f"{status} {samples}")
     add = parser.add_argument
     add("ids", nargs="*", metavar="ID", help="claims to examine, see --list (default: all)")
     add("--quick", action="store_true", help="fewer networks and steps; claims that need more are not decided")
@@ -106,7 +104,7 @@ def _examine(
     from experiments.report.content import ClaimsReport
     from experiments.report.fingerprint import fingerprint
     from experiments.report.measurement import ClaimTask, Failure, Measurement, measure, now
-    from experiments.report.outcome import judge
+    from experiments.report.outcome import draw, judge
     from experiments.report.store import Store
     from lab.machine import pool
     from lab.record.summary import versions
@@ -159,18 +157,15 @@ def _examine(
                     count = "" if terminal.is_terminal else f"{len(results)} of {len(entries)}  "
                     terminal.print(f"{count}{_line(result)}", soft_wrap=True)
         progress.update(bar, description="drawing")
-        drawn = [_drawn(results[id_]) for id_ in claims]
+        drawn = []
+        for id_ in claims:
+            picture, result = draw(results[id_]), results[id_]
+            if isinstance(picture, bytes):
+                drawn.append(replace(result, picture=picture))
+            else:
+                drawn.append(replace(result, failure=result.failure or picture))
     seconds = time.perf_counter() - started
     return ClaimsReport(drawn, len(catalogue.catalogue()), scale, versions(), seconds, now()), unsaved
-
-
-def _drawn(result: ClaimResult) -> ClaimResult:
-    from experiments.report import outcome
-
-    picture = outcome.draw(result)
-    if isinstance(picture, bytes):
-        return replace(result, picture=picture)
-    return replace(result, failure=result.failure or picture)
 
 
 def _write(report: ClaimsReport, folder: Path, is_record: bool) -> tuple[list[str], str]:
@@ -181,14 +176,14 @@ def _write(report: ClaimsReport, folder: Path, is_record: bool) -> tuple[list[st
     lines: list[str] = []
     try:
         lines += map(str, reports.write(report, folder))
+        verdicts = {result.claim.id: result.verdict for result in report.outcomes if not result.failure}
         if is_record:
-            verdicts = {result.claim.id: result.verdict for result in report.outcomes if not result.failure}
             catalogue.record(verdicts)
             lines.append(str(catalogue.RECORDED))
-            if len(verdicts) == report.claims:
-                lines += map(str, reports.commit(report, catalogue.REPOSITORY))
-            else:
-                lines.append("docs/claims.md and README.md are unchanged: they need the verdicts of all claims.")
+        if is_record and len(verdicts) == report.claims:
+            lines += map(str, reports.commit(report, catalogue.REPOSITORY))
+        elif is_record:
+            lines.append("docs/claims.md and README.md are unchanged: they need the verdicts of all claims.")
     except OSError as error:
         return lines, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return lines, ""

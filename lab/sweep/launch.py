@@ -107,9 +107,9 @@ def _report(runs: Sequence[PlannedRun]) -> int:
     statuses = {run.name: stored_status(run.folder) for run in runs if not is_locked(run.folder / LOCK)}
     failed = [name for name, status in statuses.items() if status == "failed"]
     unfinished = [name for name, status in statuses.items() if status not in (*DONE, "failed")]
-    if names := ", ".join(failed):
-        note = "Each summary.json has its traceback."
-        print(f"{len(failed)} of {len(runs)} runs failed: {names}. {note}", file=sys.stderr)
-    if names := ", ".join(unfinished):
-        print(f"Not finished: {names}; repeat the same command to resume them.", file=sys.stderr)
-    return 1 if failed or unfinished else 0
+    if failed:
+        print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}.", end=" ", file=sys.stderr)
+        print("Each summary.json has its traceback.", file=sys.stderr)
+    if unfinished:
+        print(f"Not finished: {', '.join(unfinished)}; repeat the same command to resume them.", file=sys.stderr)
+    return int(bool(failed or unfinished))

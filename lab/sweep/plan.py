@@ -83,18 +83,17 @@ def _compose_all(overrides: Sequence[str], combinations: Sequence[Sequence[str]]
     such a number or replace it: an interpolation, a dictionary, a file of the user's.
     """
     swept = compose.swept_keys(overrides)
-    numbers = set(swept) & PER_REPLICA
     is_named = any(text.startswith(SUBDIR) for text in overrides)
     is_plain = not is_named and not any("{" in text or text.startswith("hydra.searchpath") for text in overrides)
     composed: list[tuple[Config, Path]] = []
     templates: dict[tuple[str, ...], Config] = {}
     for number, words in enumerate(combinations):
         name = "" if is_named else _name([text for text in words if key_of(text) in swept])
-        own = [text for text in words if key_of(text) in numbers]
-        shared = tuple(text for text in words if key_of(text) not in numbers)
+        own = [text for text in words if key_of(text) in PER_REPLICA.intersection(swept)]
+        shared = tuple(text for text in words if text not in own)
         sweep = composed[0][1].parent if composed else None
         config = compose.with_numbers(templates[shared], own) if is_plain and shared in templates else None
-        if config is not None and sweep is not None:
+        if config and sweep:
             composed.append((config, sweep / name))
             continue
         folder = [] if is_named else [SUBDIR + quoted(name)]

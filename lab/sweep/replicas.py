@@ -72,11 +72,7 @@ def train(batch: Sequence[PlannedRun]) -> None:
 
 
 def _parts_that_fit(group: list[PlannedRun]) -> Iterator[list[PlannedRun]]:
-    """Halve a group until each part fits into memory.
-
-    Raises:
-        ConfigError: a single run does not.
-    """
+    """Halve a group until each part fits into memory; a ConfigError if a single run does not."""
     from lab.machine import devices
     from lab.run import memory, simulation
 

@@ -71,11 +71,7 @@ def load(path: str | Path) -> xr.Dataset:
 
 
 def read(folder: Path) -> xr.Dataset:
-    """All runs below a folder as `Collected.dataset`, from collected.nc as long as that is up to date.
-
-    Raises:
-        FileNotFoundError: no run lies below it, or none has readings.
-    """
+    """All runs below a folder as `Collected.dataset`, from collected.nc if up to date; raises as `collect`."""
     runs = find_runs(folder)
     try:
         collected = folder / COLLECTED
@@ -92,8 +88,7 @@ class Collected:
     """All runs below a folder.
 
     Attributes:
-        dataset: the runs that have readings, along a dimension `run` with the swept keys as coordinates; those that
-            have not completed reach as far as their last checkpoint.
+        dataset: along `run`, swept keys as coordinates; of runs that have not completed, to the last checkpoint.
         summaries: one row per run, also of those without readings, but not of those that still wait.
         failed: folders of the runs that have not completed, with their state.
         waiting: number of runs of a sweep that have not started.
@@ -106,11 +101,7 @@ class Collected:
 
 
 def collect(folder: Path, runs: Sequence[RunState] | None = None) -> Collected:
-    """Read every run below a folder, also while they run.
-
-    Args:
-        folder: the folder of a sweep, or any above runs.
-        runs: its runs, if they are known already.
+    """Read every run below a folder, also while they run; `runs` if they are known already.
 
     Raises:
         FileNotFoundError: no run lies below it, or none has readings.
@@ -183,13 +174,10 @@ def concatenate(tables: Sequence[xr.Dataset]) -> xr.Dataset:
     dims = {name: variable.dims for table in tables for name, variable in table.data_vars.items()}
     size = 8 * len(tables) * sum(math.prod(len(values[dim]) for dim in own) for own in dims.values())
     if size > SHARE_OF_MEMORY * memory.available():
-        raise UnreadableError(
-            f"{len(tables)} runs would take {size / 2**30:,.0f} GiB in one dataset with a place for every step, layer"
-            " and replica of any of them; collect similar runs, folder by folder."
-        )
-    dataset = xr.concat(
-        tables, "run", data_vars="all", coords="minimal", compat="override", join="outer", combine_attrs="override"
-    )
+        needed = f"{size / 2**30:,.0f} GiB in one dataset with a place for every step, layer and replica of any of them"
+        raise UnreadableError(f"{len(tables)} runs would take {needed}; collect similar runs, folder by folder.")
+    options: dict[str, Any] = {"coords": "minimal", "compat": "override", "combine_attrs": "override"}
+    dataset = xr.concat(tables, "run", data_vars="all", join="outer", **options)
     dataset.attrs = {}
     last = [_last_step(table) for table in tables]
     return dataset.assign_coords(last_step=("run", last, {"long_name": "step of the run's last reading"}))
@@ -213,14 +201,8 @@ def swept_keys_of(table: xr.Dataset) -> list[str]:
     return [key for key in keys if isinstance(key, str) and key in table.coords] if isinstance(keys, list) else []
 
 
-# --- one run --------------------------------------------------------------------------------------------------------
-
-
 def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
-    """A run's table, None if there is none, and what is wrong with its file.
-
-    A run that has not completed has the table of its file or of its last checkpoint, whichever reaches further.
-    """
+    """A run's table, of its file or its last checkpoint, whichever reaches further, and what is wrong with its file."""
     tables, damage = [], ""
     if (run.folder / READINGS).exists():
         try:
@@ -250,9 +232,6 @@ def _last_step(table: xr.Dataset) -> int:
     return int(table["step"][-1])
 
 
-# --- many runs ------------------------------------------------------------------------------------------------------
-
-
 def _sources(runs: Sequence[RunState]) -> str:
     """A hash of the names and states of runs, and of size and time of the files they are read from."""
     parts = []
@@ -279,9 +258,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     return printable(value) if isinstance(value, str) else value
-
-
-# --- reading back ---------------------------------------------------------------------------------------------------
 
 
 def _load_checked(path: Path) -> xr.Dataset:

@@ -6,7 +6,6 @@ import os
 import re
 import statistics
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +66,8 @@ def find_runs(folder: Path, now: float | None = None) -> list[RunState]:
 
 def count_states(runs: Sequence[RunState]) -> dict[str, int]:
     """Number of runs in each state, for all states in their order."""
-    counts = Counter(run.state for run in runs)
-    return {state: counts[state] for state in STATES}
+    states = [run.state for run in runs]
+    return {state: states.count(state) for state in STATES}
 
 
 def time_left(runs: Sequence[RunState]) -> float | None:
