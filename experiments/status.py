@@ -157,7 +157,7 @@ def _cells(run: RunState) -> Iterator[RenderableType]:
     outcome = run.error
     if run.state == "running":
         outcome = "unknown" if run.left is None else duration(run.left)
-    elif run.state == "unreadable":
+    elif not outcome and run.state == "unreadable":
         outcome = "its summary.json cannot be read"
     elif run.state in DONE and run.seconds is not None:
         outcome = f"in {duration(run.seconds)}"
