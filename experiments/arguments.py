@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lab.schema import ConfigError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 110
+"""Columns of output that is not a terminal."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
@@ -42,3 +48,10 @@ def writing_to(folder: Path, option: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{option}{folder}: cannot be written to ({error}); choose another folder.") from error
+
+
+def console(is_error: bool = False) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if is_error else sys.stdout
+    return Console(stderr=is_error, width=None if stream.isatty() else WIDTH, highlight=False)

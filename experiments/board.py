@@ -24,13 +24,10 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: the folder does not exist or holds no run.
     """
     parser = Parser("gradlab board", description="Open TensorBoard on a folder of runs.")
-    parser.add_argument(
-        "folder", nargs="?", default="runs", help="a run's folder, or any folder above runs (default: runs)"
-    )
-    parser.add_argument("--port", type=int, default=6006, help="port to serve on (default: 6006)")
-    parser.add_argument(
-        "--host", default="localhost", help="address to listen on (default: localhost, this machine only)"
-    )
+    add = parser.add_argument
+    add("folder", nargs="?", default="runs", help="a run's folder, or any folder above runs (default: runs)")
+    add("--port", type=int, default=6006, help="port to serve on (default: 6006)")
+    add("--host", default="localhost", help="address to listen on (default: localhost, this machine only)")
     options = parser.parse_args(list(arguments))
     folder = Path(options.folder)
     if not any(folder.rglob("events.out.tfevents.*")):

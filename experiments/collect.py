@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from experiments.arguments import Parser, reading_runs, writing_to
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(collected.summaries)} runs, {dataset.sizes['run']} with readings:")
     print(f"  {table}  {' x '.join(f'{size} {name}s' for name, size in dataset.sizes.items())}")
     print(f"  {rows}")
-    for name, status in list(collected.failed.items())[:LISTED]:
+    for name, status in islice(collected.failed.items(), LISTED):
         print(f"  {status}: {name}")
     if len(collected.failed) > LISTED:
         print(f"  and {len(collected.failed) - LISTED} more have not completed; see gradlab status {folder}")

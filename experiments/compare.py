@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.arguments import Parser, reading_runs, writing_to
 from lab.machine.files import atomic_write
@@ -41,7 +41,11 @@ def main(arguments: Sequence[str]) -> int:
         dataset = results.read(source)
     swept = results.swept_keys_of(dataset)
     by = _keys(options.by, swept)
-    quantity = _quantity(options.quantity, dataset)
+    quantity = options.quantity
+    available = [name for name in QUANTITIES if name in dataset]
+    if quantity not in available:
+        advice = _advice(quantity, available)
+        raise ConfigError(f"--quantity {quantity}: these runs have no such quantity; {advice}.")
     at = _readings(options.at, quantity, dataset)
     _refuse_too_many(by, dataset)
     table = comparison.table(dataset, by, quantity, at)
@@ -77,13 +81,6 @@ def _keys(chosen: Sequence[str] | None, swept: Sequence[str]) -> list[str]:
     return keys
 
 
-def _quantity(name: str, dataset: xr.Dataset) -> str:
-    available = [quantity for quantity in QUANTITIES if quantity in dataset]
-    if name not in available:
-        raise ConfigError(f"--quantity {name}: these runs have no such quantity; {_advice(name, available)}.")
-    return name
-
-
 def _readings(chosen: Sequence[str] | None, quantity: str, dataset: xr.Dataset) -> list[str | int]:
     """The readings to show: steps, or the first and the last."""
     if chosen is None:
@@ -104,35 +101,31 @@ def _refuse_too_many(by: Sequence[str], dataset: xr.Dataset) -> None:
     from lab.plot.comparison import MOST_LINES, MOST_PANELS, grid_of
 
     of_panel, of_line, of_row = grid_of(by)
-    panels = math.prod(_values(dataset, key) for key in (of_panel, of_row) if key)
-    remedy = "change the order of the keys, or compare a part of the sweep"
+    panels, lines = _combinations(dataset, of_panel, of_row), _combinations(dataset, of_line)
+    excess = ""
     if panels > MOST_PANELS:
-        raise ConfigError(
-            f"--by {' '.join(by)}: {panels} panels are more than the {MOST_PANELS} that one picture holds; {remedy}."
-        )
-    if (lines := _values(dataset, of_line)) > MOST_LINES:
-        raise ConfigError(
-            f"--by {' '.join(by)}: {lines} lines per panel, for {of_line}, are more than the {MOST_LINES} that can be"
-            f" told apart; {remedy}."
-        )
+        excess = f"{panels} panels are more than the {MOST_PANELS} that one picture holds"
+    elif lines > MOST_LINES:
+        excess = f"{lines} lines per panel, for {of_line}, are more than the {MOST_LINES} that can be told apart"
+    if excess:
+        remedy = "change the order of the keys, or compare a part of the sweep"
+        raise ConfigError(f"--by {' '.join(by)}: {excess}; {remedy}.")
 
 
-def _values(dataset: xr.Dataset, key: str) -> int:
-    return len(in_order(dataset[key].to_numpy().tolist()))
+def _combinations(dataset: xr.Dataset, *keys: str | None) -> int:
+    return math.prod(len(in_order(dataset[key].to_numpy().tolist())) for key in keys if key)
 
 
-def _notes(dataset: xr.Dataset, by: Sequence[str]) -> list[str]:
+def _notes(dataset: xr.Dataset, by: Sequence[str]) -> Iterator[str]:
     """Gaps in the data behind the picture."""
     from lab.record.states import DONE
     from lab.sweep.comparison import combinations
 
-    grid = math.prod(_values(dataset, key) for key in by)
-    missing = grid - sum(1 for _ in combinations(dataset, by))
-    notes = [f"{missing} of {grid} combinations have no run"] if missing else []
-    incomplete = sum(status not in DONE for status in dataset["status"].to_numpy().tolist())
-    if incomplete:
-        notes.append(f"{incomplete} of {dataset.sizes['run']} runs have not completed; their readings so far are shown")
-    return notes
+    grid = _combinations(dataset, *by)
+    if missing := grid - len(list(combinations(dataset, by))):
+        yield f"{missing} of {grid} combinations have no run"
+    if incomplete := sum(status not in DONE for status in dataset["status"].to_numpy().tolist()):
+        yield f"{incomplete} of {dataset.sizes['run']} runs have not completed; their readings so far are shown"
 
 
 def _advice(name: str, options: Sequence[str]) -> str:
@@ -147,16 +140,12 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         " line for each of the second, a row of panels for each of the third; with one key, a line for each of its"
         " values. A quantity of the layers is drawn against the layer, any other against the step. Lines are medians.",
     )
-    parser.add_argument("source", metavar="DIR", help="the output_dir of a sweep, or any folder above runs")
-    options: dict[str, Any] = {"nargs": "+", "metavar": "KEY"}
-    parser.add_argument("--by", **options, help="swept keys, one to three (default: the first two but the seed)")
-    parser.add_argument("--quantity", default="delta_rms", metavar="NAME", help="what to draw (default: delta_rms)")
-    parser.add_argument("--at", nargs="+", metavar="READING", help="first, last or a step (default: first last)")
-    parser.add_argument(
-        "--band",
-        choices=("percentiles", "range"),
-        default="percentiles",
-        help="from 16 to 84%% (the default), or from the smallest to the largest",
-    )
-    parser.add_argument("--folder", metavar="DIR", help=f"where {PICTURE} and {TABLE} go (default: the runs' folder)")
+    add = parser.add_argument
+    add("source", metavar="DIR", help="the output_dir of a sweep, or any folder above runs")
+    add("--by", nargs="+", metavar="KEY", help="swept keys, one to three (default: the first two but the seed)")
+    add("--quantity", default="delta_rms", metavar="NAME", help="what to draw (default: delta_rms)")
+    add("--at", nargs="+", metavar="READING", help="first, last or a step (default: first last)")
+    band = "from 16 to 84%% (the default), or from the smallest to the largest"
+    add("--band", choices=("percentiles", "range"), default="percentiles", help=band)
+    add("--folder", metavar="DIR", help=f"where {PICTURE} and {TABLE} go (default: the runs' folder)")
     return parser.parse_args(list(arguments))

@@ -47,14 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(known))
             return 0
         words.insert(0, "run")
-    others = () if words[0] in COMMANDS else entry_points(group=ENTRY_POINTS, name=words[0])
-    if words[0] not in COMMANDS and not others:
-        print(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
+    others = [] if words[0] in COMMANDS else list(entry_points(group=ENTRY_POINTS, name=words[0]))
     try:
-        for command in others:
-            return int(command.load()(words[1:]))
-        return int(importlib.import_module(f"experiments.{words[0]}").main(words[1:]))
+        if words[0] not in COMMANDS and not others:
+            raise ConfigError(f"gradlab {words[0]}: there is no such command; choose one of {', '.join(COMMANDS)}.")
+        command = others[0].load() if others else importlib.import_module(f"experiments.{words[0]}").main
+        return int(command(words[1:]))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -75,11 +73,10 @@ def complete(line: str) -> list[str] | None:
 def usage() -> str:
     """The help of `gradlab`, one line per command."""
     width = max(map(len, COMMANDS))
-    lines = [f"  gradlab {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    lines += [f"  gradlab {point.name:<{width}}  from {point.value}" for point in entry_points(group=ENTRY_POINTS)]
-    return "\n".join(
-        ["gradlab: why does a deep network not train?", "", *lines, "", "gradlab COMMAND --help says more."]
-    )
+    commands = {**COMMANDS, **{point.name: f"from {point.value}" for point in entry_points(group=ENTRY_POINTS)}}
+    lines = [f"  gradlab {name:<{width}}  {text}" for name, text in commands.items()]
+    first, last = "gradlab: why does a deep network not train?", "gradlab COMMAND --help says more."
+    return "\n".join([first, "", *lines, "", last])
 
 
 if __name__ == "__main__":

@@ -11,24 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.arguments import Parser
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from experiments.arguments import INTERRUPTED, Parser, console
 from lab.schema import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from experiments.claims.claim import Scale
     from experiments.report.catalogue import Entry
     from experiments.report.content import ClaimsReport
     from experiments.report.outcome import ClaimResult
-    from experiments.report.store import Store
 
 FOLDERS = {"full": "runs/reproduce", "quick": "runs/reproduce-quick"}
 """Scale -> default folder of its samples and report."""
-
-WIDTH = 110
-"""Columns of output that is not a terminal."""
 
 STYLES = {"holds": "green", "condition": "yellow", "fails": "bold red", "undecided": "dim", "error": "bold reverse"}
 """Kind of verdict -> style in the terminal."""
@@ -61,13 +58,11 @@ def main(arguments: Sequence[str]) -> int:
             scale = QUICK if options.quick else FULL
             report, unsaved = _examine(entries, scale, folder, options.workers, options.again, started)
         except KeyboardInterrupt:
-            from experiments.main import INTERRUPTED
-
             print(f"Interrupted; samples are saved in {folder}, and the same command resumes.", file=sys.stderr)
             return INTERRUPTED
-        differences, results = report.differences, report.outcomes
+        differences = report.differences
         if options.record:
-            results = [result if result.failure else replace(result, recorded=result.verdict) for result in results]
+            results = [x if x.failure else replace(x, recorded=x.verdict) for x in report.outcomes]
             report = replace(report, outcomes=results)
         paths, error = _write(report, folder, options.record)
     _print_summary(report, [*differences, *paths])
@@ -79,12 +74,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        "gradlab reproduce",
-        description="Examine the guide's claims: measure, judge each by its rule, and write a report.",
-        epilog="Exit code 0 if every claim reached its recorded verdict, else 1. Samples are saved, and reused by the"
-        " next call if the code is unchanged.",
-    )
+    about = "Examine the guide's claims: measure, judge each by its rule, and write a report."
+    status = "Exit code 0 if every claim reached its recorded verdict, else 1."
+    samples = "Samples are saved, and reused by the next call if the code is unchanged."
+    parser = Parser("gradlab reproduce", description=about, epilog=f"{status} {samples}")
     add = parser.add_argument
     add("ids", nargs="*", metavar="ID", help="claims to examine, see --list (default: all)")
     add("--quick", action="store_true", help="fewer networks and steps; claims that need more are not decided")
@@ -111,7 +104,7 @@ def _examine(
     from experiments.report.content import ClaimsReport
     from experiments.report.fingerprint import fingerprint
     from experiments.report.measurement import ClaimTask, Failure, Measurement, measure, now
-    from experiments.report.outcome import judge
+    from experiments.report.outcome import draw, judge
     from experiments.report.store import Store
     from lab.machine import pool
     from lab.record.summary import versions
@@ -124,20 +117,25 @@ def _examine(
     for id_, claim in claims.items():
         if is_again:
             store.forget(id_)
-        stored = store.load(id_, keys[id_])
-        if stored is not None:
+        if (stored := store.load(id_, keys[id_])) is not None:
             results[id_] = judge(claim, scale, stored, recorded.get(id_), is_reused=True)
 
-    missing = [entry for entry in _longest_first(entries, store) if entry.claim.id not in results]
-    tasks = [ClaimTask(entry.claim.id, entry.module, scale) for entry in missing]
+    def expected_cost(entry: Entry) -> tuple[float, bool, int]:
+        """The time of the last measurement; unknown ones come first, training before others, then many arms."""
+        return store.seconds(entry.claim.id), entry.claim.needs_full, len(entry.claim.arms)
+
+    longest_first = sorted(entries, key=expected_cost, reverse=True)
+    tasks = [ClaimTask(e.claim.id, e.module, scale) for e in longest_first if e.claim.id not in results]
     parallel = [task for task in tasks if not claims[task.id].is_timed]
     timed = [task for task in tasks if claims[task.id].is_timed]  # each has the machine to itself
 
-    console = _console(is_error=True)
+    terminal = console(is_error=True)
     if results:
-        console.print(f"{len(results)} of {len(entries)} claims are already measured.")
+        terminal.print(f"{len(results)} of {len(entries)} claims are already measured.")
     running: list[str] = []
-    with _progress(console) as progress:
+    description = TextColumn("{task.description}", markup=False)
+    columns = BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), description
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         bar = progress.add_task("", total=len(entries), completed=len(results))
 
         def show_started(task: ClaimTask) -> None:
@@ -156,27 +154,18 @@ def _examine(
                     results[task.id] = result = judge(claims[task.id], scale, measured, recorded.get(task.id))
                     running.remove(task.id)
                     progress.update(bar, completed=len(results), description=", ".join(running))
-                    count = "" if console.is_terminal else f"{len(results)} of {len(entries)}  "
-                    console.print(f"{count}{_line(result)}", soft_wrap=True, highlight=False)
+                    count = "" if terminal.is_terminal else f"{len(results)} of {len(entries)}  "
+                    terminal.print(f"{count}{_line(result)}", soft_wrap=True)
         progress.update(bar, description="drawing")
-        drawn = [_drawn(results[id_]) for id_ in claims]
+        drawn = []
+        for id_ in claims:
+            picture, result = draw(results[id_]), results[id_]
+            if isinstance(picture, bytes):
+                drawn.append(replace(result, picture=picture))
+            else:
+                drawn.append(replace(result, failure=result.failure or picture))
     seconds = time.perf_counter() - started
     return ClaimsReport(drawn, len(catalogue.catalogue()), scale, versions(), seconds, now()), unsaved
-
-
-def _longest_first(entries: Sequence[Entry], store: Store) -> list[Entry]:
-    """Sort by the duration of the last measurement; unknown ones come first, training before others, then many arms."""
-    keys = {e.claim.id: (store.seconds(e.claim.id), e.claim.needs_full, len(e.claim.arms)) for e in entries}
-    return sorted(entries, key=lambda entry: keys[entry.claim.id], reverse=True)
-
-
-def _drawn(result: ClaimResult) -> ClaimResult:
-    from experiments.report import outcome
-
-    picture = outcome.draw(result)
-    if isinstance(picture, bytes):
-        return replace(result, picture=picture)
-    return replace(result, failure=result.failure or picture)
 
 
 def _write(report: ClaimsReport, folder: Path, is_record: bool) -> tuple[list[str], str]:
@@ -187,49 +176,35 @@ def _write(report: ClaimsReport, folder: Path, is_record: bool) -> tuple[list[st
     lines: list[str] = []
     try:
         lines += map(str, reports.write(report, folder))
+        verdicts = {result.claim.id: result.verdict for result in report.outcomes if not result.failure}
         if is_record:
-            verdicts = {result.claim.id: result.verdict for result in report.outcomes if not result.failure}
             catalogue.record(verdicts)
             lines.append(str(catalogue.RECORDED))
-            if len(verdicts) == report.claims:
-                lines += map(str, reports.commit(report, catalogue.REPOSITORY))
-            else:
-                lines.append("docs/claims.md and README.md are unchanged: they need the verdicts of all claims.")
+        if is_record and len(verdicts) == report.claims:
+            lines += map(str, reports.commit(report, catalogue.REPOSITORY))
+        elif is_record:
+            lines.append("docs/claims.md and README.md are unchanged: they need the verdicts of all claims.")
     except OSError as error:
         return lines, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return lines, ""
-
-
-# --- terminal -------------------------------------------------------------------------------------------------------
-
-
-def _progress(console: Console) -> Progress:
-    """Return a progress bar with the claims being measured; it shows nothing where there is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    description = TextColumn("{task.description}", markup=False)
-    columns = BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), description
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print_summary(report: ClaimsReport, lines: Sequence[str]) -> None:
     from experiments.report.content import KINDS
     from lab.machine.terminal import duration
 
-    console = _console()
+    terminal = console()
     reused = sum(result.is_reused for result in report.outcomes)
     earlier = f", {reused} of them measured earlier" if reused else ""
-    console.print(f"{len(report.outcomes)} claims in {duration(report.seconds)}{earlier}:", highlight=False)
+    terminal.print(f"{len(report.outcomes)} claims in {duration(report.seconds)}{earlier}:")
     for verdict, count in report.counts.items():
         kind = KINDS[verdict]
-        console.print(f"  [{STYLES[kind.name]}]{kind.sign}[/] {kind.title}: {count}", highlight=False)
+        terminal.print(f"  [{STYLES[kind.name]}]{kind.sign}[/] {kind.title}: {count}")
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        terminal.print(line, soft_wrap=True, markup=False)
 
 
 def _line(result: ClaimResult) -> str:
-    from rich.markup import escape
-
     from experiments.report.content import KINDS
 
     kind = KINDS[result.verdict]
@@ -242,24 +217,13 @@ def _line(result: ClaimResult) -> str:
 
 
 def _list(entries: Sequence[Entry]) -> int:
-    from rich.markup import escape
-    from rich.table import Table
-
     from experiments.report import catalogue
 
     verdicts = catalogue.recorded()
     table = Table(box=None, pad_edge=False)
     for heading in ("claim", "section", "statement of the guide", "recorded verdict"):
         table.add_column(heading, no_wrap=heading == "claim")
-    for entry in entries:
-        claim = entry.claim
+    for claim in (entry.claim for entry in entries):
         table.add_row(claim.id, claim.section, escape(claim.statement), verdicts.get(claim.id, "none"))
-    _console().print(table)
+    console().print(table)
     return 0
-
-
-def _console(is_error: bool = False) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if is_error else sys.stdout
-    return Console(stderr=is_error, width=None if stream.isatty() else WIDTH)

@@ -17,10 +17,7 @@ from lab.sweep.plan import plan
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check everything that can be checked before training, then train.
-
-    Returns:
-        0, or 1 if a run of a sweep failed.
+    """Check everything that can be checked before training, then train; return 1 if a run of a sweep failed.
 
     Raises:
         ConfigError: an override, a combination, a file or a folder that cannot be used; nothing has been written.
@@ -31,15 +28,21 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [*searched, *compose.expand_home(flags.overrides)]
     is_run = not (flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion)
     if is_run and flags.multirun:
-        return _sweep(overrides)
+        runs = plan(overrides)
+        configs = [run.config for run in runs]
+        launcher = launchers.launcher_of(runs[0].overrides)
+        launcher.check(max(config.threads for config in configs))
+        if launcher.is_local:
+            _check_machine(configs)
+        return launch.run_sweep(runs, overrides, launcher)
     if is_run:
         launchers.refuse_without_sweep(overrides)
         config, folder = compose.compose_job(overrides)
-        what, reason = task(folder, schema.fingerprint(config), config.overwrite)
-        if what is not Task.SKIP:
+        remaining, reason = task(folder, schema.fingerprint(config), config.overwrite)
+        if remaining is not Task.SKIP:
             _check_machine([config])
-        launch.announce(folder, what, reason)
-        if what is Task.SKIP:
+        launch.announce(folder, remaining, reason)
+        if remaining is Task.SKIP:
             return 0
     elif flags.cfg == "job":
         compose.compose(overrides)
@@ -47,16 +50,6 @@ def main(arguments: Sequence[str]) -> int:
     flag_words = [word for word in arguments if word not in flags.overrides]  # Hydra wants the flags first
     launching.run_alone([program, *flag_words, *overrides[len(searched) :]], flags.overrides, _train)
     return 0
-
-
-def _sweep(overrides: Sequence[str]) -> int:
-    runs = plan(overrides)
-    configs = [run.config for run in runs]
-    launcher = launchers.launcher_of(runs[0].overrides)
-    launcher.check(max(config.threads for config in configs))
-    if launcher.is_local:
-        _check_machine(configs)
-    return launch.run_sweep(runs, overrides, launcher)
 
 
 def _train(config: Config, folder: Path) -> None:

@@ -7,38 +7,33 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.arguments import INTERRUPTED, Parser
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.arguments import INTERRUPTED, Parser, console
 from lab.machine.terminal import duration
 from lab.record.states import DONE, IN_TROUBLE
 from lab.record.stored.json_values import printable
 from lab.schema import ConfigError
 from lab.sweep import RunState, count_states, find_runs, time_left
 
-if TYPE_CHECKING:
-    from rich.console import Console, Group, RenderableType
-
 SHOWN = 12
 """Rows per state in the table without --all."""
 EVERY = 2.0
 """Seconds between two observations."""
-WIDTH = 110
-"""Columns where there is no terminal."""
 BAR = 20
 """Columns of a run's progress bar."""
-STYLES = {
-    "finished": "green",
-    "diverged": "yellow",
-    "running": "cyan",
-    "failed": "red",
-    "interrupted": "magenta",
-    "killed": "red",
-    "unreadable": "red",
-    "waiting": "dim",
-}
+STYLES = {"finished": "green", "diverged": "yellow", "running": "cyan", "waiting": "dim", "interrupted": "magenta"}
+"""State -> style; those that are missing here are red."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,6 @@ class Observation:
     def is_over(self) -> bool:
         return not any(run.state in ("running", "waiting") for run in self.runs)
 
-    @property
-    def exit_status(self) -> int:
-        return int(any(run.state in IN_TROUBLE for run in self.runs))
-
 
 def main(arguments: Sequence[str]) -> int:
     """Print the state of all runs below a folder.
@@ -67,39 +58,52 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: the folder holds no run, or a flag makes no sense.
     """
     options = _parse(arguments)
-    observed = observe(Path(options.folder))
-    if not options.watch:
-        _print(observed, options)
-        return observed.exit_status
+    terminal = console()
+    is_live = options.watch and not options.json and sys.stdout.isatty()
+    counts: dict[str, int] = {}
     try:
-        return (_watch_in_lines if options.json or not sys.stdout.isatty() else _watch_live)(observed, options)
+        with Live(console=terminal, auto_refresh=False) if is_live else nullcontext() as live:
+            for observed in _observations(Path(options.folder), options.every if options.watch else None):
+                if live:
+                    live.update(render(observed, options.all), refresh=True)
+                elif options.json:
+                    print(json.dumps(as_json(observed), indent=None if options.watch else 2), flush=True)
+                elif options.watch and counts != (counts := count_states(observed.runs)):
+                    print(headline(observed), flush=True)
+        if not is_live and not options.json:
+            terminal.print(render(observed, options.all))
     except KeyboardInterrupt:  # the usual way to leave
         return INTERRUPTED
+    finally:
+        if is_live:
+            terminal.show_cursor()  # Live leaves it hidden if Ctrl-C comes while it draws for the first time
+    return int(any(run.state in IN_TROUBLE for run in observed.runs))
 
 
 def observe(folder: Path) -> Observation:
-    """Observe the runs below a folder.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Observe the runs below a folder; a ConfigError if there is none."""
     runs = find_runs(folder)
     if not runs:
         raise ConfigError(f"{folder}: no run lies at or below this folder; give the output_dir of a run or a sweep.")
     return Observation(folder, runs)
 
 
+def _observations(folder: Path, every: float | None) -> Iterator[Observation]:
+    """Yield an observation, and with `every` (seconds) further ones until nothing runs or waits."""
+    while True:
+        observed = observe(folder)
+        yield observed
+        if not every or observed.is_over:
+            return
+        time.sleep(every)
+
+
 def as_json(observed: Observation) -> dict[str, Any]:
     """Everything that is known, as plain values."""
-    keys = ("step", "steps", "seconds", "left", "error")
-    return {
-        "folder": str(observed.folder),
-        "counts": count_states(observed.runs),
-        "left": time_left(observed.runs),
-        "runs": [
-            {"run": run.name, "state": run.state, **{key: getattr(run, key) for key in keys}} for run in observed.runs
-        ],
-    }
+    keys = ("state", "step", "steps", "seconds", "left", "error")
+    runs = [{"run": run.name, **{key: getattr(run, key) for key in keys}} for run in observed.runs]
+    counts, left = count_states(observed.runs), time_left(observed.runs)
+    return {"folder": str(observed.folder), "counts": counts, "left": left, "runs": runs}
 
 
 def headline(observed: Observation) -> str:
@@ -116,12 +120,6 @@ def headline(observed: Observation) -> str:
 
 def render(observed: Observation, has_all: bool) -> Group:
     """The counts with a bar, and a table of the running and unsuccessful runs, or of all."""
-    from rich.columns import Columns
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
     runs = observed.runs
     done = sum(run.state in DONE for run in runs)
     parts: list[RenderableType] = [
@@ -135,7 +133,7 @@ def render(observed: Observation, has_all: bool) -> Group:
     kinds = [[run for run in runs if run.state == state] for state in ("running", *IN_TROUBLE)]
     shown = list(runs) if has_all else [run for kind in kinds for run in kind[:SHOWN]]
     for run in shown:
-        table.add_row(Text(run.name), Text(run.state, STYLES[run.state], no_wrap=True), *_cells(run))
+        table.add_row(Text(run.name), Text(run.state, STYLES.get(run.state, "red"), no_wrap=True), *_cells(run))
     if shown:
         parts += [Text(), table]
     if not has_all and (hidden := sum(map(len, kinds)) - len(shown)):
@@ -148,9 +146,6 @@ def render(observed: Observation, has_all: bool) -> Group:
 
 def _cells(run: RunState) -> Iterator[RenderableType]:
     """A run's step, progress bar and outcome."""
-    from rich.progress_bar import ProgressBar
-    from rich.text import Text
-
     steps = "" if run.state == "waiting" else "?"
     if run.step is not None:
         steps = f"{run.step:,}" + ("" if run.steps is None else f" of {run.steps:,}")
@@ -169,62 +164,15 @@ def _cells(run: RunState) -> Iterator[RenderableType]:
     yield Text(outcome)
 
 
-def _print(observed: Observation, options: Namespace) -> None:
-    if options.json:
-        print(json.dumps(as_json(observed), indent=2))
-    else:
-        _console().print(render(observed, options.all))
-
-
-def _watch_live(observed: Observation, options: Namespace) -> int:
-    from rich.live import Live
-
-    console = _console()
-    try:
-        with Live(render(observed, options.all), console=console, auto_refresh=False) as live:
-            while not observed.is_over:
-                time.sleep(options.every)
-                observed = observe(observed.folder)
-                live.update(render(observed, options.all), refresh=True)
-    finally:
-        console.show_cursor()  # Live leaves it hidden if Ctrl-C comes while it draws for the first time
-    return observed.exit_status
-
-
-def _watch_in_lines(observed: Observation, options: Namespace) -> int:
-    """Without a terminal: a line whenever the counts have changed, and the table at the end."""
-    counts: dict[str, int] = {}
-    while True:
-        if options.json:
-            print(json.dumps(as_json(observed)), flush=True)
-        elif counts != (counts := count_states(observed.runs)):
-            print(headline(observed), flush=True)
-        if observed.is_over:
-            break
-        time.sleep(options.every)
-        observed = observe(observed.folder)
-    if not options.json:
-        _print(observed, options)
-    return observed.exit_status
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-
-
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = Parser(
-        "gradlab status",
-        description="Show how far the runs at and below a folder are. The exit status is 1 if a run failed, was"
-        " interrupted or killed, else 0.",
-    )
-    parser.add_argument("folder", help="the output_dir of a sweep or a run, or any folder above runs")
-    parser.add_argument("--all", action="store_true", help="a row for every run, not only for those with problems")
-    parser.add_argument("--watch", action="store_true", help="observe repeatedly until nothing runs or waits")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help=f"between observations (default: {EVERY:g})")
-    parser.add_argument("--json", action="store_true", help="print JSON; with --watch, a line per observation")
+    about = "The exit status is 1 if a run failed, was interrupted or killed, else 0."
+    parser = Parser("gradlab status", description=f"Show how far the runs at and below a folder are. {about}")
+    add = parser.add_argument
+    add("folder", help="the output_dir of a sweep or a run, or any folder above runs")
+    add("--all", action="store_true", help="a row for every run, not only for those with problems")
+    add("--watch", action="store_true", help="observe repeatedly until nothing runs or waits")
+    add("--every", type=float, metavar="SECONDS", help=f"between observations (default: {EVERY:g})")
+    add("--json", action="store_true", help="print JSON; with --watch, a line per observation")
     options = parser.parse_args(list(arguments))
     if options.every is not None and not options.watch:
         raise ConfigError("--every: only --watch observes more than once; add --watch.")

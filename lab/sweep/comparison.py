@@ -47,25 +47,24 @@ def table(
 
     values = dataset[quantity].transpose("run", "step", ..., "replica")
     is_there = measured(dataset, values.dims).transpose(*values.dims).to_numpy()  # of the shape of values
-    data = values.to_numpy()
-    steps = dataset["step"].to_numpy()
+    data, steps = values.to_numpy(), dataset["step"].to_numpy()
     axis = next((str(dim) for dim in values.dims if dim not in ("run", "step", "replica")), None)
     rows: list[dict[str, Any]] = []
     for combination, runs in combinations(dataset, by):
         keys = dict(zip(by, combination, strict=True))
         if axis is None:
-            points = _statistics(data[runs].swapaxes(0, 1), is_there[runs].swapaxes(0, 1))  # (steps, runs, replicas)
-            rows += [
-                {**keys, "step": int(step), **row} for step, row in zip(steps, points, strict=True) if row.get("finite")
-            ]
+            points = _statistics(data[runs], is_there[runs])
+            rows += [{**keys, "step": int(x), **row} for x, row in zip(steps, points, strict=True) if row["finite"]]
             continue
         for depth, members in _by_depth(is_there, axis, runs):
             for reading in at:
                 places = _places(dataset, members, reading)
-                points = _statistics(*(array[members, places].swapaxes(0, 1) for array in (data, is_there)))
+                points = _statistics(data[members, places], is_there[members, places])
                 where = {**keys, **depth, "reading": str(reading), "step": int(steps[places].max())}
                 coordinate = dataset[axis].to_numpy()
-                rows += [{**where, axis: int(x), **row} for x, row in zip(coordinate, points, strict=True) if row]
+                rows += [
+                    {**where, axis: int(x), **row} for x, row in zip(coordinate, points, strict=True) if row["values"]
+                ]
     return pd.DataFrame(rows)
 
 
@@ -83,27 +82,30 @@ def combinations(dataset: xr.Dataset, by: Sequence[str]) -> Iterator[tuple[tuple
 def pooled(dataset: xr.Dataset, by: Sequence[str], swept: Sequence[str], quantity: str) -> list[str]:
     """The other swept keys in which runs of a combination differ."""
     apart = ("model.depth",) if quantity in LAYER_QUANTITIES else ()
-    others = [key for key in swept if key not in (*by, *apart)]
-    different = set[str]()
-    for _, runs in combinations(dataset, by):
-        different |= {key for key in others if len(set(map(shown, dataset[key].to_numpy()[runs].tolist()))) > 1}
-    return [key for key in others if key in different]
+    groups = [runs for _, runs in combinations(dataset, by)]
+
+    def differs(key: str) -> bool:
+        column = list(map(shown, dataset[key].to_numpy().tolist()))
+        return any(len({column[run] for run in runs}) > 1 for runs in groups)
+
+    return [key for key in swept if key not in (*by, *apart) and differs(key)]
 
 
 def measured(dataset: xr.Dataset, dims: Sequence[Hashable]) -> xr.DataArray:
     """True where a run has a reading, layer and replica, False where NaN fills up shorter runs."""
     variables = [dataset[name] for name in QUANTITIES if name in dataset and set(dims) <= set(dataset[name].dims)]
-    each = [values.notnull().any([dim for dim in values.dims if dim not in dims]) for values in variables]
-    return functools.reduce(operator.or_, each)
+    have_values = [values.notnull().any([dim for dim in values.dims if dim not in dims]) for values in variables]
+    return functools.reduce(operator.or_, have_values)
 
 
 def _by_depth(is_there: NDArray[Any], axis: str, runs: Sequence[int]) -> list[tuple[dict[str, int], list[int]]]:
     """Runs grouped by depth: a layer of a deep network has no counterpart in a shallow one."""
     if axis != "layer":
         return [({}, list(runs))]
-    depths = is_there[list(runs)].any((1, 3)).sum(-1).tolist()  # of (runs, steps, layers, replicas)
-    pairs = list(zip(depths, runs, strict=True))
-    return [({"depth": d}, [run for depth, run in pairs if depth == d]) for d in sorted(set(depths))]
+    members: dict[int, list[int]] = {}
+    for run in runs:
+        members.setdefault(int(is_there[run].any((0, 2)).sum()), []).append(run)  # of (steps, layers, replicas)
+    return [({"depth": depth}, members[depth]) for depth in sorted(members)]
 
 
 def _places(dataset: xr.Dataset, runs: Sequence[int], reading: str | int) -> NDArray[np.intp]:
@@ -114,13 +116,11 @@ def _places(dataset: xr.Dataset, runs: Sequence[int], reading: str | int) -> NDA
     return np.searchsorted(dataset["step"].to_numpy(), wanted)
 
 
-def _statistics(values: NDArray[Any], is_there: NDArray[Any]) -> list[dict[str, Any]]:
-    """One row per point of arrays (points, runs, replicas); empty where there is no value."""
-    rows: list[dict[str, Any]] = []
-    for point, there in zip(values, is_there, strict=True):
+def _statistics(values: NDArray[Any], is_there: NDArray[Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row per point of arrays (runs, points, replicas)."""
+    for point, there in zip(values.swapaxes(0, 1), is_there.swapaxes(0, 1), strict=True):
         numbers = point[there]
         finite = numbers[np.isfinite(numbers)]
         percentiles = np.percentile(finite, [*PERCENTILES.values()]).tolist() if len(finite) else [np.nan] * 5
         counts = {"finite": len(finite), "values": len(numbers), "runs": int(there.any(-1).sum())}
-        rows.append({**dict(zip(PERCENTILES, percentiles, strict=True)), **counts} if len(numbers) else {})
-    return rows
+        yield {**dict(zip(PERCENTILES, percentiles, strict=True)), **counts}

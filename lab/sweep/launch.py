@@ -27,12 +27,7 @@ from lab.sweep.status import find_runs, newest_step
 
 
 def run_sweep(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: SweepLauncher) -> int:
-    """Do what remains of a sweep; return 0, or 1 if a run failed or did not complete, which is printed.
-
-    Args:
-        runs: from `plan`.
-        overrides: of the sweep.
-        launcher: the launcher that they choose.
+    """Do what remains of a planned sweep; return 0, or 1 if a run failed or did not complete, which is printed.
 
     Raises:
         KeyboardInterrupt, Terminated: a stop was requested.
@@ -47,7 +42,12 @@ def run_sweep(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: Sw
             announce(run.folder, run.task, run.reason)
     if not remaining:
         return 0
-    add_to_list(sweep, map(_entry, runs))
+    entries = []
+    for run in runs:
+        words = [word for word in run.overrides if not launching.is_hydras(word)]
+        steps = run.config.steps
+        entries.append({"folder": run.name, "overrides": words, "fingerprint": run.fingerprint, "steps": steps})
+    add_to_list(sweep, entries)
     with catch_stop_requests() if launcher.name in ("basic", "replicas") else nullcontext():
         for batch in batches:
             replicas.train(batch)
@@ -65,11 +65,7 @@ def announce(folder: Path, task: Task, reason: str) -> None:
 
 
 def train(config: Config, folder: Path) -> None:
-    """Train a configuration into a folder, and print its status.
-
-    Raises:
-        as `lab.run.execution.run`.
-    """
+    """Train a configuration into a folder, and print its status; raises as `lab.run.execution.run`."""
     from lab.run import execution
 
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
@@ -106,25 +102,14 @@ def _launch(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: Swee
             print(f"The launcher gave up: {reason[0]}", file=sys.stderr)
 
 
-def _entry(run: PlannedRun) -> dict[str, object]:
-    return {
-        "folder": run.name,
-        "overrides": [word for word in run.overrides if not launching.is_hydras(word)],
-        "fingerprint": run.fingerprint,
-        "steps": run.config.steps,
-    }
-
-
 def _report(runs: Sequence[PlannedRun]) -> int:
     """Name the runs that did not complete, except those that another process works on; return 1 if there are any."""
     statuses = {run.name: stored_status(run.folder) for run in runs if not is_locked(run.folder / LOCK)}
     failed = [name for name, status in statuses.items() if status == "failed"]
     unfinished = [name for name, status in statuses.items() if status not in (*DONE, "failed")]
     if failed:
-        names = ", ".join(failed)
-        print(
-            f"{len(failed)} of {len(runs)} runs failed: {names}. Each summary.json has its traceback.", file=sys.stderr
-        )
+        print(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}.", end=" ", file=sys.stderr)
+        print("Each summary.json has its traceback.", file=sys.stderr)
     if unfinished:
         print(f"Not finished: {', '.join(unfinished)}; repeat the same command to resume them.", file=sys.stderr)
-    return 1 if failed or unfinished else 0
+    return int(bool(failed or unfinished))

@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import FrameType
@@ -41,68 +41,48 @@ class SweepLauncher:
         return self.name != "submitit_slurm"
 
     def cores(self) -> int | None:
-        """Cores per run, None without a limit.
-
-        Raises:
-            ConfigError: no workers are asked for.
-        """
+        """Cores per run, None without a limit; a ConfigError if no workers are asked for."""
         if self.name == "joblib":
             import joblib
 
             cores, workers = joblib.cpu_count(), self.settings["n_jobs"]
             if not workers:
-                raise ConfigError(
-                    f"hydra.launcher.n_jobs={workers}: give the number of workers, or -1 for one per core."
-                )
+                raise ConfigError("hydra.launcher.n_jobs=0: give the number of workers, or -1 for one per core.")
             return max(1, cores // (workers if workers > 0 else max(1, cores + 1 + workers)))
         return None if self.is_local else self.settings["cpus_per_task"]
 
     def check(self, threads: int) -> None:
-        """Refuse a launcher that is not available here.
-
-        Args:
-            threads: the most threads that a run asks for.
-
-        Raises:
-            ConfigError: its plugin or Slurm is missing, or a run asks for more threads than it has cores.
-        """
+        """Refuse a launcher whose plugin or Slurm is missing, or whose runs have fewer cores than `threads`."""
+        chosen = f"hydra/launcher={self.name}"
         plugin, extra = EXTRAS.get(self.name, ("", ""))
         if plugin and (find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{plugin}") is None):
-            raise ConfigError(f"hydra/launcher={self.name}: it is not installed; pip install 'gradlab[{extra}]'.")
+            raise ConfigError(f"{chosen}: it is not installed; pip install 'gradlab[{extra}]'.")
         missing = [program for program in ("sbatch", "srun") if shutil.which(program) is None]
         if not self.is_local and missing:
-            raise ConfigError(
-                f"hydra/launcher={self.name}: there is no {missing[0]} here; start the sweep on a machine with Slurm's"
-                " programs, or choose hydra/launcher=joblib."
-            )
+            remedy = "start the sweep on a machine with Slurm's programs, or choose hydra/launcher=joblib"
+            raise ConfigError(f"{chosen}: there is no {missing[0]} here; {remedy}.")
         cores = self.cores()
         if cores is not None and threads > cores:
             remedy = "fewer workers with hydra.launcher.n_jobs" if self.is_local else "hydra.launcher.cpus_per_task"
-            raise ConfigError(
-                f"threads={threads}: the share of each run is {cores} of the cores with hydra/launcher={self.name};"
-                f" leave threads out, or give {remedy}."
-            )
+            share = f"the share of each run is {cores} of the cores with {chosen}"
+            raise ConfigError(f"threads={threads}: {share}; leave threads out, or give {remedy}.")
 
     @contextmanager
     def workers(self) -> Iterator[None]:
-        """Within the block worker processes start with their share of threads, and stop on request.
+        """Within the block joblib's workers start with their share of threads, and stop on request.
 
         Raises:
             KeyboardInterrupt, Terminated: a stop was requested, and the workers have stopped.
         """
-        if self.name != "joblib":
-            yield
-            return
-        with thread_share(self.cores() or 1), _stop_requests_forwarded():
+        with ExitStack() as stack:
+            if self.name == "joblib":
+                stack.enter_context(thread_share(self.cores() or 1))
+                stack.enter_context(_stop_requests_forwarded())
             yield
 
 
 def launcher_of(overrides: Sequence[str]) -> SweepLauncher:
-    """The launcher that these overrides choose.
-
-    Raises:
-        ConfigError: as `lab.compose.compose`.
-    """
+    """The launcher that these overrides choose; raises as `lab.compose.compose`."""
     return SweepLauncher(*launching.launcher_of(overrides))
 
 

@@ -22,27 +22,16 @@ RESERVED = (CHECKPOINTS, SWEEP, MULTIRUN, COLLECTED, SUMMARIES)
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep.
-
-    Attributes:
-        overrides: all overrides that Hydra needs to compose it.
-        name: its folder's name in the sweep's folder.
-        sweep: the sweep's folder.
-        config: its configuration.
-        fingerprint: of the configuration.
-        task: what remains to be done in its folder.
-        reason: for the task, in a few words.
-        number: its place in the sweep.
-    """
+    """One run of a sweep: all overrides that Hydra needs, its folder, and what remains to be done there, and why."""
 
     overrides: tuple[str, ...]
-    name: str
+    name: str  # of its folder in the sweep's
     sweep: Path
     config: Config
     fingerprint: str
     task: Task = Task.BEGIN
     reason: str = ""
-    number: int = 0
+    number: int = 0  # its place in the sweep
 
     @property
     def folder(self) -> Path:
@@ -68,12 +57,11 @@ def plan(overrides: Sequence[str]) -> list[PlannedRun]:
         fingerprint = schema.fingerprint(config)
         name = former.pop(fingerprint, folder.name)
         if name in runs:
-            raise ConfigError(
-                f"output_dir={sweep / name}: two runs of this sweep would share this folder; list each value once."
-            )
-        what, reason = task(sweep / name, fingerprint, config.overwrite)
-        all_words = (*words, *_output_dir(overrides, sweep), _subdir(name))
-        runs[name] = PlannedRun(all_words, name, sweep, config, fingerprint, what, reason, number)
+            mistake = "two runs of this sweep would share this folder; list each value once"
+            raise ConfigError(f"output_dir={sweep / name}: {mistake}.")
+        remaining, reason = task(sweep / name, fingerprint, config.overwrite)
+        all_words = (*words, *_output_dir(overrides, sweep), SUBDIR + quoted(name))
+        runs[name] = PlannedRun(all_words, name, sweep, config, fingerprint, remaining, reason, number)
     return list(runs.values())
 
 
@@ -95,21 +83,20 @@ def _compose_all(overrides: Sequence[str], combinations: Sequence[Sequence[str]]
     such a number or replace it: an interpolation, a dictionary, a file of the user's.
     """
     swept = compose.swept_keys(overrides)
-    numbers = set(swept) & PER_REPLICA
     is_named = any(text.startswith(SUBDIR) for text in overrides)
     is_plain = not is_named and not any("{" in text or text.startswith("hydra.searchpath") for text in overrides)
     composed: list[tuple[Config, Path]] = []
     templates: dict[tuple[str, ...], Config] = {}
     for number, words in enumerate(combinations):
         name = "" if is_named else _name([text for text in words if key_of(text) in swept])
-        own = [text for text in words if key_of(text) in numbers]
-        shared = tuple(text for text in words if key_of(text) not in numbers)
+        own = [text for text in words if key_of(text) in PER_REPLICA.intersection(swept)]
+        shared = tuple(text for text in words if text not in own)
         sweep = composed[0][1].parent if composed else None
         config = compose.with_numbers(templates[shared], own) if is_plain and shared in templates else None
-        if config is not None and sweep is not None:
+        if config and sweep:
             composed.append((config, sweep / name))
             continue
-        folder = [_subdir(name)] if name else []
+        folder = [] if is_named else [SUBDIR + quoted(name)]
         composed.append(compose.compose_job([*words, *_output_dir(overrides, sweep), *folder], number))
         templates[shared] = composed[-1][0]
     return composed
@@ -117,20 +104,13 @@ def _compose_all(overrides: Sequence[str], combinations: Sequence[Sequence[str]]
 
 def _name(swept: Sequence[str]) -> str:
     """A folder name of the swept values, or of their hash where they are no usable name."""
-    name = ",".join(swept)
-    if _is_usable(name):
-        return name
-    return f"run-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:12]}" if name else "run"
+    name = ",".join(swept) or "run"
+    return name if _is_usable(name) else f"run-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:12]}"
 
 
 def _is_usable(name: str) -> bool:
-    is_short = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME
-    is_plain = name.isprintable() and not any(letter in name for letter in "/\\$'\"")
-    return is_short and is_plain and not name.startswith(".") and name not in RESERVED
-
-
-def _subdir(name: str) -> str:
-    return SUBDIR + quoted(name)
+    is_plain = name.isprintable() and not set(name) & set("/\\$'\"") and not name.startswith(".")
+    return is_plain and 0 < len(name.encode(errors="replace")) <= LONGEST_NAME and name not in RESERVED
 
 
 def _output_dir(overrides: Sequence[str], sweep: Path | None) -> list[str]:
@@ -142,9 +122,5 @@ def _output_dir(overrides: Sequence[str], sweep: Path | None) -> list[str]:
 def _former_names(sweep: Path, names: Set[str]) -> dict[str, str]:
     """Fingerprint -> folder name, of runs that are listed under names other than those they would get now."""
     listed = {name: run.fingerprint for name, run in listed_runs(sweep).items() if _is_usable(name)}
-    again = {fingerprint for name, fingerprint in listed.items() if name in names}
-    return {
-        fingerprint: name
-        for name, fingerprint in listed.items()
-        if fingerprint and name not in names and fingerprint not in again
-    }
+    current = {None, *(fingerprint for name, fingerprint in listed.items() if name in names)}
+    return {fingerprint: name for name, fingerprint in listed.items() if fingerprint and fingerprint not in current}

@@ -39,45 +39,40 @@ def batches(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
 
 def checkpoint_folder(batch: Sequence[PlannedRun]) -> Path:
     """The folder that holds the checkpoints of a batch; of a single run it is its own."""
-    if len(batch) == 1:
-        return batch[0].folder
-    return batch[0].sweep / BATCHES / batch_label([run.fingerprint for run in batch])
+    first, *others = batch
+    return first.sweep / BATCHES / batch_label([run.fingerprint for run in batch]) if others else first.folder
 
 
 def train(batch: Sequence[PlannedRun]) -> None:
-    """Train runs as replicas of one network. A failure is written to their summaries and printed, not raised."""
+    """Train runs as replicas of one network, except those that another process works on, which are named.
+
+    A failure is written to their summaries and printed, not raised.
+    """
     from lab.run import execution
 
-    while batch := _unlocked(batch):
-        folder = checkpoint_folder(batch)
-        title = batch[0].name if len(batch) == 1 else f"{len(batch)} runs together"
-        try:
-            for run in batch:
-                launching.save_configs(run.overrides, run.number, run.folder)
-            execution.run_together([run.config for run in batch], [run.folder for run in batch], folder, title)
-        except LockedError:  # since `_unlocked`: again, with the remaining runs
-            continue
-        except Exception as error:
-            report_failure(error, {run.folder: run.config for run in batch})
-        for run in batch:
-            print_status(run.folder.absolute())
-        return
-
-
-def _unlocked(batch: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs of a batch that no other process works on; the others are named."""
     locked = [run for run in batch if is_locked(run.folder / LOCK)]
     for run in locked:
         print(f"{run.folder}: another process is working on this run; skipped.", file=sys.stderr)
-    return [run for run in batch if run not in locked]
+    batch = [run for run in batch if run not in locked]
+    if not batch:
+        return
+    folder = checkpoint_folder(batch)
+    title = batch[0].name if len(batch) == 1 else f"{len(batch)} runs together"
+    try:
+        for run in batch:
+            launching.save_configs(run.overrides, run.number, run.folder)
+        execution.run_together([run.config for run in batch], [run.folder for run in batch], folder, title)
+    except LockedError:  # by a process that started a moment ago
+        train(batch)  # the remaining runs
+        return
+    except Exception as error:
+        report_failure(error, {run.folder: run.config for run in batch})
+    for run in batch:
+        print_status(run.folder.absolute())
 
 
 def _parts_that_fit(group: list[PlannedRun]) -> Iterator[list[PlannedRun]]:
-    """Halve a group until each part fits into memory.
-
-    Raises:
-        ConfigError: a single run does not.
-    """
+    """Halve a group until each part fits into memory; a ConfigError if a single run does not."""
     from lab.machine import devices
     from lab.run import memory, simulation
 

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 SWEPT_KEYS, SOURCES = "swept_keys", "sources"
 """Attributes of a collected dataset: the keys in which its runs differ or will, and a hash of the files behind it."""
-OWN_COORDINATES = ("folder", "status", "last_step")
+OWN_COORDINATES = ("run", "folder", "status", "last_step")
 DIMENSIONS = {"step", "layer", "replica", "singular_value"}
-
+COORDINATE = re.compile(r"[A-Za-z]\w*(\.\w+)*", re.ASCII)
+"""The keys that NetCDF allows as names; foreign configurations may have others."""
 SHARE_OF_MEMORY = 0.5
 """A collected dataset that would take more of the available memory is refused."""
 
@@ -54,23 +55,23 @@ def load(path: str | Path) -> xr.Dataset:
         UnreadableError: a file is damaged, or not one of this lab.
     """
     path = Path(path)
-    if path.is_dir() and (path / READINGS).is_file():
-        path = path / READINGS
-    elif path.is_dir():
-        dataset = read(path)
-        is_run = dataset["folder"].values.tolist() == ["."]  # the folder itself is a run that has not completed
-        return dataset.isel(run=0, drop=True) if is_run else _indexed(dataset)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such run; give a run's folder or a sweep's.")
-    return _indexed(_load_checked(path))
+    file = path / READINGS if (path / READINGS).is_file() else path
+    table = read(path) if file.is_dir() else _load_checked(file)
+    if file.is_dir() and table["folder"].values.tolist() == ["."]:  # the folder itself is a run that has not completed
+        return table.isel(run=0, drop=True)
+    keys = swept_keys_of(table)
+    if not keys:
+        return table
+    import pandas as pd
+
+    index = pd.MultiIndex.from_arrays([table[key].to_numpy() for key in keys], names=keys)  # also for a single key
+    return table.drop_vars(keys).assign_coords(xr.Coordinates.from_pandas_multiindex(index, "run"))
 
 
 def read(folder: Path) -> xr.Dataset:
-    """All runs below a folder as `Collected.dataset`, from collected.nc as long as that is up to date.
-
-    Raises:
-        FileNotFoundError: no run lies below it, or none has readings.
-    """
+    """All runs below a folder as `Collected.dataset`, from collected.nc if up to date; raises as `collect`."""
     runs = find_runs(folder)
     try:
         collected = folder / COLLECTED
@@ -87,8 +88,7 @@ class Collected:
     """All runs below a folder.
 
     Attributes:
-        dataset: the runs that have readings, along a dimension `run` with the swept keys as coordinates; those that
-            have not completed reach as far as their last checkpoint.
+        dataset: along `run`, swept keys as coordinates; of runs that have not completed, to the last checkpoint.
         summaries: one row per run, also of those without readings, but not of those that still wait.
         failed: folders of the runs that have not completed, with their state.
         waiting: number of runs of a sweep that have not started.
@@ -101,11 +101,7 @@ class Collected:
 
 
 def collect(folder: Path, runs: Sequence[RunState] | None = None) -> Collected:
-    """Read every run below a folder, also while they run.
-
-    Args:
-        folder: the folder of a sweep, or any above runs.
-        runs: its runs, if they are known already.
+    """Read every run below a folder, also while they run; `runs` if they are known already.
 
     Raises:
         FileNotFoundError: no run lies below it, or none has readings.
@@ -117,43 +113,39 @@ def collect(folder: Path, runs: Sequence[RunState] | None = None) -> Collected:
     if not runs:
         raise FileNotFoundError(f"{folder}: no run lies below this folder; give the output_dir of a run or a sweep.")
     sources = _sources(runs)  # before the files are read: later changes count as changes
-    started = [run for run in runs if run.state != "waiting"]
-    summaries = {run.name: run.summary or StoredSummary() for run in started}
-    states = {run.name: run.state for run in started}
-    failed = {name: state for name, state in states.items() if state not in DONE}
+    started = {run.name: run for run in runs if run.state != "waiting"}
+    summaries = {name: run.summary or StoredSummary() for name, run in started.items()}
+    failed = {name: run.state for name, run in started.items() if run.state not in DONE}
     tables: dict[str, xr.Dataset] = {}
     dims: dict[Any, tuple[Any, ...]] = {}
-    for run in started:
+    for name, run in started.items():
         table, damage = _readings(run)
-        if table is not None and any(dims.get(name, x.dims) != x.dims for name, x in table.variables.items()):
+        own = {} if table is None else {variable: values.dims for variable, values in table.variables.items()}
+        if any(dims.get(variable, own[variable]) != own[variable] for variable in own):
             table, damage = None, f"{READINGS} has other dimensions than the runs before"
         if table is not None:
-            tables[run.name] = table
-            dims |= {name: variable.dims for name, variable in table.variables.items()}
+            tables[name] = table
+            dims |= own
         elif damage:
-            failed.setdefault(run.name, damage)
+            failed.setdefault(name, damage)
     if not tables:
-        found = ", ".join(sorted(set(failed.values()))) or "none has started"
-        raise FileNotFoundError(f"{folder}: no run below this folder has readings yet ({found}); try again later.")
+        states = ", ".join(sorted(set(failed.values()))) or "none has started"
+        raise FileNotFoundError(f"{folder}: no run below this folder has readings yet ({states}); try again later.")
     settings = [summary.settings for summary in summaries.values()]
     swept = {*differing_keys(settings), *differing_keys([run.overrides for run in runs])}
     known = dict.fromkeys(key for of_run in settings for key in of_run)
-    keys = [key for key in known if key in swept and _can_name_a_coordinate(key) and key not in dims]
+    taken = {*OWN_COORDINATES, *DIMENSIONS, *dims}
+    keys = [key for key in known if key in swept and key not in taken and COORDINATE.fullmatch(key)]
     dataset = concatenate(list(tables.values()))
     dataset.coords["folder"] = ("run", list(tables))
-    dataset.coords["status"] = ("run", [states[name] for name in tables])
+    dataset.coords["status"] = ("run", [started[name].state for name in tables])
     for key in keys:
         dataset.coords[key] = ("run", _column([summaries[name].settings.get(key) for name in tables]))
     dataset.attrs = {SWEPT_KEYS: json.dumps(keys), SOURCES: sources}
-    rows = [
-        {
-            "run": name,
-            "status": states[name],
-            **{key: _cell(summary.settings.get(key)) for key in keys},
-            **summary.metrics(),
-        }
-        for name, summary in summaries.items()
-    ]
+    rows = []
+    for name, summary in summaries.items():
+        own_settings = {key: _cell(summary.settings.get(key)) for key in keys}
+        rows.append({"run": name, "status": started[name].state, **own_settings, **summary.metrics()})
     return Collected(dataset, pd.DataFrame(rows), failed, len(runs) - len(started))
 
 
@@ -180,15 +172,12 @@ def concatenate(tables: Sequence[xr.Dataset]) -> xr.Dataset:
         for dim in table.dims:
             values.setdefault(dim, set()).update(table[dim].values.tolist())
     dims = {name: variable.dims for table in tables for name, variable in table.data_vars.items()}
-    size = 8 * len(tables) * sum(math.prod(len(values[dim]) for dim in of_variable) for of_variable in dims.values())
+    size = 8 * len(tables) * sum(math.prod(len(values[dim]) for dim in own) for own in dims.values())
     if size > SHARE_OF_MEMORY * memory.available():
-        raise UnreadableError(
-            f"{len(tables)} runs would take {size / 2**30:,.0f} GiB in one dataset with a place for every step, layer"
-            " and replica of any of them; collect similar runs, folder by folder."
-        )
-    dataset = xr.concat(
-        tables, "run", data_vars="all", coords="minimal", compat="override", join="outer", combine_attrs="override"
-    )
+        needed = f"{size / 2**30:,.0f} GiB in one dataset with a place for every step, layer and replica of any of them"
+        raise UnreadableError(f"{len(tables)} runs would take {needed}; collect similar runs, folder by folder.")
+    options: dict[str, Any] = {"coords": "minimal", "compat": "override", "combine_attrs": "override"}
+    dataset = xr.concat(tables, "run", data_vars="all", join="outer", **options)
     dataset.attrs = {}
     last = [_last_step(table) for table in tables]
     return dataset.assign_coords(last_step=("run", last, {"long_name": "step of the run's last reading"}))
@@ -200,7 +189,7 @@ def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     for of_run in settings:
         for key, value in of_run.items():
             values.setdefault(key, set()).add(json.dumps(value))
-    return [key for key, different in values.items() if len(different) > 1]
+    return [key for key, distinct in values.items() if len(distinct) > 1]
 
 
 def swept_keys_of(table: xr.Dataset) -> list[str]:
@@ -212,19 +201,12 @@ def swept_keys_of(table: xr.Dataset) -> list[str]:
     return [key for key in keys if isinstance(key, str) and key in table.coords] if isinstance(keys, list) else []
 
 
-# --- one run --------------------------------------------------------------------------------------------------------
-
-
 def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
-    """A run's table, None if there is none, and what is wrong with its file.
-
-    A run that has not completed has the table of its file or of its last checkpoint, whichever reaches further.
-    """
+    """A run's table, of its file or its last checkpoint, whichever reaches further, and what is wrong with its file."""
     tables, damage = [], ""
     if (run.folder / READINGS).exists():
         try:
-            variables = netcdf.read(run.folder / READINGS)
-            tables.append(_checked(xr.Dataset({name: tuple(values) for name, values in variables.items()})))
+            tables.append(_checked(netcdf.read(run.folder / READINGS)))
         except UnreadableError:
             damage = f"{READINGS} cannot be read"
     if run.state not in DONE and (run.folder / CHECKPOINTS).is_dir():
@@ -238,15 +220,11 @@ def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
 
 
 def _checked(table: xr.Dataset) -> xr.Dataset:
-    """The table, if it holds readings and no name collides with an added coordinate.
-
-    Raises:
-        UnreadableError: it does not.
-    """
+    """The table; an UnreadableError if it holds no readings, or a name collides with an added coordinate."""
     if not all(table.sizes.get(dim) for dim in ("step", "replica")) or (np.diff(table["step"]) <= 0).any():
-        raise UnreadableError("It has no readings.")
-    if any(name in table for name in (*OWN_COORDINATES, "run")) or not set(table.dims) <= DIMENSIONS:
-        raise UnreadableError("It has names or dimensions that no run has.")
+        raise UnreadableError("the table has no readings")
+    if any(name in table for name in OWN_COORDINATES) or not set(table.dims) <= DIMENSIONS:
+        raise UnreadableError("the table has names or dimensions that no run has")
     return table
 
 
@@ -254,15 +232,10 @@ def _last_step(table: xr.Dataset) -> int:
     return int(table["step"][-1])
 
 
-# --- many runs ------------------------------------------------------------------------------------------------------
-
-
 def _sources(runs: Sequence[RunState]) -> str:
     """A hash of the names and states of runs, and of size and time of the files they are read from."""
     parts = []
-    for run in runs:
-        if run.state == "waiting":
-            continue
+    for run in (run for run in runs if run.state != "waiting"):
         parts.append(f"{run.name} {run.state}")
         checkpoints = sorted((run.folder / CHECKPOINTS).glob("*")) if run.state not in DONE else []
         for path in (run.folder / SUMMARY, run.folder / READINGS, *checkpoints):
@@ -272,18 +245,11 @@ def _sources(runs: Sequence[RunState]) -> str:
     return hashlib.sha256("\n".join(parts).encode(errors="replace")).hexdigest()
 
 
-def _can_name_a_coordinate(key: str) -> bool:
-    """Foreign configurations may have keys that NetCDF does not allow or the dataset uses otherwise."""
-    is_taken = key in (*OWN_COORDINATES, "run", *DIMENSIONS)
-    return re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", key, re.ASCII) is not None and not is_taken
-
-
 def _column(values: Sequence[Any]) -> NDArray[Any]:
     """Numbers as numbers with NaN where a run has no such key, everything else as text."""
-    if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
-        if all(isinstance(value, int) for value in values):
-            return np.array(values, dtype=np.int64)
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    types = set(map(type, values))
+    if types <= {int, float, type(None)}:
+        return np.array(values, dtype=np.int64 if types == {int} else np.float64)  # None becomes NaN
     return np.array(["" if value is None else str(_cell(value)) for value in values])
 
 
@@ -294,9 +260,6 @@ def _cell(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-# --- reading back ---------------------------------------------------------------------------------------------------
-
-
 def _load_checked(path: Path) -> xr.Dataset:
     """Load a file, once it is known that reading it does no harm."""
     netcdf.check(path)
@@ -304,14 +267,3 @@ def _load_checked(path: Path) -> xr.Dataset:
         return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnreadableError(f"{path}: it is no table of this lab ({' '.join(str(error).split())}).") from error
-
-
-def _indexed(table: xr.Dataset) -> xr.Dataset:
-    """The dataset with its swept keys as the index of the dimension `run`."""
-    keys = swept_keys_of(table)
-    if not keys:
-        return table
-    import pandas as pd
-
-    index = pd.MultiIndex.from_arrays([table[key].to_numpy() for key in keys], names=keys)  # also for a single key
-    return table.drop_vars(keys).assign_coords(xr.Coordinates.from_pandas_multiindex(index, "run"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,17 +25,12 @@ STARTING = 60.0
 
 @dataclass(frozen=True)
 class RunState:
-    """The state of a run in a folder.
+    """The state of a run, one of `STATES`, in a folder that may not exist yet; what is not known is None.
 
     Attributes:
-        folder: its folder, which may not exist yet.
-        name: this folder relative to the one searched, printable.
-        state: one of `STATES`.
-        summary: its summary.json, if there is one.
-        step: updates made, if known.
-        steps: updates in total, if known.
-        seconds: time spent, if known.
-        left: seconds that a running one still needs, if known.
+        name: the folder relative to the one searched, printable.
+        step, steps: updates made, and in total.
+        seconds, left: time spent, and that a running one still needs.
         error: the last line of its traceback.
         overrides: key -> text, from the sweep's list, also before the run starts.
     """
@@ -53,12 +48,7 @@ class RunState:
 
 
 def find_runs(folder: Path, now: float | None = None) -> list[RunState]:
-    """All runs at or below a folder, ordered by name, with those of a sweep that have not started.
-
-    Args:
-        folder: where to search.
-        now: seconds since the epoch, by default the time of the call.
-    """
+    """All runs at or below a folder at a time (seconds since the epoch), by name, also those that have not started."""
     now = time.time() if now is None else now
     listed: dict[Path, ListedRun] = {}
     started: set[Path] = set()
@@ -76,8 +66,8 @@ def find_runs(folder: Path, now: float | None = None) -> list[RunState]:
 
 def count_states(runs: Sequence[RunState]) -> dict[str, int]:
     """Number of runs in each state, for all states in their order."""
-    counts = Counter(run.state for run in runs)
-    return {state: counts[state] for state in STATES}
+    states = [run.state for run in runs]
+    return {state: states.count(state) for state in STATES}
 
 
 def time_left(runs: Sequence[RunState]) -> float | None:
@@ -90,18 +80,16 @@ def time_left(runs: Sequence[RunState]) -> float | None:
     waiting = [run for run in runs if run.state == "waiting"]
     if not running:
         return None if waiting else 0.0
-    durations = [(run.seconds, run.steps) for run in runs if run.state in DONE and run.seconds is not None]
-    if not durations:
-        durations = [
-            (run.seconds / run.step * run.steps, run.steps) for run in running if run.seconds and run.step and run.steps
-        ]
-    mean = sum(seconds for seconds, _ in durations) / len(durations) if durations else None
-    remaining = [run.left if run.left is not None else mean for run in running]
-    if durations and all(run.steps for run in waiting) and all(steps for _, steps in durations):
+    done = [(run.seconds, run.steps) for run in runs if run.state in DONE and run.seconds is not None]
+    durations = done or [
+        (run.seconds / run.step * run.steps, run.steps) for run in running if run.seconds and run.step and run.steps
+    ]
+    mean = statistics.fmean(seconds for seconds, _ in durations) if durations else None
+    remaining = [mean if run.left is None else run.left for run in running]
+    to_come = [mean] * len(waiting)
+    if mean is not None and all(run.steps for run in waiting) and all(steps for _, steps in durations):
         per_step = sum(seconds / (steps or 1) for seconds, steps in durations) / len(durations)
-        to_come: list[float | None] = [per_step * (run.steps or 1) for run in waiting]
-    else:
-        to_come = [mean] * len(waiting)
+        to_come = [per_step * (run.steps or 1) for run in waiting]
     known = [seconds for seconds in (*remaining, *to_come) if seconds is not None]
     if len(known) < len(running) + len(waiting):
         return None
@@ -110,10 +98,7 @@ def time_left(runs: Sequence[RunState]) -> float | None:
 
 def newest_step(run: Path) -> int | None:
     """The step of a run's newest checkpoint, from its name."""
-    try:
-        names = [CHECKPOINT.fullmatch(name) for name in os.listdir(run / CHECKPOINTS)]
-    except OSError:
-        return None
+    names = [CHECKPOINT.fullmatch(path.name) for path in (run / CHECKPOINTS).glob("*")]
     return max((int(name[1]) for name in names if name), default=None)
 
 
@@ -128,14 +113,16 @@ def _examine(path: Path, top: Path, listed: ListedRun | None, now: float) -> Run
     state = _state(path, summary, bool(listed), now)
     progress = mapping(read_json(path / PROGRESS))
     step, seconds = count(progress.get("step")), amount(progress.get("seconds"))
-    steps, left = listed.steps if listed else None, None
-    if steps is None and state == "running":
-        steps = count(progress.get("steps"))
-    if steps is None and summary:
-        steps = count(summary.settings.get("steps"))
-    if state == "running":
-        left = _time_left_of(step, steps, seconds, amount(progress.get("time")), now)
-    elif summary and (step is None or (summary.steps_done is not None and state != "killed")):
+    totals = (
+        listed.steps if listed else None,
+        count(progress.get("steps")) if state == "running" else None,
+        count(summary.settings.get("steps")) if summary else None,
+    )
+    steps, left = next((total for total in totals if total is not None), None), None
+    if state == "running" and step and steps is not None and seconds is not None:  # at its mean speed so far
+        since = max(0.0, now - (amount(progress.get("time")) or now))  # the progress was written
+        left = max(0.0, seconds / step * max(0, steps - step) - since)
+    elif state != "running" and summary and (step is None or (summary.steps_done is not None and state != "killed")):
         step, seconds = summary.steps_done, summary.seconds
     if state in ("interrupted", "killed"):
         step = max(filter(None, (step, newest_step(path))), default=step)
@@ -150,21 +137,8 @@ def _state(path: Path, summary: StoredSummary | None, is_listed: bool, now: floa
         return "running"
     if summary:
         return summary.status if summary.status in IN_TROUBLE else "killed"
-    if is_listed:
-        try:
-            is_starting = now - path.stat().st_mtime < STARTING and set(os.listdir(path)) <= {".hydra"}
-        except OSError:  # there is no folder yet
-            is_starting = True
-        if is_starting:
-            return "waiting"
-    return "killed"
-
-
-def _time_left_of(
-    step: int | None, steps: int | None, seconds: float | None, written: float | None, now: float
-) -> float | None:
-    """Seconds that a run still needs at its mean speed so far; `written` is the time of its progress.json."""
-    if not step or steps is None or seconds is None:
-        return None
-    since = max(0.0, now - written) if written is not None else 0.0
-    return max(0.0, seconds / step * max(0, steps - step) - since)
+    try:
+        is_starting = now - path.stat().st_mtime < STARTING and set(os.listdir(path)) <= {".hydra"}
+    except OSError:  # there is no folder yet
+        is_starting = True
+    return "waiting" if is_listed and is_starting else "killed"

@@ -8,14 +8,14 @@ xarray opens such a table ten times slower, which matters for a sweep of many ru
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+import xarray as xr
 
 LARGEST_EXPANSION = 20
 """Bytes that a byte of a file may stand for: measurements compress less than 5 times, a bomb 1000 times."""
@@ -30,35 +30,29 @@ class UnreadableError(ValueError):
     """A file that is not a table of readings; the message is one sentence."""
 
 
-class Variable(NamedTuple):
-    """A named array: its dimensions, values, and, where requested, long_name and units."""
+def read(path: Path) -> xr.Dataset:
+    """Read a table, as xarray writes it with h5netcdf, whose dimensions have ascending integer coordinates.
 
-    dims: tuple[str, ...]
-    values: NDArray[Any]
-    attrs: Mapping[str, str]
-
-
-def read(path: Path, without_attrs: Container[str] = ()) -> dict[str, Variable]:
-    """Read the variables and coordinates of a table whose dimensions have ascending integer coordinates.
-
-    Args:
-        path: a file as xarray writes it with h5netcdf.
-        without_attrs: names whose attributes are not needed; reading them takes as long as reading the values.
+    Of the attributes, only the long_name and units of variables are read.
 
     Raises:
-        UnreadableError: it does not hold such a table.
+        UnreadableError: the file does not hold such a table.
     """
-    table = {}
+    variables = {}
     with _opened(path) as file:
         arrays = _arrays(file, path)
         scales = {int(array.attrs[DIMENSION]): name for name, array in arrays.items() if _is_scale(array)}
         for name, array in arrays.items():
-            if array.dtype.kind not in "iuf":
-                raise UnreadableError(f"{path}: {name} holds no numbers.")
-            attrs = {} if name in without_attrs else {key: array.attrs.get(key) for key in ("long_name", "units")}
-            texts = {key: value for key, value in attrs.items() if isinstance(value, str)}
-            table[name] = Variable(_dims(name, array, scales), array[()], texts)
-    check_shapes(table, path)
+            dims = _dims(name, array, scales)
+            if array.dtype.kind not in "iuf" or len(set(dims)) < len(dims):
+                raise UnreadableError(f"{path}: {name} holds no numbers, or has a dimension twice.")
+            attrs = {key: array.attrs.get(key) for key in ("long_name", "units")}
+            variables[name] = xr.Variable(dims, array[()], {k: v for k, v in attrs.items() if isinstance(v, str)})
+        table = xr.Dataset(variables)  # raises a ValueError if the shapes contradict each other
+    for dim in table.dims:
+        values = table[dim].to_numpy()
+        if dim not in table.coords or values.dtype.kind not in "iu" or (values[1:] <= values[:-1]).any():
+            raise UnreadableError(f"{path}: {dim} does not count upwards in whole numbers.")
     return table
 
 
@@ -66,10 +60,15 @@ def check(path: Path) -> None:
     """Raise an `UnreadableError` unless xarray can safely read the file, which may hold numbers and strings."""
     with _opened(path) as file:
         for name, array in _arrays(file, path).items():
-            if h5py.check_string_dtype(array.dtype) is not None:
-                _check_strings(array, name, path)
-            elif array.dtype.kind not in "iufb":
+            if array.dtype.kind in "iufb":
+                continue
+            if h5py.check_string_dtype(array.dtype) is None:
                 raise UnreadableError(f"{path}: {name} holds neither numbers nor texts.")
+            room = LARGEST_EXPANSION * path.stat().st_size
+            for index in np.ndindex(array.shape):
+                room -= len(array[index])
+                if room < 0:  # many references to one long text, which expand in memory
+                    raise UnreadableError(f"{path}: {name} holds more text than a file of its size can.")
 
 
 def attribute(path: Path, name: str) -> str:
@@ -83,19 +82,6 @@ def attribute(path: Path, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def check_shapes(table: Mapping[str, Variable], path: Path) -> None:
-    """Raise an `UnreadableError` unless each dimension has an ascending coordinate, and each variable its shape."""
-    for name, variable in table.items():
-        if len(set(variable.dims)) < len(variable.dims) or any(dim not in table for dim in variable.dims):
-            raise UnreadableError(f"{path}: {name} has dimensions without coordinates.")
-        if variable.values.shape != tuple(table[dim].values.size for dim in variable.dims):
-            raise UnreadableError(f"{path}: {name} has not the shape of its dimensions.")
-    for name in {dim for variable in table.values() for dim in variable.dims}:
-        values = table[name].values
-        if table[name].dims != (name,) or values.dtype.kind not in "iu" or (values[1:] <= values[:-1]).any():
-            raise UnreadableError(f"{path}: {name} does not count upwards in whole numbers.")
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
@@ -106,33 +92,27 @@ def _opened(path: Path) -> Iterator[Any]:
     except UnreadableError:
         raise
     except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UnreadableError(
-            f"{path}: it is damaged, or no NetCDF-4 file ({' '.join(str(error).split())})."
-        ) from error
+        detail = " ".join(str(error).split())
+        raise UnreadableError(f"{path}: it is damaged, or no NetCDF-4 file ({detail}).") from error
 
 
 def _arrays(file: Any, path: Path) -> dict[str, Any]:
     """Return the datasets of a file, after checking that their values are in it and fit into it."""
     arrays, declared = {}, 0
     for name in file:
-        if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-            raise UnreadableError(f"{path}: {name} is a link to elsewhere.")
-        array = file[name]
-        if not isinstance(array, h5py.Dataset):
-            raise UnreadableError(f"{path}: {name} is no array.")
+        is_link = file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD
+        array = None if is_link else file[name]
+        if not isinstance(array, h5py.Dataset) or array.shape is None:
+            raise UnreadableError(f"{path}: {name} is a link, a group or empty, and no array.")
         created = array.id.get_create_plist()
         if created.get_layout() == h5py.h5d.VIRTUAL or created.get_external_count():
             raise UnreadableError(f"{path}: the values of {name} lie in another file.")
         if any(created.get_filter(i)[0] not in FILTERS for i in range(created.get_nfilters())):
             raise UnreadableError(f"{path}: {name} is packed in an unusual way.")
-        if array.shape is None:
-            raise UnreadableError(f"{path}: {name} is empty.")
         declared += math.prod(array.shape) * array.dtype.itemsize
         arrays[name] = array
     if declared > LARGEST_EXPANSION * path.stat().st_size + SLACK:
-        raise UnreadableError(
-            f"{path}: it declares {declared:,} bytes of values, more than a file of its size can hold."
-        )
+        raise UnreadableError(f"{path}: it declares {declared:,} bytes, more than a file of its size can hold.")
     return arrays
 
 
@@ -148,12 +128,3 @@ def _dims(name: str, array: Any, scales: Mapping[int, str]) -> tuple[str, ...]:
         return tuple(scales.get(int(number), "") for number in array.attrs[DIMENSIONS])
     # Written for arrays of two and more dimensions; of one dimension, the reference to its scale is the only record.
     return tuple(dim[0].name.removeprefix("/") for dim in array.dims) if array.ndim else ()
-
-
-def _check_strings(array: Any, name: str, path: Path) -> None:
-    """Refuse many references to one long string, which expand in memory."""
-    total, largest = 0, LARGEST_EXPANSION * path.stat().st_size
-    for index in np.ndindex(array.shape):
-        total += len(array[index])
-        if total > largest:
-            raise UnreadableError(f"{path}: {name} holds more text than a file of its size can.")

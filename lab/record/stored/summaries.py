@@ -42,14 +42,10 @@ class StoredSummary:
 
     def metrics(self) -> dict[str, Any]:
         """The columns of summaries.csv."""
-        return {
-            **{printable(f"last_{name}"): value for name, value in self.last.items()},
-            **{printable(f"best_{name}"): value for name, value in self.best.items()},
-            "diverged_replicas": self.diverged_replicas,
-            "steps_done": self.steps_done,
-            "seconds": self.seconds,
-            "fingerprint": printable(self.fingerprint or "") or None,
-        }
+        columns: dict[str, Any] = {printable(f"last_{name}"): value for name, value in self.last.items()}
+        columns |= {printable(f"best_{name}"): value for name, value in self.best.items()}
+        columns |= {name: getattr(self, name) for name in ("diverged_replicas", "steps_done", "seconds")}
+        return {**columns, "fingerprint": printable(self.fingerprint or "") or None}
 
 
 def read_summary(path: Path) -> StoredSummary | None:
@@ -75,12 +71,12 @@ def read_summary(path: Path) -> StoredSummary | None:
 
 def plain_settings(config: Any) -> dict[str, Any]:
     """A configuration with dotted keys and plain values; other values as JSON."""
+
+    def plain(value: Any) -> Any:
+        is_plain = value is None or isinstance(value, str | bool) or number(value) is not None
+        return value if is_plain else json.dumps(value, default=str)
+
     try:
-        flat = flatten(mapping(config))
-        return {key: value if _is_plain(value) else json.dumps(value, default=str) for key, value in flat.items()}
+        return {key: plain(value) for key, value in flatten(mapping(config)).items()}
     except RecursionError:
         return {}
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool) or number(value) is not None
