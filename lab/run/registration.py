@@ -118,13 +118,7 @@ def register_optimizer(
 
 
 def register_quantity(
-    name: str,
-    function: Callable[[Tensor], Tensor],
-    *,
-    where: str,
-    units: str,
-    long_name: str,
-    is_scale: bool = False,
+    name: str, function: Callable[[Tensor], Tensor], *, where: str, units: str, long_name: str, is_scale: bool = False
 ) -> None:
     """Measure a quantity of every layer at every reading of `probe.set=full`.
 

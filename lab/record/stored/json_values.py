@@ -37,23 +37,21 @@ def text(value: Any) -> str | None:
 
 def number(value: Any) -> float | None:
     """A number that fits into 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return None if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+    if isinstance(value, float):
+        return value
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def amount(value: Any) -> float | None:
     """Seconds or steps: finite, not negative, at most `LARGEST_AMOUNT`."""
-    found = number(value)
-    return found if found is not None and 0 <= found <= LARGEST_AMOUNT else None
+    return value if number(value) is not None and 0 <= value <= LARGEST_AMOUNT else None
 
 
 def count(value: Any) -> int | None:
     """An amount that is an integer."""
-    found = amount(value)
-    return found if isinstance(found, int) else None
+    return value if isinstance(value, int) and amount(value) is not None else None
 
 
 def printable(value: str) -> str:
     """Text that a terminal, a CSV and a NetCDF file can hold: unprintable characters become question marks."""
-    return value if value.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in value)
+    return "".join(letter if letter.isprintable() else "?" for letter in value)

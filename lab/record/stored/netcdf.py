@@ -67,17 +67,17 @@ def check(path: Path) -> None:
     with _opened(path) as file:
         for name, array in _arrays(file, path).items():
             if h5py.check_string_dtype(array.dtype) is not None:
-                _check_strings(array, name, path)
+                total = 0  # many references to one long string expand in memory
+                for index in np.ndindex(array.shape):
+                    total += len(array[index])
+                    if total > LARGEST_EXPANSION * path.stat().st_size:
+                        raise UnreadableError(f"{path}: {name} holds more text than a file of its size can.")
             elif array.dtype.kind not in "iufb":
                 raise UnreadableError(f"{path}: {name} holds neither numbers nor texts.")
 
 
 def attribute(path: Path, name: str) -> str:
-    """Return a text attribute of a file; empty if there is none.
-
-    Raises:
-        UnreadableError: it is not a NetCDF-4 file.
-    """
+    """Return a text attribute of a file, empty if there is none; raise an `UnreadableError` if it is no NetCDF-4."""
     with _opened(path) as file:
         value = file.attrs.get(name, "")
     return value if isinstance(value, str) else ""
@@ -106,18 +106,18 @@ def _opened(path: Path) -> Iterator[Any]:
     except UnreadableError:
         raise
     except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UnreadableError(
-            f"{path}: it is damaged, or no NetCDF-4 file ({' '.join(str(error).split())})."
-        ) from error
+        cause = " ".join(str(error).split())
+        raise UnreadableError(f"{path}: it is damaged, or no NetCDF-4 file ({cause}).") from error
 
 
 def _arrays(file: Any, path: Path) -> dict[str, Any]:
     """Return the datasets of a file, after checking that their values are in it and fit into it."""
-    arrays, declared = {}, 0
+    arrays: dict[str, Any] = {}
+    declared = 0
     for name in file:
         if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
             raise UnreadableError(f"{path}: {name} is a link to elsewhere.")
-        array = file[name]
+        arrays[name] = array = file[name]
         if not isinstance(array, h5py.Dataset):
             raise UnreadableError(f"{path}: {name} is no array.")
         created = array.id.get_create_plist()
@@ -128,11 +128,8 @@ def _arrays(file: Any, path: Path) -> dict[str, Any]:
         if array.shape is None:
             raise UnreadableError(f"{path}: {name} is empty.")
         declared += math.prod(array.shape) * array.dtype.itemsize
-        arrays[name] = array
     if declared > LARGEST_EXPANSION * path.stat().st_size + SLACK:
-        raise UnreadableError(
-            f"{path}: it declares {declared:,} bytes of values, more than a file of its size can hold."
-        )
+        raise UnreadableError(f"{path}: it declares {declared:,} bytes, more than a file of its size can hold.")
     return arrays
 
 
@@ -148,12 +145,3 @@ def _dims(name: str, array: Any, scales: Mapping[int, str]) -> tuple[str, ...]:
         return tuple(scales.get(int(number), "") for number in array.attrs[DIMENSIONS])
     # Written for arrays of two and more dimensions; of one dimension, the reference to its scale is the only record.
     return tuple(dim[0].name.removeprefix("/") for dim in array.dims) if array.ndim else ()
-
-
-def _check_strings(array: Any, name: str, path: Path) -> None:
-    """Refuse many references to one long string, which expand in memory."""
-    total, largest = 0, LARGEST_EXPANSION * path.stat().st_size
-    for index in np.ndindex(array.shape):
-        total += len(array[index])
-        if total > largest:
-            raise UnreadableError(f"{path}: {name} holds more text than a file of its size can.")

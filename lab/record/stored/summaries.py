@@ -76,11 +76,9 @@ def read_summary(path: Path) -> StoredSummary | None:
 def plain_settings(config: Any) -> dict[str, Any]:
     """A configuration with dotted keys and plain values; other values as JSON."""
     try:
-        flat = flatten(mapping(config))
-        return {key: value if _is_plain(value) else json.dumps(value, default=str) for key, value in flat.items()}
+        return {
+            key: value if isinstance(value, str | bool | None) or number(value) is not None else json.dumps(value)
+            for key, value in flatten(mapping(config)).items()
+        }
     except RecursionError:
         return {}
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool) or number(value) is not None
