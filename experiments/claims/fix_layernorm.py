@@ -64,14 +64,14 @@ def moments_of_layers(scale: Scale) -> dict[str, Array]:
         trainer = Trainer(settings, dataset, torch.device("cpu"))
         x = dataset.test_x.expand(scale.replicas, -1, -1)  # (R, B, features)
         for time in ("before", "after"):
-            layers = [statistics(seen) for seen in look(trainer.network, x)]
+            layers = [statistics(seen) for seen in values_by_place(trainer.network, x)]
             moments |= {f"{time} {name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
             for _ in range(settings.steps if time == "before" else 0):
                 trainer.step()
     return moments
 
 
-def look(network: object, x: Tensor) -> list[dict[str, Tensor]]:
+def values_by_place(network: object, x: Tensor) -> list[dict[str, Tensor]]:
     """Run a forward pass and return, for each layer, the values at each of PLACES, (R, B, N)."""
     import torch
 

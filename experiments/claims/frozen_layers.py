@@ -114,8 +114,8 @@ def draw(figure: Figure, samples: Samples) -> None:
         axes[1].plot(samples[f"{arm}: steps"], answered(samples[f"{arm}: accuracy"]).mean(1), **style)
     axes[1].axhline(0.1, linestyle=":", color="0.4")
     axes[1].set_ylim(0, 1)
-    label(axes[0], "place of the layer: 0 first, 1 last", "log10 of update over weights", "how far a layer moves")
-    label(axes[1], "steps", "held-out accuracy", "what is learnt (dotted: guessing)")
+    label(axes[0], "place of the layer: 0 first, 1 last", "log10 of update over weights", "update of each layer")
+    label(axes[1], "steps", "held-out accuracy", "accuracy (dotted: guessing)")
     legend_below(figure, axes, 2)
 
 

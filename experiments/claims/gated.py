@@ -39,8 +39,7 @@ ROUNDING = 64 * float(np.finfo(np.float64).eps)
 CLOSED = 0.05
 """A gate is closed if less than a twentieth of its value passes."""
 
-SHARE = 0.05
-"""Share of gates that counts."""
+SHARE = 0.05  # of gates, counts
 
 STEPS, RATE = 200, 3e-3
 """Enough for about 97% accuracy on the held-out digits; the gates' shares do not depend on the last percent."""
@@ -103,13 +102,13 @@ def _shares(arm: tuple[str, ...], replicas: int, steps: int) -> tuple[Array, Arr
     device = torch.device("cpu")
     with torch_threads.thread_budget(1):
         trainer = Trainer(configuration, data.load(configuration.data, torch.float32, device), device)
-        start = _look(trainer)
+        start = _gate_shares(trainer)
         for _ in range(steps):
             trainer.step()
-        return start, _look(trainer)
+        return start, _gate_shares(trainer)
 
 
-def _look(trainer: Any) -> Array:
+def _gate_shares(trainer: Any) -> Array:
     import torch
 
     seen: list[torch.Tensor] = []

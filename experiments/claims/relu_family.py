@@ -191,15 +191,16 @@ def measure_learns(scale: Scale) -> Samples:
     with thread_budget(1):
         for name, overrides in LEARN_ARMS.items():
             trainer = dead_units.start(overrides, scale.replicas)
-            looks = []
+            observations = []
             steps = scale.steps(LEARN_STEPS)
             for step in range(steps + 1):
                 if step % LEARN_EVERY == 0:
                     slopes = [block.get_parameter("activation.negative_slope") for block in trainer.network.blocks]
-                    looks.append([slope.detach().double().flatten().numpy().copy() for slope in slopes])
+                    observations.append([slope.detach().double().flatten().numpy().copy() for slope in slopes])
                 if step < steps:
                     trainer.step()
-            samples[f"slopes {name}"] = np.where(trainer.divergence.alive.numpy(), np.array(looks), np.nan)  # (S, L, R)
+            alive = trainer.divergence.alive.numpy()
+            samples[f"slopes {name}"] = np.where(alive, np.array(observations), np.nan)  # (S, L, R)
             samples[f"accuracy {name}"] = evaluate(trainer.network, trainer.dataset)["eval_accuracy"].numpy()
     return samples
 

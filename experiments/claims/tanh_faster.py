@@ -89,10 +89,12 @@ def _tuned(name: str, replicas: int, steps: int, every: int) -> dict[str, Array]
     from lab import compose, data
     from lab.machine.threads import thread_budget
     from lab.readings import to_dataset
+    from lab.theory import resolve_critical
     from lab.train.loop import is_due
     from lab.train.trainer import Due, Trainer
 
-    base = compose.compose([*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE])
+    overrides = [*ARMS[name], "replicas=1", f"steps={steps}", "probe.set=norms", *networks.ALONE]
+    base = resolve_critical(compose.compose(overrides))
     variants = networks.at_rates(base, RATES, networks.compared_and_selecting(replicas))
     cpu, records = torch.device("cpu"), []
     with thread_budget(1):

@@ -25,8 +25,9 @@ from lab.record.sinks.console import Console
 from lab.record.states import batch_label
 from lab.run import memory
 from lab.run.checkpointer import Checkpointer, Stopped
-from lab.run.simulation import merged, resolve_critical
+from lab.run.simulation import merged
 from lab.run.writer import RunWriter
+from lab.theory import resolve_critical
 from lab.train.loop import train
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lab.record.overlay import Overlay
 from lab.run import memory
 from lab.run.writer import attributes
 from lab.schema import ConfigError
-from lab.theory import critical_weight_var_of
+from lab.theory import resolve_critical
 from lab.train.loop import train
 from lab.train.trainer import alone
 
@@ -101,18 +101,6 @@ def merged(configs: Sequence[schema.Config]) -> tuple[schema.Config, list[schema
             raise ConfigError(f"{different[0]}: replicas of one network cannot differ in it; run them one by one.")
     variants = [variant for config in resolved for variant in alone(config)]
     return replace(resolved[0], replicas=len(variants)), variants
-
-
-def resolve_critical(config: schema.Config) -> schema.Config:
-    """Replace init=critical by init=gaussian with the critical weight_var; return any other configuration unchanged.
-
-    Raises:
-        ConfigError: no weight_var is critical, or none is known.
-    """
-    init = config.init
-    if not isinstance(init, schema.Critical):
-        return config
-    return replace(config, init=schema.Gaussian("gaussian", init.gain, critical_weight_var_of(config), init.bias_var))
 
 
 def _shared_keys(config: schema.Config) -> dict[str, Any]:
