@@ -76,10 +76,7 @@ def run_together(
         sinks: of a single run, as in `run`.
 
     Returns:
-        Their summaries.
-
-    Raises:
-        ConfigError, KeyboardInterrupt, Terminated: as `run`.
+        Their summaries; errors are those of `run`.
     """
     config, variants = merged(configs)
     if all(what is Task.SKIP for what in _tasks(configs, folders)):
@@ -186,13 +183,13 @@ def _summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _start(folder: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
     """Read the newest intact checkpoint of these runs, and remove those that cannot be used."""
-    is_single = len(configs) == 1
-    if any(config.overwrite for config in configs) or (is_single and tasks[0] is not Task.CONTINUE):
+    is_new = len(configs) == 1 and tasks[0] is not Task.CONTINUE
+    if is_new or any(config.overwrite for config in configs):
         remove(folder)
         return None
     damaged: list[str] = []
     checkpoint = latest(folder, damaged.append)
-    if checkpoint is not None and checkpoint.fingerprint != _fingerprint(configs):
+    if checkpoint and checkpoint.fingerprint != _fingerprint(configs):
         checkpoint = None
     remedy = "the one before it is used" if checkpoint else "no earlier one can be used, so the run starts again"
     for sentence in damaged:

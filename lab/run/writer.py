@@ -96,9 +96,9 @@ class RunWriter:
 
 def describe(config: schema.Config) -> str:
     """Name the main choices, for a picture's title."""
-    parts = [f"{config.activation.name}, {config.init.name}"]
+    parts = [config.activation.name, config.init.name]
     parts += [f"{group} {name}" for group in ("norm", "residual") if (name := getattr(config, group).name) != "none"]
-    parts += [f"depth {config.model.depth}, width {config.model.width}", f"{config.replicas} replicas"]
+    parts += [f"depth {config.model.depth}", f"width {config.model.width}", f"{config.replicas} replicas"]
     return ", ".join(parts)
 
 
