@@ -15,6 +15,7 @@ from lab.machine.threads import thread_budget
 from lab.readings import Record, to_dataset
 from lab.record import overlay
 from lab.record.overlay import Overlay
+from lab.record.sinks import Sink
 from lab.run import memory
 from lab.run.writer import attributes
 from lab.schema import ConfigError
@@ -24,8 +25,6 @@ from lab.train.trainer import alone
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from lab.record.sinks.sink import Sink
 
 
 def simulate(*overrides: str, sinks: Sequence[Sink] = ()) -> xr.Dataset:

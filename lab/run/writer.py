@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,13 +16,11 @@ from lab.record import overlay
 from lab.record.files import clear
 from lab.record.folder import checksums, remove_drafts, write_summary
 from lab.record.overlay import Overlay
+from lab.record.sinks import Sink
 from lab.record.sinks.progress import Progress
 from lab.record.sinks.table import Table
 from lab.record.summary import Summary, describe_device, versions
 from lab.theory import NoTheory
-
-if TYPE_CHECKING:
-    from lab.record.sinks.sink import Sink
 
 
 class RunWriter:
