@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -32,16 +32,16 @@ def reserve(name: str, runs_per_gpu: int) -> Iterator[torch.device]:
     Raises:
         ConfigError: as `choose_device`, or the folder of the lock files is not private to this user.
     """
-    chosen = choose_device(name)
-    if chosen.type == "cpu" or not runs_per_gpu:
-        yield chosen
+    device = choose_device(name)
+    if device.type == "cpu" or not runs_per_gpu:
+        yield device
         return
-    folder, is_reported = _lock_folder(), False
-    while (place := _take_place(folder, runs_per_gpu)) is None:
-        if not is_reported:
-            print(f"runs_per_gpu={runs_per_gpu}: all places on the GPUs here are taken; waiting.", file=sys.stderr)
-            is_reported = True
+    folder = _lock_folder()
+    if (place := _take_place(folder, runs_per_gpu)) is None:
+        print(f"runs_per_gpu={runs_per_gpu}: all places on the GPUs here are taken; waiting.", file=sys.stderr)
+    while place is None:
         time.sleep(PAUSE)
+        place = _take_place(folder, runs_per_gpu)
     device, lock = place
     try:
         yield device
@@ -76,21 +76,15 @@ def _take_place(folder: Path, runs_per_gpu: int) -> tuple[torch.device, FileLock
     uuids = [(index, str(torch.cuda.get_device_properties(index).uuid)) for index in _by_free_memory()]
     for row in range(runs_per_gpu):
         for index, uuid in uuids:
-            lock = FileLock(folder / f"{uuid}-{row}.lock", mode=0o600)
-            try:
+            with suppress(Timeout):
+                lock = FileLock(folder / f"{uuid}-{row}.lock", mode=0o600)
                 lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            return torch.device("cuda", index), lock
+                return torch.device("cuda", index), lock
     return None
 
 
 def _lock_folder() -> Path:
-    """Make and return the folder of this user's lock files.
-
-    Raises:
-        ConfigError: it is owned by another user, or writable for one.
-    """
+    """Make and return the folder of this user's lock files, which nobody else may own or write to."""
     folder = Path(tempfile.gettempdir(), f"gradlab-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()

@@ -41,15 +41,10 @@ def is_locked(path: Path) -> bool:
     users can be inspected. A process that acquires the lock at that instant must retry, see `PATIENCE`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released as the file is closed
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)  # releases the lock
+    except OSError:  # no such file, or a file system without locks
+        pass
     return False

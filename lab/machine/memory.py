@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,22 +44,17 @@ def _of_machine(meminfo: Path) -> int:
 def _of_cgroups(root: Path) -> list[int]:
     """Bytes left in each cgroup of this process and in their ancestors."""
     base = root / "sys/fs/cgroup"
-    folders = {base, base / "memory"}
-    try:
+    folders, left = {base, base / "memory"}, []
+    with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers in ("", "memory"):
                 relative = Path(path.lstrip("/"))
                 folders |= {base / controllers / part for part in (relative, *relative.parents)}
-    except (OSError, ValueError):
-        pass
-    left = []
     for folder in folders:
         for limit, usage, droppable in CGROUPS:
-            try:
+            with suppress(OSError, ValueError):  # no such file, or "max": no limit
                 free = int((folder / limit).read_text()) - int((folder / usage).read_text())
                 lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                 left.append(free + int(lines.get(droppable, 0)))
-            except (OSError, ValueError):  # no such file, or "max": no limit
-                continue
     return left

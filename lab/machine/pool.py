@@ -61,7 +61,8 @@ def run_tasks(
             while waiting and len(busy) < size:
                 worker, task = idle.pop() if idle else _Worker(function), waiting.popleft()
                 busy[worker.connection] = worker, task
-                worker.send(task)
+                with suppress(OSError):  # the worker died while idle; `receive` reports it
+                    worker.connection.send(task)
                 on_start(task)
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
@@ -95,27 +96,22 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         remote.close()  # the only copy is the worker's now: its death closes the pipe
 
-    def send(self, task: Any) -> None:
-        with suppress(OSError):  # the worker died while idle; `receive` reports it
-            self.connection.send(task)
-
     def receive(self) -> Any:
         try:
             return pickle.loads(self.connection.recv_bytes())
         except (EOFError, OSError):
             self.process.join()
             self.connection.close()
-            return TaskError(_cause_of_death(self.process.exitcode))
+        code = self.process.exitcode or 0
+        cause = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = "; was there enough memory?" if code == -signal.SIGKILL else ""
+        return TaskError(f"The worker process {cause}{hint}")
 
 
 def _serve(connection: Any, function: Callable[[Any], Any]) -> None:
-    """Process tasks until the parent closes the connection."""
-    while True:
-        try:
-            outcome = _outcome(function, connection.recv())
-            connection.send_bytes(_pickled(outcome))
-        except (EOFError, OSError):  # the parent is gone
-            return
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            connection.send_bytes(_pickled(_outcome(function, connection.recv())))
 
 
 def _outcome(function: Callable[[Task], Result], task: Task) -> Result | Exception:
@@ -133,10 +129,3 @@ def _pickled(outcome: Any) -> bytes:
         return pickle.dumps(outcome)
     except Exception:
         return pickle.dumps(TaskError(f"{type(outcome).__name__}: {outcome}"))
-
-
-def _cause_of_death(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        hint = "; was there enough memory?" if -exit_code == signal.SIGKILL else ""
-        return f"The worker process was ended by {signal.Signals(-exit_code).name}{hint}"
-    return f"The worker process ended with exit code {exit_code}"

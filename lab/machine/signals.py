@@ -17,7 +17,6 @@ from typing import Any
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIME_LIMIT_SIGNAL = signal.SIGUSR2
 """Sent by Slurm for submitit some time before the limit; caught only where a handler, submitit's, is installed."""
-
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit status after SIGTERM or SIGHUP: the same command resumes. Slurm's RequeueExit can name it."""
 
@@ -60,8 +59,7 @@ class StopRequest:
 
 def stop_signals() -> list[int]:
     """Return the signals to catch: SIGHUP only if it is not ignored, as it is under nohup."""
-    is_immune = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_immune]
+    return list(STOP_SIGNALS if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else STOP_SIGNALS[:-1])
 
 
 _active: list[StopRequest] = []  # of a sweep around its runs: a request between two of them stops the next one

@@ -54,7 +54,7 @@ SPECTRA: Mapping[str, Quantity] = {
         "singular values of d(last hidden layer)/d(input) at one example, the largest first; NaN where not measured",
         "1",
         True,
-    ),
+    )
 }
 """Quantities with dimensions (step, singular_value, replica), with `probe.jacobian=true`."""
 

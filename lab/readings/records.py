@@ -36,26 +36,14 @@ class Record:
 
 
 def split(record: Record, sizes: Sequence[int]) -> list[Record]:
-    """Split the reading of runs trained together into one per run.
-
-    Args:
-        record: of all replicas.
-        sizes: number of replicas of each run, in order.
-    """
-    ends = np.cumsum(sizes)
-
-    def part(values: Mapping[str, Array], replicas: slice) -> dict[str, Array]:
-        return {name: array[..., replicas] for name, array in values.items()}
-
-    return [
-        Record(
-            record.step,
-            part(record.layers, replicas),
-            part(record.scalars, replicas),
-            record.diverged_at[replicas],
-            record.diverged_layer[replicas],
-            record.seconds,
-            part(record.spectra, replicas),
+    """Split the reading of runs trained together into one per run; `sizes` are their numbers of replicas."""
+    parts = []
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        own = slice(end - size, end)
+        layers, scalars, spectra = (
+            {name: array[..., own] for name, array in group.items()}
+            for group in (record.layers, record.scalars, record.spectra)
         )
-        for replicas in (slice(end - size, end) for size, end in zip(sizes, ends, strict=True))
-    ]
+        fates = record.diverged_at[own], record.diverged_layer[own]
+        parts.append(Record(record.step, layers, scalars, *fates, record.seconds, spectra))
+    return parts

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from lab.machine.files import atomic_write
@@ -29,9 +28,7 @@ if TYPE_CHECKING:
 
 RETAINED = 2
 """Number of checkpoints of a run: the newest, and one to fall back on."""
-
-GROUPS = ("layers", "scalars", "spectra")
-FATES = ("diverged_at", "diverged_layer")
+GROUPS, FATES = ("layers", "scalars", "spectra"), ("diverged_at", "diverged_layer")
 """Fields of a `Record`: dictionaries of arrays, and arrays."""
 
 
@@ -71,8 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     path = folder / CHECKPOINTS / _name(checkpoint.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft, draft.open("wb") as file:
-        file.write(_header(payload))
-        file.write(payload)
+        file.writelines([_header(payload), payload])
         file.flush()
         os.fsync(file.fileno())  # before it replaces an older file: a power failure must not leave an empty one
     for old in paths(folder)[RETAINED:]:
@@ -97,8 +93,9 @@ def load(path: Path) -> Checkpoint:
     try:
         parts = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         records = [_from_tensors(values) for values in parts["records"]]
-        fingerprint, step, first = parts["fingerprint"], parts["step"], parts["first_replica"]
-        return Checkpoint(str(fingerprint), int(step), parts["state"], records, int(first))
+        return Checkpoint(
+            str(parts["fingerprint"]), int(parts["step"]), parts["state"], records, int(parts["first_replica"])
+        )
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, AttributeError) as error:
         raise DamagedError(f"{path}: holds no checkpoint of this lab") from error
 
@@ -116,9 +113,7 @@ def latest(folder: Path, on_damage: Callable[[str], None] = lambda sentence: Non
 def readings(folder: Path) -> xr.Dataset | None:
     """Return the table of an unfinished run up to its newest checkpoint, None without one."""
     checkpoint = latest(folder)
-    if checkpoint is None or not checkpoint.records:
-        return None
-    return to_dataset(checkpoint.records, checkpoint.first_replica)
+    return to_dataset(checkpoint.records, checkpoint.first_replica) if checkpoint and checkpoint.records else None
 
 
 def paths(folder: Path) -> list[Path]:
@@ -144,11 +139,8 @@ def _name(step: int) -> str:
 
 
 def _to_tensors(record: Record) -> dict[str, Any]:
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-    groups = {group: {name: tensor(x) for name, x in getattr(record, group).items()} for group in GROUPS}
-    fates = {name: tensor(getattr(record, name)) for name in FATES}
+    groups = {group: {k: torch.from_numpy(x.copy()) for k, x in getattr(record, group).items()} for group in GROUPS}
+    fates = {name: torch.from_numpy(getattr(record, name).copy()) for name in FATES}
     return {"step": record.step, "seconds": record.seconds, **groups, **fates}
 
 

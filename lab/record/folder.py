@@ -19,6 +19,7 @@ from lab.machine.files import NO_ROOM, atomic_write, refuse_to_write
 from lab.machine.locks import PATIENCE, file_lock
 from lab.record.files import CHECKPOINTS, LOCK, PRODUCTS, PROGRESS, READINGS, SUMMARY
 from lab.record.states import DONE
+from lab.record.stored.json_values import read_json
 from lab.schema import ConfigError
 
 DRAFT = re.compile(r"\.(\d+)-.+")
@@ -73,10 +74,7 @@ def _remaining(folder: Path, summary: Mapping[str, Any]) -> tuple[Task, str]:
 
 def summary_of(folder: Path) -> dict[str, Any] | None:
     """Read a folder's summary.json, None if there is none or it cannot be read."""
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    summary = read_json(folder / SUMMARY)
     return summary if isinstance(summary, dict) else None
 
 
@@ -125,45 +123,31 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def note_failure(config: schema.Config, folder: Path, error: BaseException) -> None:
-    """Write a summary of a run that failed before it wrote one; that of another or of a completed run is left alone."""
-    fingerprint = schema.fingerprint(config)
-    summary = summary_of(folder)
-    if summary is not None and (summary.get("fingerprint") != fingerprint or summary.get("status") != "running"):
-        return
-    content = {
-        "status": "failed",
-        "fingerprint": fingerprint,
-        "config": schema.as_dict(config),
-        "error": "".join(traceback.format_exception(error)),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_summary(folder, content)
-
-
 def remove_drafts(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder whose lock this process holds."""
-    for place in (folder, folder / CHECKPOINTS):
-        for path in place.glob(".*-*"):
-            match = DRAFT.fullmatch(path.name)
-            if match and int(match[1]) != os.getpid():
-                path.unlink(missing_ok=True)
+    """Remove temporary files of killed processes from a folder whose lock this process holds."""
+    for path in [*folder.glob(".*-*"), *(folder / CHECKPOINTS).glob(".*-*")]:
+        match = DRAFT.fullmatch(path.name)
+        if match and int(match[1]) != os.getpid():
+            path.unlink(missing_ok=True)
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def report_failure(error: Exception, runs: Mapping[Path, schema.Config]) -> None:
-    """Report an exception.
+    """Report an exception raised in training `runs`, and write a summary of each that failed before it wrote one.
 
-    Args:
-        error: raised in training.
-        runs: folder -> configuration, of the runs that it ended.
+    The summaries of completed runs, and of other runs in their folders, are left alone.
     """
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         print(no_room(next(iter(runs)), error), file=sys.stderr)
         return
     traceback.print_exception(error)
+    text = "".join(traceback.format_exception(error))
     for folder, config in runs.items():
-        note_failure(config, folder, error)
+        content = {"status": "failed", "fingerprint": schema.fingerprint(config), "config": schema.as_dict(config)}
+        stored = summary_of(folder) or {"status": "running", "fingerprint": content["fingerprint"]}
+        if stored.get("fingerprint") == content["fingerprint"] and stored.get("status") == "running":
+            folder.mkdir(parents=True, exist_ok=True)
+            write_summary(folder, content | {"error": text})
 
 
 def no_room(folder: Path, error: OSError) -> str:

@@ -23,11 +23,11 @@ from lab.typing import Array
 
 MOST_GROUPS = 32
 """Inputs are sorted by their mean square into at most this many groups, each with its own prediction."""
-
 COUPLED = (
     "The loss's gradient is taken to be independent of the activations, which it is not quite;"
     " probe.cotangent=random measures with one that is."
 )
+BAND_ENDS = {"": "predicted by mean-field theory", "_lower": "lower end of its band", "_upper": "upper end of its band"}
 
 
 class Expected(NamedTuple):
@@ -65,9 +65,18 @@ class Overlay:
 
     def variables(self, first: Record) -> Iterator[tuple[str, Array, str, str]]:
         """Yield (name, values (depth,) or (), long_name, units) for the table of readings."""
-        scaling = "scaled to the geometric mean over replicas at the last layer"
-        yield from band_variables("delta_rms", self.scaled_delta_rms(first), scaling, "loss per pre-activation")
-        yield from band_variables("pre_rms", self.pre_rms, "geometric mean over replicas", "1")
+        mean = "geometric mean over replicas"
+        for name, expected, scaling, units in (
+            (
+                "delta_rms",
+                self.scaled_delta_rms(first),
+                f"scaled to the {mean} at the last layer",
+                "loss per pre-activation",
+            ),
+            ("pre_rms", self.pre_rms, mean, "1"),
+        ):
+            for (end, meaning), values in zip(BAND_ENDS.items(), expected, strict=True):
+                yield f"predicted_{name}{end}", values, f"{name} at initialization, {meaning}; {scaling}", units
         for name, value in self.jacobian._asdict().items() if self.jacobian is not None else ():
             moment = f"{name.replace('_', ' ')} of the squared singular values of the Jacobian at initialization"
             yield f"predicted_jacobian_{name}", np.asarray(value), f"{moment}, predicted by mean-field theory", "1"
@@ -89,25 +98,21 @@ class Overlay:
 
 
 def expect(config: schema.Config, dataset: Dataset) -> Overlay | NoTheory:
-    """Predict a run's first reading; without a theory, return the `NoTheory` that names the choice it does not cover.
+    """Predict the first reading of a configuration with init=critical resolved.
 
-    Args:
-        config: with init=critical resolved.
-        dataset: its examples.
+    Without a theory, return the `NoTheory` that names the choice it does not cover.
     """
-    inputs = _first_inputs(config, dataset)
     try:
-        prediction = theory.predict(config, inputs, dataset.features)
+        prediction = theory.predict(config, _first_inputs(config, dataset), dataset.features)
         band = theory.bands(config, prediction)
     except NoTheory as none:
         return none
-    coupled = (COUPLED,) if config.probe.cotangent == "loss" else ()
     return Overlay(
         delta_rms=Expected(prediction.delta_rms, *band.delta_rms),
         pre_rms=Expected(prediction.pre_rms, *band.pre_rms),
         slope=theory.expected_slope(config, prediction),
         jacobian=_jacobian(config, dataset),
-        assumptions=(*prediction.assumptions, *coupled),
+        assumptions=(*prediction.assumptions, *([COUPLED] if config.probe.cotangent == "loss" else [])),
     )
 
 
@@ -116,17 +121,6 @@ def judge(expected: Overlay | NoTheory, first: Record | None) -> Mapping[str, An
     if isinstance(expected, NoTheory):
         return {"none": str(expected)}
     return expected.judge(first) if first is not None else {"none": "there is no reading to compare with."}
-
-
-def band_variables(name: str, expected: Expected, scaling: str, units: str) -> Iterator[tuple[str, Array, str, str]]:
-    """Yield (name, values (depth,), long_name, units) of a prediction and the two ends of its band."""
-    suffixes = {
-        "": "predicted by mean-field theory",
-        "_lower": "lower end of its band",
-        "_upper": "upper end of its band",
-    }
-    for (suffix, meaning), values in zip(suffixes.items(), expected, strict=True):
-        yield f"predicted_{name}{suffix}", values, f"{name} at initialization, {meaning}; {scaling}", units
 
 
 def _first_inputs(config: schema.Config, dataset: Dataset) -> Array:

@@ -34,11 +34,11 @@ class Summary:
     def result(self, status: str, seconds: float, theory: Mapping[str, Any], error: str = "") -> dict[str, Any]:
         """Return the summary in JSON's types; metrics are medians over the replicas whose value is finite."""
         fates = [] if self.last is None else replica_fates(self.last, self.config.first_replica, status)
-        diverged = [fate for fate in fates if fate["status"] == "diverged"]
-        first = min(diverged, key=lambda fate: fate["step"]) if diverged else None
+        diverged = (fate for fate in fates if fate["status"] == "diverged")
+        first = min(diverged, key=lambda fate: fate["step"], default=None)
         if first and first["step"] == 0 and getattr(self.config.norm, "eps", 1.0) == 0:
             first = first | {"cause": "norm.eps=0 divides a unit that is constant by 0; give norm.eps a value above 0"}
-        summary = {
+        return {
             "status": status,
             "steps_done": self.last.step if self.last else 0,
             "last": metrics(self.last) if self.last else {},
@@ -51,16 +51,14 @@ class Summary:
             "versions": versions(),
             "device": describe_device(self.device),
             "seconds": round(seconds, 3),
-        }
-        return summary | ({"error": error} if error else {})
+        } | ({"error": error} if error else {})
 
 
 def metrics(record: Record) -> dict[str, float | None]:
     """Return the medians of a reading's scalars, its dead fraction, and delta_rms at the first over the last layer."""
-    medians = {name: median(values) for name, values in record.scalars.items()}
-    medians["dead_fraction"] = median(record.layers["dead_fraction"].mean(0))
-    medians["delta_rms_first_over_last"] = median(first_over_last(record))
-    return medians
+    ratio, dead = first_over_last(record), record.layers["dead_fraction"].mean(0)
+    values = {**record.scalars, "dead_fraction": dead, "delta_rms_first_over_last": ratio}
+    return {name: median(value) for name, value in values.items()}
 
 
 def replica_fates(record: Record, first_replica: int, status: str) -> list[dict[str, Any]]:
@@ -83,5 +81,4 @@ def describe_device(device: torch.device) -> str:
     """Name the device: the GPU's model, or `cpu, 4 threads`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    return f"cpu, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"

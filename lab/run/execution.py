@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lab import data, schema
 from lab.machine import devices
 from lab.machine.files import NO_ROOM
-from lab.machine.signals import STOP_SIGNALS, catch_stop_requests
+from lab.machine.signals import STOP_SIGNALS, StopRequest, catch_stop_requests
 from lab.machine.threads import thread_budget
 from lab.readings import Record, split
 from lab.record import overlay
-from lab.record.checkpoint import Checkpoint, latest, remove
+from lab.record.checkpoint import Checkpoint, latest, remove, save
 from lab.record.folder import Task, run_lock, summary_of, task
+from lab.record.sinks import Sink
 from lab.record.sinks.console import Console
 from lab.record.states import batch_label
 from lab.run import memory
-from lab.run.checkpointer import Checkpointer, Stopped
 from lab.run.simulation import merged
 from lab.run.writer import RunWriter
 from lab.theory import resolve_critical
 from lab.train.loop import train
-
-if TYPE_CHECKING:
-    from lab.record.sinks.sink import Sink
+from lab.train.trainer import Trainer
 
 
 def run(
@@ -71,15 +70,10 @@ def run_together(
         configs: equal but for `schema.PER_REPLICA` and the number of replicas.
         folders: one for each.
         checkpoint_folder: of all of them together; a single run's is its own folder.
-        title: of the console; of the picture too for a single run.
-        is_quiet: print nothing.
-        sinks: of a single run, as in `run`.
+        title, is_quiet, sinks: as in `run`; several runs have no sinks, and their pictures the names of their folders.
 
     Returns:
-        Their summaries.
-
-    Raises:
-        ConfigError, KeyboardInterrupt, Terminated: as `run`.
+        Their summaries; errors are those of `run`.
     """
     config, variants = merged(configs)
     if all(what is Task.SKIP for what in _tasks(configs, folders)):
@@ -130,8 +124,7 @@ def _write_all(
         sizes: folder -> its number of replicas, in order, also of completed runs.
         console: shows the new readings.
     """
-    stop = checkpointer.stop
-    status, error = "failed", ""
+    stop, status, error = checkpointer.stop, "failed", ""
 
     def write(record: Record) -> None:
         checkpointer.records.append(record)
@@ -186,13 +179,13 @@ def _summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _start(folder: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
     """Read the newest intact checkpoint of these runs, and remove those that cannot be used."""
-    is_single = len(configs) == 1
-    if any(config.overwrite for config in configs) or (is_single and tasks[0] is not Task.CONTINUE):
+    is_new = len(configs) == 1 and tasks[0] is not Task.CONTINUE
+    if is_new or any(config.overwrite for config in configs):
         remove(folder)
         return None
     damaged: list[str] = []
     checkpoint = latest(folder, damaged.append)
-    if checkpoint is not None and checkpoint.fingerprint != _fingerprint(configs):
+    if checkpoint and checkpoint.fingerprint != _fingerprint(configs):
         checkpoint = None
     remedy = "the one before it is used" if checkpoint else "no earlier one can be used, so the run starts again"
     for sentence in damaged:
@@ -205,3 +198,36 @@ def _fingerprint(configs: Sequence[schema.Config]) -> str:
     """Return the fingerprint of a run, or one of several trained together."""
     fingerprints = [schema.fingerprint(config) for config in configs]
     return fingerprints[0] if len(fingerprints) == 1 else batch_label(fingerprints)
+
+
+class Stopped(Exception):  # noqa: N818  # a request, no error
+    """Ends the training loop between two steps."""
+
+
+class Checkpointer:
+    """Saves checkpoints between steps at the configured cadence, and when a stop is requested."""
+
+    def __init__(
+        self, folder: Path, fingerprint: str, config: schema.Config, stop: StopRequest, start: Checkpoint | None
+    ) -> None:
+        self.folder, self.fingerprint, self.config, self.stop = folder, fingerprint, config, stop
+        self.records: list[Record] = []  # every reading so far, of all runs that are trained together
+        self.saved_step = start.step if start else 0
+        self.saved_at = time.monotonic()
+
+    def before_step(self, trainer: Trainer) -> None:
+        """Save a checkpoint if one is due; raise `Stopped` once one is saved on request."""
+        schedule = self.config.checkpoint
+        is_due = schedule.every > 0 and trainer.steps % schedule.every == 0
+        is_due |= schedule.seconds > 0 and time.monotonic() - self.saved_at >= schedule.seconds
+        if (is_due or self.stop.number) and trainer.steps > self.saved_step:
+            content = Checkpoint(
+                self.fingerprint, trainer.steps, trainer.state(), self.records, self.config.first_replica
+            )
+            try:
+                save(self.folder, content)
+            except OSError as error:  # the run continues without
+                print(f"{self.folder}: no checkpoint at step {trainer.steps} ({error.strerror}).", file=sys.stderr)
+            self.saved_step, self.saved_at = trainer.steps, time.monotonic()
+        if self.stop.number:
+            raise Stopped

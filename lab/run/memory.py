@@ -6,7 +6,6 @@ between 2/3 and twice the peak, which depends on what the allocator can reuse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
@@ -34,30 +33,20 @@ REMEDIES = {
     "data.path": "take fewer examples or features",
 }
 """Advice for keys that cannot be lowered."""
-
 DOUBLE = 8
 """Bytes of a float64 or an int64."""
-
 LIBRARIES = 200 * 2**20
 """Bytes of TensorBoard, xarray, matplotlib and pandas, which are imported during a run."""
-
 LAYER_OBJECTS, REPLICA_OBJECTS, RECORD_OBJECTS = 15_000, 6_000, 10_000
 """Bytes of Python objects per layer (modules, hooks, graph), per replica (generators) and per reading."""
-
 TEMPORARIES = 6
-"""Tensors of the size of the largest activation that live only within one layer's forward or backward pass; twice as
-many in backward passes batched by vmap."""
-
+"""Tensors of the size of the largest activation in a layer's forward or backward pass; twice as many with vmap."""
 FRAGMENTATION, FRAGMENTATION_TWICE, MAPPED = 1.6, 2.5, 32 * 2**20
-"""Memory that tensors below `MAPPED` bytes take on the host over their size, with one and with two backward passes:
-C's allocator keeps what they free, and larger ones get pages of their own (glibc's M_MMAP_THRESHOLD).
-Measured: 1.0 to 1.8, and 2.8."""
-
+"""Memory over size of host tensors below `MAPPED` bytes, with one and with two backward passes: C's allocator keeps
+what they free, and larger ones get pages of their own (glibc's M_MMAP_THRESHOLD). Measured: 1.0 to 1.8, and 2.8."""
 COPIES = {"mnist": 4, "fashion_mnist": 4, "gaussian": 2}
 """How many times the examples are in memory as float64 while they are loaded, unless `npz.COPIES`."""
-
-MINIATURE = schema.Model(depth=2, width=24)
-MINIATURE_BATCH = 32
+MINIATURE_BATCH, MINIATURE_WIDTH = 32, 24
 
 
 class Part(NamedTuple):
@@ -67,9 +56,6 @@ class Part(NamedTuple):
     device: int
     purpose: str
     keys: tuple[str, ...]
-
-    def bytes(self, is_on_device: bool) -> int:
-        return self.device if is_on_device else self.host
 
 
 def refuse_too_large(config: Config, device: torch.device) -> None:
@@ -83,9 +69,20 @@ def refuse_too_large(config: Config, device: torch.device) -> None:
         ConfigError: it needs more memory than is free; the message has both figures and the keys to lower.
     """
     parts = predict(config, is_on_gpu=device.type != "cpu")
-    _compare(config, parts, available(), "memory", is_on_device=False)
+    places = [(attrgetter("host"), "memory", available())]
     if device.type == "cuda":
-        _compare(config, parts, available_on(device), "the GPU's memory", is_on_device=True)
+        places.append((attrgetter("device"), "the GPU's memory", available_on(device)))
+    for size, place, free in places:
+        needed, largest = sum(map(size, parts)), max(parts, key=size)
+        if needed > free:
+            key, *others = largest.keys
+            remedy = REMEDIES.get(key, f"lower {key}") + (f", or lower {' or '.join(others)}" if others else "")
+            value = attrgetter(key)(config)
+            raise ConfigError(
+                f"{key}={str(value).lower() if isinstance(value, bool) else value}: this run would take"
+                f" {file_size(needed)} of {place}, {file_size(size(largest))} of it for {largest.purpose}, and"
+                f" {file_size(free)} are free; {remedy}."
+            )
 
 
 def predict(config: Config, is_on_gpu: bool = False) -> list[Part]:
@@ -98,21 +95,6 @@ def predict(config: Config, is_on_gpu: bool = False) -> list[Part]:
     if config.probe.jacobian:
         parts.append(size.jacobians())
     return parts if is_on_gpu else [part._replace(host=part.host + part.device, device=0) for part in parts]
-
-
-def _compare(config: Config, parts: Sequence[Part], free: int, where: str, is_on_device: bool) -> None:
-    needed = sum(part.bytes(is_on_device) for part in parts)
-    if needed <= free:
-        return
-    largest = max(parts, key=lambda part: part.bytes(is_on_device))
-    key, *others = largest.keys
-    remedy = REMEDIES.get(key, f"lower {key}") + (f", or lower {' or '.join(others)}" if others else "")
-    value = attrgetter(key)(config)
-    raise ConfigError(
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}: this run would take {file_size(needed)} of"
-        f" {where}, {file_size(largest.bytes(is_on_device))} of it for {largest.purpose}, and {file_size(free)} are"
-        f" free; {remedy}."
-    )
 
 
 class _Size:
@@ -177,8 +159,7 @@ class _Size:
         order = DOUBLE * self.replicas * self.train + 3 * DOUBLE * max(BLOCK_INDICES, self.rows)
         largest_first = ("examples", "features") if self.train > self.features else ("features", "examples")
         keys = tuple(f"data.{key}" for key in (*largest_first, "path") if hasattr(self.config.data, key))
-        if order > loading or not keys:
-            keys = ("replicas",)
+        keys = keys if keys and order <= loading else ("replicas",)
         return Part(loading - self.item * numbers + order, self.item * numbers, "the data", keys)
 
     def readings(self) -> Part:
@@ -222,30 +203,21 @@ def saved_per_unit(
     activation: schema.Activation, norm: schema.Norm, residual: schema.Residual, block: str, expansion: float | None
 ) -> float:
     """Count the numbers that autograd saves per layer, example, replica and unit of width, on a miniature network."""
-    sizes = []
-    for depth in (2, 3):
-        model = replace(MINIATURE, depth=depth, block=block, expansion=expansion)
-        config = Config(activation, norm=norm, residual=residual, model=model, replicas=1)
-        sizes.append(_saved_bytes(config))
-    return (sizes[1] - sizes[0]) / (4 * MINIATURE_BATCH * MINIATURE.width)
+    model = schema.Model(width=MINIATURE_WIDTH, block=block, expansion=expansion)
+    config = Config(activation, norm=norm, residual=residual, model=model, replicas=1)
+    shallow, deep = (_saved_bytes(replace(config, model=replace(model, depth=depth))) for depth in (2, 3))
+    return (deep - shallow) / (4 * MINIATURE_BATCH * MINIATURE_WIDTH)
 
 
 def _saved_bytes(config: Config) -> int:
     """Bytes of the distinct tensors that one forward pass saves for its backward pass, without parameters."""
-    width = config.model.width
-    network = Network(config, width, 2, [streams(0, 0)], torch.device("cpu"))
-    saved: dict[int, torch.UntypedStorage] = {}  # by address, held so that none is reused
-
-    def save(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        logits = network(torch.zeros(1, MINIATURE_BATCH, width))
+    network = Network(config, MINIATURE_WIDTH, 2, [streams(0, 0)], torch.device("cpu"))
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda nothing: nothing):
+        network(torch.zeros(1, MINIATURE_BATCH, MINIATURE_WIDTH))
+    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in saved}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    del logits
-    return sum(storage.nbytes() for address, storage in saved.items() if address not in parameters)
+    return sum(size for address, size in sizes.items() if address not in parameters)
 
 
 def extent(data: schema.Data) -> npz.Extent:

@@ -24,8 +24,10 @@ SCALARS = {
     "xi_c": ("depth scale of the correlation", "layer"),
     "xi_grad": ("depth scale of the gradient", "layer"),
     "trainable_depth": ("depth that theory expects to train", "layer"),
+    "predicted_delta_slope": ("decades of delta_rms gained per layer towards the loss", "decades per layer"),
+    "critical_weight_var": ("weight_var at which chi is 1, all else equal", "1"),
 }
-"""Limits of depth: name -> long_name, units."""
+"""Numbers of the whole network: name -> long_name, units."""
 
 
 def predict(*overrides: str, input_q: float | None = None, features: int | None = None) -> xr.Dataset:
@@ -68,15 +70,12 @@ def to_dataset(config: schema.Config, theory: TheoryReport) -> xr.Dataset:
     for name, values, long_name, units in _layers(theory):
         table[f"predicted_{name}"] = ("layer", values, {"long_name": long_name, "units": units})
     if "layer" in table.dims:
-        numbers = np.arange(table.sizes["layer"])
-        table.coords["layer"] = ("layer", numbers, {"long_name": "hidden layer, 0 at the input"})
-    limits = asdict(scales) if scales else {}
+        layers = np.arange(table.sizes["layer"])
+        table.coords["layer"] = ("layer", layers, {"long_name": "hidden layer, 0 at the input"})
+    numbers = asdict(scales) if scales else {}
+    numbers |= {"predicted_delta_slope": theory.delta_slope, "critical_weight_var": theory.critical_weight_var}
     for name, (long_name, units) in SCALARS.items():
-        table[name] = ((), limits.get(name, np.nan), {"long_name": long_name, "units": units})
-    slope = {"long_name": "decades of delta_rms gained per layer towards the loss", "units": "decades per layer"}
-    table["predicted_delta_slope"] = ((), theory.delta_slope, slope)
-    critical = {"long_name": "weight_var at which chi is 1, all else equal", "units": "1"}
-    table["critical_weight_var"] = ((), theory.critical_weight_var, critical)
+        table[name] = ((), numbers.get(name, np.nan), {"long_name": long_name, "units": units})
     return table
 
 
@@ -85,14 +84,12 @@ def _layers(theory: TheoryReport) -> list[tuple[str, np.ndarray, str, str]]:
     layers = theory.layers
     if layers is None:
         return []
-    logs = {"": layers.log_delta, "_lower": layers.log_delta_band.lower, "_upper": layers.log_delta_band.upper}
-    rms = {"": np.sqrt(layers.q), "_lower": layers.pre_rms.lower, "_upper": layers.pre_rms.upper}
     ends = {"": "", "_lower": ", lower end of its band", "_upper": ", upper end of its band"}
-    pre_rms = LAYER_QUANTITIES["pre_rms"].long_name
     with np.errstate(over="ignore"):
-        rows = [
-            (f"delta_rms{end}", np.exp(log), f"delta_rms relative to the last layer{ends[end]}", "1")
-            for end, log in logs.items()
-        ]
-    rows += [(f"pre_rms{end}", values, f"{pre_rms}{ends[end]}", "1") for end, values in rms.items()]
-    return [*rows, ("act_rms", layers.act_rms, LAYER_QUANTITIES["act_rms"].long_name, "1")]
+        deltas = np.exp([layers.log_delta, layers.log_delta_band.lower, layers.log_delta_band.upper])
+    pre_rms, pre_name = (np.sqrt(layers.q), *layers.pre_rms), LAYER_QUANTITIES["pre_rms"].long_name
+    rows = [("act_rms", layers.act_rms, LAYER_QUANTITIES["act_rms"].long_name, "1")]
+    for (end, text), delta_rms, rms in zip(ends.items(), deltas, pre_rms, strict=True):
+        rows.append((f"delta_rms{end}", delta_rms, f"delta_rms relative to the last layer{text}", "1"))
+        rows.append((f"pre_rms{end}", rms, f"{pre_name}{text}", "1"))
+    return rows

@@ -34,16 +34,13 @@ def register_activation(name: str, function: Callable[[Tensor], Tensor], *, zero
     """Make an elementwise function available as `activation=NAME`, with all quantities and with theory.
 
     The slope comes from autograd, the largest slope from a search over |z| <= 100, and theory integrates the function
-    numerically.
+    numerically. A name that is taken is a ValueError.
 
     Args:
         name: of the option.
         function: elementwise and differentiable, tensor of any shape and floating-point dtype -> tensor of the same.
         zero_stops_gradient: where the function is exactly 0 its slope is 0 too, as for relu; `dead_fraction` is
             measured for such activations and NaN for all others.
-
-    Raises:
-        ValueError: the name is taken.
 
     Example:
         >>> lab.register_activation("mish", torch.nn.functional.mish)
@@ -66,16 +63,13 @@ def register_init(
     draw: Callable[[Any, int, int, np.random.Generator], Array | Drawn],
     options: type[schema.Init] = schema.Init,
 ) -> None:
-    """Make a weight initialization available as `init=NAME`. Theory makes no prediction for it.
+    """Make a weight initialization available as `init=NAME`, without a theory. A name that is taken is a ValueError.
 
     Args:
         name: of the option.
         draw: (options, fan_in, fan_out, rng) -> weights (fan_in, fan_out), or weights and biases (fan_out,), float64,
             drawn from `rng` alone. Biases are 0 where there are none; `init.gain` multiplies the weights afterwards.
         options: frozen dataclass that extends `schema.Init`, whose fields are set with init.FIELD=VALUE.
-
-    Raises:
-        ValueError: the name is taken.
 
     Example:
         >>> def sparse(options, fan_in, fan_out, rng):
@@ -95,15 +89,12 @@ def register_init(
 def register_optimizer(
     name: str, optimizer: type[ReplicaOptimizer], options: type[schema.Optimizer] = schema.Optimizer
 ) -> None:
-    """Make an optimizer available as `optimizer=NAME`.
+    """Make an optimizer available as `optimizer=NAME`. A name that is taken is a ValueError.
 
     Args:
         name: of the option.
         optimizer: subclass of `lab.train.update.optimizers.ReplicaOptimizer`.
         options: frozen dataclass that extends `schema.Optimizer`, whose fields are set with optimizer.FIELD=VALUE.
-
-    Raises:
-        ValueError: the name is taken.
 
     Example:
         >>> class SignDescent(ReplicaOptimizer):
@@ -118,22 +109,14 @@ def register_optimizer(
 
 
 def register_quantity(
-    name: str,
-    function: Callable[[Tensor], Tensor],
-    *,
-    where: str,
-    units: str,
-    long_name: str,
-    is_scale: bool = False,
+    name: str, function: Callable[[Tensor], Tensor], *, where: str, units: str, long_name: str, is_scale: bool = False
 ) -> None:
     """Measure a quantity of every layer at every reading of `probe.set=full`.
 
     Args:
-        name: of the variable in the table of readings.
+        name, units, long_name: of the variable in the table of readings.
         function: (..., B, N) -> (...): reduces the last two dimensions, batch and units, of stacked layers.
         where: "z" (pre-activations), "a" (activations) or "delta" (the per-example gradient dL/dz).
-        units: of the variable.
-        long_name: of the variable.
         is_scale: positive and spread over orders of magnitude, so that plots use a logarithmic axis.
 
     Raises:

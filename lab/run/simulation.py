@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ import torch
 from lab import compose, data, schema
 from lab.machine.devices import choose_device
 from lab.machine.threads import thread_budget
-from lab.readings import to_dataset
+from lab.readings import Record, to_dataset
 from lab.record import overlay
 from lab.record.overlay import Overlay
+from lab.record.sinks import Sink
 from lab.run import memory
 from lab.run.writer import attributes
 from lab.schema import ConfigError
@@ -24,8 +25,6 @@ from lab.train.trainer import alone
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from lab.record.sinks.sink import Sink
 
 
 def simulate(*overrides: str, sinks: Sequence[Sink] = ()) -> xr.Dataset:
@@ -43,14 +42,11 @@ def simulate(*overrides: str, sinks: Sequence[Sink] = ()) -> xr.Dataset:
     """
     config = compose.compose(overrides)
     resolved = resolve_critical(config)
-    device = choose_device(config.device)
-    memory.refuse_too_large(resolved, device)
-    records = []
+    records: list[Record] = []
     with ExitStack() as stack:
-        stack.enter_context(thread_budget(config.threads))
+        device, dataset = stack.enter_context(_prepared(resolved))
         for sink in sinks:
             stack.callback(sink.close)
-        dataset = data.load(config.data, getattr(torch, config.dtype), device)
         expected = overlay.expect(resolved, dataset)
         for record in train(resolved, dataset, device):
             records.append(record)
@@ -76,12 +72,18 @@ def side_by_side(configs: Sequence[schema.Config]) -> xr.Dataset:
         if config.replicas != 1:
             raise ConfigError(f"replicas={config.replicas}: runs side by side are one replica each; give replicas=1.")
     merged_config, variants = merged(configs)
-    device = choose_device(merged_config.device)
-    memory.refuse_too_large(merged_config, device)
-    with thread_budget(merged_config.threads):
-        dataset = data.load(merged_config.data, getattr(torch, merged_config.dtype), device)
+    with _prepared(merged_config) as (device, dataset):
         records = list(train(merged_config, dataset, device, variants))
         return to_dataset(records, 0, attributes(replace(configs[0], replicas=len(configs)), device))
+
+
+@contextmanager
+def _prepared(config: schema.Config) -> Iterator[tuple[torch.device, data.Dataset]]:
+    """Yield a device with enough memory, and the data; within the block torch has the configured threads."""
+    device = choose_device(config.device)
+    memory.refuse_too_large(config, device)
+    with thread_budget(config.threads):
+        yield device, data.load(config.data, getattr(torch, config.dtype), device)
 
 
 def merged(configs: Sequence[schema.Config]) -> tuple[schema.Config, list[schema.Config] | None]:

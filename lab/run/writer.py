@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,13 +16,11 @@ from lab.record import overlay
 from lab.record.files import clear
 from lab.record.folder import checksums, remove_drafts, write_summary
 from lab.record.overlay import Overlay
+from lab.record.sinks import Sink
 from lab.record.sinks.progress import Progress
 from lab.record.sinks.table import Table
 from lab.record.summary import Summary, describe_device, versions
 from lab.theory import NoTheory
-
-if TYPE_CHECKING:
-    from lab.record.sinks.sink import Sink
 
 
 class RunWriter:
@@ -96,9 +93,9 @@ class RunWriter:
 
 def describe(config: schema.Config) -> str:
     """Name the main choices, for a picture's title."""
-    parts = [f"{config.activation.name}, {config.init.name}"]
+    parts = [config.activation.name, config.init.name]
     parts += [f"{group} {name}" for group in ("norm", "residual") if (name := getattr(config, group).name) != "none"]
-    parts += [f"depth {config.model.depth}, width {config.model.width}", f"{config.replicas} replicas"]
+    parts += [f"depth {config.model.depth}", f"width {config.model.width}", f"{config.replicas} replicas"]
     return ", ".join(parts)
 
 

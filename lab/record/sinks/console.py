@@ -37,13 +37,12 @@ class Console:
         self.last: Record | None = None
         self.last_printed = -np.inf
         # All of it fits into 80 columns; in fewer, the end of `describe` is cut first.
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self.progress = Progress(
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[speed]}", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            TextColumn(
-                "{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            ),
+            TextColumn("{task.fields[state]}", markup=False, table_column=rest),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -51,7 +50,7 @@ class Console:
         )
         self.task = self.progress.add_task(title, total=max(steps, 1), speed="", state="measuring at initialization")
         if self.console.is_terminal:
-            self.console.print(Text(title, style="bold"), soft_wrap=True)
+            self._print(title, "bold")
         self.progress.start()
 
     def remember(self, records: Sequence[Record]) -> None:
@@ -62,9 +61,7 @@ class Console:
         self.progress.update(self.task, completed=self.last.step, state=f"resumes after step {self.last.step}")
         if not self.console.is_terminal:
             self.last_printed = self.last.step
-            self.console.print(
-                Text(f"{self.title}  resumes after its reading at step {self.last.step}"), soft_wrap=True
-            )
+            self._print(f"{self.title}  resumes after its reading at step {self.last.step}")
 
     def write(self, record: Record) -> None:
         state, speed = describe(record), ""
@@ -76,8 +73,7 @@ class Console:
         is_wanted = record.step - self.last_printed >= self.steps / PLAIN_LINES or record.step == self.steps
         if not self.console.is_terminal and is_wanted:
             self.last_printed = record.step
-            line = f"{self.title}  step {record.step}/{self.steps}  {state}  {speed}"
-            self.console.print(Text(line.rstrip()), soft_wrap=True)
+            self._print(f"{self.title}  step {record.step}/{self.steps}  {state}  {speed}".rstrip())
 
     def close(self) -> None:
         self.progress.stop()
@@ -85,15 +81,19 @@ class Console:
             title = "" if self.console.is_terminal else self.title  # a terminal shows it above
             self.console.print(summary_table(title, self.first, self.last))
 
+    def _print(self, line: str, style: str = "") -> None:
+        self.console.print(Text(line, style), soft_wrap=True)
+
 
 def describe(record: Record) -> str:
     """Describe a reading in one line: loss, diverged replicas, smallest gradient, share of dead units."""
     loss = median(record.scalars["loss"])
     parts = ["loss not finite" if loss is None else f"loss {loss:.4g}"]
-    diverged = int((record.diverged_at >= 0).sum())
-    if diverged:
+    if diverged := int((record.diverged_at >= 0).sum()):
         parts.append(f"{diverged} of {len(record.diverged_at)} diverged")
-    parts.append(f"slowest {_slowest(record)}")
+    medians = [(median(row), layer) for layer, row in enumerate(record.layers["delta_rms"])]
+    size, layer = min((pair for pair in medians if pair[0] is not None), default=(None, 0))
+    parts.append("slowest not finite" if size is None else f"slowest layer {layer} at {size:.1e}")
     dead = record.layers["dead_fraction"]
     if not np.isnan(dead).all():
         parts.append(f"dead {np.nanmean(dead):.1%}")
@@ -102,12 +102,11 @@ def describe(record: Record) -> str:
 
 def summary_table(title: str, first: Record, last: Record) -> RichTable:
     """Make a table of the first and the last reading: median over replicas, with the smallest and largest."""
-    table = RichTable(title=Text(title) if title else None, title_justify="left")
-    table.add_column("median over replicas (smallest to largest)")
-    table.add_column(f"step {first.step}", justify="right")
-    if last is not first:
-        table.add_column(f"step {last.step}", justify="right")
     readings = [first] if last is first else [first, last]
+    table = RichTable("median over replicas (smallest to largest)", title=Text(title) if title else None)
+    table.title_justify = "left"
+    for record in readings:
+        table.add_column(f"step {record.step}", justify="right")
     rows = {
         "loss": [_spread(record.scalars["loss"]) for record in readings],
         "held-out accuracy, %": [_spread(100 * record.scalars["eval_accuracy"]) for record in readings],
@@ -121,20 +120,10 @@ def summary_table(title: str, first: Record, last: Record) -> RichTable:
     return table
 
 
-def _slowest(record: Record) -> str:
-    medians = {layer: median(row) for layer, row in enumerate(record.layers["delta_rms"])}
-    finite = {layer: value for layer, value in medians.items() if value is not None}
-    if not finite:
-        return "not finite"
-    layer = min(finite, key=finite.__getitem__)
-    return f"layer {layer} at {finite[layer]:.1e}"
-
-
 def _spread(values: Array) -> str:
     finite = values[np.isfinite(values)]
     if not len(finite):
         return "n/a" if np.isnan(values).all() else "Inf"
-    middle = f"{np.median(finite):.3g}"
-    lost = len(values) - len(finite)
+    middle, lost = f"{np.median(finite):.3g}", len(values) - len(finite)
     note = f", {lost} not finite" if lost else ""
     return middle if len(values) == 1 else f"{middle} ({finite.min():.3g} to {finite.max():.3g}{note})"

@@ -15,12 +15,7 @@ class Table:
     """Collects the records and at the end writes readings.nc (NetCDF-4) and gradients.png."""
 
     def __init__(
-        self,
-        folder: Path,
-        first_replica: int,
-        attrs: Mapping[str, str],
-        title: str,
-        expected: Overlay | None = None,
+        self, folder: Path, first_replica: int, attrs: Mapping[str, str], title: str, expected: Overlay | None = None
     ) -> None:
         self.folder, self.first_replica, self.attrs, self.title = folder, first_replica, attrs, title
         self.expected = expected
