@@ -26,7 +26,7 @@ SHOWN = 12
 EVERY = 2.0
 """Seconds between two observations."""
 WIDTH = 110
-"""Columns where there is no terminal."""
+"""Width in columns if the output is not a terminal."""
 BAR = 20
 """Columns of a run's progress bar."""
 STYLES = {

@@ -110,10 +110,10 @@ class Network(nn.Module):
 
     @contextmanager
     def evaluating(self, batch_statistics: bool = False) -> Iterator[None]:
-        """Make forward passes deterministic and free of side effects: rrelu's mean slope, no running update.
+        """Make forward passes deterministic and free of side effects: mean slope of rrelu, no running update.
 
         Args:
-            batch_statistics: batch norm normalizes by the batch, as in training, not by its running statistics.
+            batch_statistics: normalize by the statistics of the batch, as in training, not by the running statistics.
         """
         for norm in self.batch_norms:
             norm.training, norm.is_tracking = batch_statistics, False

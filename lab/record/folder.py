@@ -72,7 +72,7 @@ def _remaining(folder: Path, summary: Mapping[str, Any]) -> tuple[Task, str]:
 
 
 def summary_of(folder: Path) -> dict[str, Any] | None:
-    """Read a folder's summary.json, None if there is none or it cannot be read."""
+    """Read a folder's summary.json; return None if it does not exist or cannot be read."""
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

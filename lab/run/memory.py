@@ -1,7 +1,7 @@
-"""Memory that a run will need, predicted from its configuration and refused where there is not enough.
+"""Predicts the memory of a run from its configuration, and refuses a run that does not fit.
 
-The prediction counts tensors by their shapes. It was held against measured peaks, see tests/run/test_memory.py: it is
-between 2/3 and twice the peak, which depends on what the allocator can reuse.
+The prediction counts tensors by their shapes. Compared with measured peaks (tests/run/test_memory.py), it is between
+2/3 and twice the peak, depending on how much memory the allocator can reuse.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ TEMPORARIES = 6
 many in backward passes batched by vmap."""
 
 FRAGMENTATION, FRAGMENTATION_TWICE, MAPPED = 1.6, 2.5, 32 * 2**20
-"""Memory that tensors below `MAPPED` bytes take on the host over their size, with one and with two backward passes:
-C's allocator keeps what they free, and larger ones get pages of their own (glibc's M_MMAP_THRESHOLD).
+"""Ratio of memory to size of tensors below `MAPPED` bytes on the host, with one and with two backward passes: C's
+allocator does not return what they free, and larger tensors get their own pages (glibc's M_MMAP_THRESHOLD).
 Measured: 1.0 to 1.8, and 2.8."""
 
 COPIES = {"mnist": 4, "fashion_mnist": 4, "gaussian": 2}
-"""How many times the examples are in memory as float64 while they are loaded, unless `npz.COPIES`."""
+"""Number of float64 copies of the examples in memory while they are loaded, for data other than npz (`npz.COPIES`)."""
 
 MINIATURE = schema.Model(depth=2, width=24)
 MINIATURE_BATCH = 32

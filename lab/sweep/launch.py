@@ -1,4 +1,4 @@
-"""Runs a planned sweep with the launcher of its choice, and reports the outcome."""
+"""Runs a planned sweep with the chosen launcher, and reports the outcome."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from lab.sweep.status import find_runs, newest_step
 
 
 def run_sweep(runs: Sequence[PlannedRun], overrides: Sequence[str], launcher: SweepLauncher) -> int:
-    """Do what remains of a sweep; return 0, or 1 if a run failed or did not complete, which is printed.
+    """Train the remaining runs of a sweep; return 0, or 1 if a run failed or did not complete, and print which.
 
     Args:
         runs: from `plan`.
         overrides: of the sweep.
-        launcher: the launcher that they choose.
+        launcher: the launcher chosen by the overrides.
 
     Raises:
         KeyboardInterrupt, Terminated: a stop was requested.

@@ -1,7 +1,7 @@
-"""hydra/launcher=replicas: runs that differ in numbers alone, trained as replicas of one network in this process.
+"""hydra/launcher=replicas: trains runs that differ only in certain numbers as replicas of one network.
 
-The checkpoints of runs that are trained together lie in a folder below the sweep's. They are used when the same runs
-are trained together again; in any other case the runs start again.
+Runs that are trained together share one folder of checkpoints below the sweep's folder. The checkpoints are used when
+the same runs are trained together again; otherwise the runs start again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lab.sweep.plan import PlannedRun
 
 
 def batches(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
-    """Group the runs that remain: equal but for `PER_REPLICA` and the number of replicas, as many as fit into memory.
+    """Group remaining runs that differ only in `PER_REPLICA` and the number of replicas, as many as fit into memory.
 
     A run that has a checkpoint of its own resumes alone.
     """
@@ -38,7 +38,7 @@ def batches(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
 
 
 def checkpoint_folder(batch: Sequence[PlannedRun]) -> Path:
-    """The folder that holds the checkpoints of a batch; of a single run it is its own."""
+    """Return the folder of the checkpoints of a batch; for a single run it is the run's own folder."""
     if len(batch) == 1:
         return batch[0].folder
     return batch[0].sweep / BATCHES / batch_label([run.fingerprint for run in batch])
@@ -65,7 +65,7 @@ def train(batch: Sequence[PlannedRun]) -> None:
 
 
 def _unlocked(batch: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs of a batch that no other process works on; the others are named."""
+    """Return the runs of a batch on which no other process is working, and print the names of the others."""
     locked = [run for run in batch if is_locked(run.folder / LOCK)]
     for run in locked:
         print(f"{run.folder}: another process is working on this run; skipped.", file=sys.stderr)
@@ -76,7 +76,7 @@ def _parts_that_fit(group: list[PlannedRun]) -> Iterator[list[PlannedRun]]:
     """Halve a group until each part fits into memory.
 
     Raises:
-        ConfigError: a single run does not.
+        ConfigError: a single run does not fit.
     """
     from lab.machine import devices
     from lab.run import memory, simulation

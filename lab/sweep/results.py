@@ -216,7 +216,7 @@ def swept_keys_of(table: xr.Dataset) -> list[str]:
 
 
 def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
-    """A run's table, None if there is none, and what is wrong with its file.
+    """Return a run's table, or None if there is none, and the problem with its file.
 
     A run that has not completed has the table of its file or of its last checkpoint, whichever reaches further.
     """

@@ -2,8 +2,8 @@
 
 Every value is a mean over the replicas that have not diverged, or over all of them once all have. Scales are shown as
 the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. A quantity that is not applicable (NaN,
-such as the dead fraction of tanh) has no tag. The mean hides no failure: `train/diverged_fraction` is the share of
-replicas that it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
+such as the dead fraction of tanh) has no tag. The mean does not hide failures: `train/diverged_fraction` is the share
+of replicas that it excludes, and `health/nonfinite` and `layers/nonfinite` count over all of them.
 
 TensorBoard groups tags by the part before the first `/`, sorts the groups by name and opens the first two on its Time
 Series and Scalars pages; an open group shows up to 12 cards. So the first two groups have to be small:
@@ -81,7 +81,7 @@ CHARTS = {
 """Title -> tags of the Custom Scalars page."""
 
 FLUSH_SECONDS = 10
-"""Longest delay of a live TensorBoard behind the run."""
+"""Largest delay of a live TensorBoard behind the run."""
 
 
 class TensorBoard:

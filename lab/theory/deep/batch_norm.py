@@ -1,4 +1,4 @@
-"""Batch norm between map and activation, exact in the batch size B where all examples are alike.
+"""Batch norm between map and activation, exact in the batch size B if all pairs of examples are equally correlated.
 
 Yang et al. 2019, "A Mean Field Theory of Batch Normalization"; docs/theory.md, "Batch norm, exactly", has the
 derivation. The normalized z is sqrt(B) times a uniform direction in B - 1 dimensions. The rate of E delta^2 is
@@ -21,10 +21,10 @@ LEAST = 5
 
 
 class BatchMoments(NamedTuple):
-    """One layer on `batch` alike examples, z normalized.
+    """Moments of one layer for a batch of equally correlated examples, with z normalized.
 
     V, D: E phi(z)^2 and E phi'(z)^2. variance: of phi(z) over the batch. backward: the factor that replaces D in
-    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), S the variance of x over the batch.
+    E (dL/dx)^2 = s backward E (dL/da)^2 / (s S), where S is the variance of x over the batch.
     """
 
     V: float

@@ -9,7 +9,7 @@ from lab import schema
 from lab.theory.errors import NoTheory
 
 COVERED = {"norm": ("none", "batch", "layer", "rms"), "residual": ("none", "identity", "scaled", "rezero")}
-"""Choices that the theory knows; users may have registered others."""
+"""Choices that theory covers; users may have registered others."""
 
 DATA_FEATURES = {"digits": 64, "mnist": 784, "fashion_mnist": 784, "spirals": 2, "circles": 2}
 """Features of the data sets whose size is fixed."""

@@ -149,9 +149,9 @@ def _next_correlation(phi: Kernel, weight_var: float, bias_var: float, q: float,
 
 
 class FixedPoint(NamedTuple):
-    """A fixed point of the variance, with dq'/dq and chi there.
+    """A fixed point of the variance, with dq'/dq and chi at that point.
 
-    stability: stable, unstable, half-stable (reached from one side, left on the other) or marginal (every q is one).
+    stability: stable, unstable, half-stable (attracting from one side only) or marginal (every q is one).
     """
 
     q: float
@@ -185,7 +185,7 @@ def fixed_points(activation: schema.Activation, weight_var: float, bias_var: flo
 
 
 def limit(activation: schema.Activation, weight_var: float, bias_var: float, first_q: float) -> FixedPoint:
-    """The fixed point that the variance reaches from `first_q`; q is infinity where it grows without bound."""
+    """Return the fixed point that the variance reaches from `first_q`; q is infinity if it grows without bound."""
     points = fixed_points(activation, weight_var, bias_var)
     if points and points[0].stability == "marginal":
         return points[0]._replace(q=first_q)
@@ -225,11 +225,11 @@ def _length(rate: float) -> float:
 
 
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
-    """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
+    """Return c* and dc'/dc at c*, for the variance at its limit q; NaN if no limit is preferred or q is infinite.
 
     E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, "Toward Deeper
-    Understanding of Neural Networks"), so that c' is convex on [0, 1] and has besides 1 at most one fixed point there,
-    which attracts if it exists.
+    Understanding of Neural Networks"), so c' is convex on [0, 1] and has at most one fixed point there other than 1,
+    which is attracting if it exists.
     """
     if math.isinf(q):
         at_one, at_two = phi.second_moment(np.array([1.0, 2.0]))

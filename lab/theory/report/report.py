@@ -40,7 +40,7 @@ A limit below the second as a share of the last variance is 0: a decay as 1 / la
 UNKNOWN_FEATURES = "the number of features is defined by the file; give it with --features."
 
 CLEAR = 1.03
-"""Factor from the smallest bias_var with a critical point, which is half-stable there, to the one recommended."""
+"""Ratio of the recommended bias_var to the smallest with a critical point, where that point is half-stable."""
 
 
 class Layers(NamedTuple):

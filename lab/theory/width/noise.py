@@ -8,9 +8,9 @@ and p the share of s V in q':
                                                     Cov = p (E phi^2 phi'^2 / (V D) - 1) / n
 
 All of it is computed; only `BATCH_ERROR` and `WIDTH_ERROR` are fitted to simulations, and `LARGEST_BEND` and
-`ROUNDING` are allowances. It describes one example whose gradient is independent of its activations. Examples of a
-batch share weights but not the direction of their gradients, so that their mean scatters less, and a band from this is
-conservative. With norms or skips the variances of forward and backward steps are added without their correlation.
+`ROUNDING` are allowances. This describes one example whose gradient is independent of its activations. Examples of a
+batch share weights but not the direction of their gradients, so their mean scatters less, and the band is conservative.
+With norms or skips the variances of forward and backward steps are added without their correlation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ width 512 and batches of 32 to 128, where it was up to 0.017."""
 
 LARGEST_BEND = 0.2
 """Largest curvature of the maps times variance of ln q for which the scatter is taken to first order: a variance then
-changes by a fifth, as much as the neglected scatter of `_coupling`. Above it paths are followed."""
+changes by a fifth, as much as the neglected scatter of `_coupling`. Above it, paths are simulated."""
 
 LEAST, LEAST_SCATTERED = 1e-280, 1e-70
 """Lower bounds of variances, the second where squares of squares are needed: near 0 every activation is a power of its
@@ -109,7 +109,7 @@ def _plain_noise(config: schema.Config, prediction: Prediction) -> Noise:
 
 
 def _range(shift: Array, other: Array, beyond: Array | float = 0.0) -> tuple[Array, Array]:
-    """Range of the shift: none, that of one example's logarithm, or `other`, that of the mean of many examples."""
+    """Range that covers no shift, that of one example's logarithm, and `other`, that of the mean of many examples."""
     lowest, highest = np.minimum(np.minimum(shift, other), 0.0), np.maximum(np.maximum(shift, other), 0.0)
     return lowest - beyond, highest + beyond
 
@@ -197,10 +197,10 @@ def _bounded_noise(config: schema.Config, prediction: Prediction) -> Noise:
 def _along_input(config: schema.Config, prediction: Prediction) -> Array:
     """Ratio of delta^2 along the layer's own input to all the rest, in skip networks without norms: (depth,).
 
-    A skip passes its input x on, and with it the product g . x of gradient and input, which no layer changes (by
-    Euler's theorem for positively homogeneous activations; approximately for others once their variance is large). So
-    this one part of g^2, 1 / width of it at the top, grows towards the input as x^2 shrinks, and where activations of
-    one sign accumulate in x that is faster than the rest: for relu by 2.9 per layer, not 2. Own derivation.
+    A skip passes its input x on, so the product g . x of gradient and input is the same in every layer (by Euler's
+    theorem for positively homogeneous activations; approximately for others once their variance is large). This part
+    of g^2, 1 / width of it at the top, therefore grows towards the input as x^2 shrinks. If activations of one sign
+    accumulate in x, it grows faster than the rest: for relu by 2.9 per layer, not 2. Own derivation.
     """
     up = maps(config, config.model.width).up
     square = np.log((prediction.q - up.bias_var) / up.weight_var)  # of the inputs
