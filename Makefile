@@ -1,11 +1,11 @@
-# Two commands are all the set-up: `make demo` and `make test`. Each makes its own .venv first.
+# No other set-up is needed: each target creates .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run on all cores, one thread each; more threads than cores make a step hundreds of times slower.
+# Tests run on all cores, with one thread per process; more threads than cores can make a step hundreds of times slower.
 WORKERS ?= auto
 
-# What takes long or needs a browser or a cluster of its own.
+# Tests that take long, need a browser, or start a Slurm cluster.
 LONG := slow or browser or slurm
 
 .PHONY: demo test slow lint types validate pictures bench clean

@@ -1,1 +1,1 @@
-"""Speed, measured against what a user would otherwise do and against the hardware's floor."""
+"""Speed, compared with the alternatives of a user and with the lower bound of the hardware."""

@@ -1,9 +1,9 @@
 """Time to inspect a large sweep: `python -m benchmarks.collecting`.
 
-One run is trained and copied until there are 500, each with the configuration and summary that it would have. Then
-`gradlab status`, `gradlab collect` and `gradlab compare` are timed as complete processes, with Python's start, and
-TensorBoard, with the flags of `gradlab board`, from its start until it lists every run and returns a curve of each of
-ten. The aims: status in 2 s, collect in 10 s, TensorBoard in 15 s.
+One run is trained and copied 500 times, each copy with its own configuration and summary. Then `gradlab status`,
+`gradlab collect` and `gradlab compare` are timed as complete processes, including the start of Python. TensorBoard,
+with the flags of `gradlab board`, is timed from its start until it lists every run and returns a curve of each of ten
+runs. The aims: status in 2 s, collect in 10 s, TensorBoard in 15 s.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AIMS = {"status": 2.0, "collect": 10.0, "compare": None, "TensorBoard": 15.0}
 """Seconds, for 500 runs."""
 CURVE = "train/loss"
 ASKED = 10
-"""Runs whose curve TensorBoard is asked for."""
+"""Number of runs of which a curve is requested."""
 PATIENCE = 300.0
 """Seconds."""
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def leave(sweep: Path, count: int) -> int:
-    """Write a sweep's folder with this many runs, and return its size in bytes."""
+    """Write a sweep folder with `count` runs, and return its size in bytes."""
     from lab import compose, schema
     from lab.run import execution
 
@@ -104,7 +104,7 @@ def command(*words: str) -> float:
 
 
 def tensorboard(sweep: Path, count: int) -> float:
-    """Seconds from the start of TensorBoard until it shows the whole sweep."""
+    """Seconds from the start of TensorBoard until it lists every run of the sweep and has returned ten curves."""
     from experiments.board import flags
 
     with socket.socket() as free:
@@ -130,7 +130,7 @@ def tensorboard(sweep: Path, count: int) -> float:
 
 
 def _ask(address: str, process: subprocess.Popen[bytes], start: float) -> Any:
-    """The JSON answer; None, after a tenth of a second, while there is none."""
+    """Return the JSON answer, or None after a tenth of a second if there is none yet."""
     if process.poll() is not None or time.perf_counter() - start > PATIENCE:
         raise RuntimeError(f"TensorBoard does not show the runs: {address}")
     try:

@@ -1,7 +1,8 @@
 """Growth of time and memory with depth: `python -m benchmarks.depth`.
 
-Width 64, batch 128, 4 replicas, ReLU, He init. Each depth takes steps without and with a full reading in a process of
-its own, so that its memory is not counted twice. Linear growth shows as equal values per layer.
+Width 64, batch 128, 4 replicas, ReLU, He init. Each depth runs in its own process, so that the peak memory of
+one depth does not affect another. Steps are timed without and with a full reading. Linear growth shows as equal values
+per layer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The cost of measuring: `python -m benchmarks.probes`.
 
-Depth 50, batch 128, ReLU, SGD, on the CPU (or the GPU with --device cuda). For each width, number of replicas and of
-threads, times one training step of each of these in turn, in one process, and prints medians and ratios:
+Depth 50, batch 128, ReLU, SGD, on the CPU (or the GPU with --device cuda). For each width, number of replicas and
+number of threads, one training step of each of the following is timed in turn in one process; medians and ratios are
+printed:
 
     no probes       the lab's step without a reading
     norms           the same with probe.set=norms at every step
@@ -127,7 +128,7 @@ def _plain(width: int, device: torch.device) -> Step:
 
 
 def _by_hand(width: int, device: torch.device, folder: str) -> Step:
-    """Return the step of many tutorials: everything to TensorBoard, one scalar at a time."""
+    """Return a step as in many tutorials: everything is written to TensorBoard, one scalar at a time."""
     from torch.utils.tensorboard import SummaryWriter
 
     model, batches = _network(width, device), _batches(device)

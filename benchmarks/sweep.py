@@ -1,10 +1,11 @@
-"""Runs per minute of a sweep over seeds: as replicas of one network, against separate processes on all cores.
+"""Runs per minute of a sweep over seeds: replicas of one network compared with separate processes on all cores.
 
-The first table shows the most that replicas can gain: a step of one network, and of many side by side, on one thread,
-over the matrix products alone, which replicas do not save. In the second, all sides are the complete command, from its
-start to the last file of the last run; they take turns, and the medians and their ratios to the first are printed.
+The first table shows the largest possible gain. On one thread, it times a step of one network, a step of many networks
+side by side, and the matrix products alone, which replicas do not reduce. The second table times complete commands,
+from their start to the last file of the last run; the commands take turns, and medians and their ratios to the first
+are printed.
 
-`python -m benchmarks.sweep` takes about an hour on two cores; `--quick` does one turn instead of three.
+`python -m benchmarks.sweep` takes about an hour on two cores; with `--quick` there is one turn instead of three.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SETTINGS = ((64, 8), (64, 32), (64, 128), (128, 32))
 DEPTH, SEEDS, STEPS = 50, 64, 500
 SIDE_BY_SIDE = 16
 IN_A_ROW = 20
-"""Steps of a side in each turn, so that its numbers are in the cache."""
+"""Consecutive steps of a side in each turn, so that its data are in the cache."""
 SIDES = {
     "joblib, one process per core": ("hydra/launcher=joblib",),
     "replicas, one process": ("hydra/launcher=replicas",),
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def steps(width: int, batch: int) -> tuple[float, float, float]:
-    """Median seconds of a step of one network, and a network's share of a step of several and of their products."""
+    """Median seconds per network of a step: of one network alone, of several side by side, and of their products."""
     torch.set_num_threads(1)
     sides = {"products": products(width, batch)}
     for replicas in (1, SIDE_BY_SIDE):
@@ -110,7 +111,7 @@ def _in_a_row(step: Step) -> Step:
 
 
 def runs_per_minute(width: int, batch: int, words: Sequence[str], seeds: int, steps: int) -> float:
-    """Time one complete sweep into a temporary folder."""
+    """Time one complete sweep in a temporary folder, and return its runs per minute."""
     network = (f"model.width={width}", f"model.depth={DEPTH}", "replicas=1")
     training = (f"steps={steps}", f"batch_size={batch}", "probe.every=0", "device=cpu")
     with tempfile.TemporaryDirectory() as folder:

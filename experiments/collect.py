@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.arguments import Parser, reading_runs, writing_to
 
 LISTED = 20
-"""Number of runs that have not completed that are named; `gradlab status --all` names them all."""
+"""Largest number of unfinished runs that are named; `gradlab status --all` names all of them."""
 
 
 def main(arguments: Sequence[str]) -> int:

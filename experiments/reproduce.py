@@ -99,7 +99,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _examine(
     entries: Sequence[Entry], scale: Scale, folder: Path, workers: int | None, is_again: bool, started: float
 ) -> tuple[ClaimsReport, Mapping[str, str]]:
-    """Measure the claims without stored samples, judge and draw all; also return why samples could not be saved."""
+    """Measure the claims without stored samples; judge and draw all. Also return why samples could not be saved."""
     from experiments.report import SAMPLES, catalogue
     from experiments.report.content import ClaimsReport
     from experiments.report.fingerprint import fingerprint

@@ -1,6 +1,6 @@
-"""Rates at which gradients change per layer, measured in real networks all over the order-to-chaos map.
+"""Rates at which gradients change per layer, measured in networks across the order-to-chaos map.
 
-Every point is a few replicas of one large network, so that a whole grid of variances costs the passes of one network.
+Every point is a few replicas of one large network, so a grid of variances costs only the passes of one network.
 """
 
 from __future__ import annotations

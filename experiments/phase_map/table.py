@@ -1,4 +1,4 @@
-"""The order-to-chaos map as a table: limits of depth all over the map, its critical line, and the initializations."""
+"""The order-to-chaos map as a table: depth limits across the map, its critical line, and the initializations."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def recorded() -> dict[str, str]:
 
 
 def record(reached: Mapping[str, str]) -> None:
-    """Record verdicts; other claims keep theirs, and claims that no longer exist are removed."""
+    """Record verdicts. Those of other claims do not change; claims that no longer exist are removed."""
     verdicts = {**recorded(), **reached}
     current = {id_: verdicts[id_] for id_ in catalogue() if id_ in verdicts}
     with atomic_write(RECORDED) as draft:

@@ -16,7 +16,7 @@ from experiments.report.measurement import Failure, Measurement, failure
 from lab import schema
 
 FIGURE_SIZE, DPI = (7.5, 4.0), 150
-"""Inches, and pixels per inch: enough for the widest telephone."""
+"""Inches, and pixels per inch: enough for the widest phone screen."""
 PICTURE_SIZE = tuple(round(96 * inches) for inches in FIGURE_SIZE)
 """In pixels of CSS, of which there are 96 per inch."""
 COLOURS = 256

@@ -26,7 +26,7 @@ QS = (0.3, 1.0, 3.0)
 """Variances at which moments are compared."""
 
 BY_QUADRATURE = 1e-10
-"""Relative; both sides integrate in float64, theory's rule to about 12 digits, the reference's panels to more."""
+"""Relative tolerance. Both sides integrate in float64: theory to about 12 digits, the reference to more."""
 
 POINTS = {
     "sigmoid": (4.0, 0.5),

@@ -55,7 +55,7 @@ def theory_growth(case: NetworkCase) -> list[float]:
 
 
 def theory_gain(case: NetworkCase) -> float:
-    """Return the squared gradient at the first layer's input over the end."""
+    """Return the ratio of the squared gradient at the input of the first layer to that at the end."""
     return math.exp(theory_growth(case)[1])
 
 

@@ -76,7 +76,7 @@ def extent(path: str, most_numbers: int) -> Extent | None:
 
 
 def examples(path: str, arrays: Mapping[str, Any], part: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return x (n, features) and y (n,) of "train" or "test", checked.
+    """Return x (n, features) and y (n,) of "train" or "test" after checking them.
 
     Raises:
         ConfigError: an array is missing, or its shape, type or values cannot be used.

@@ -22,7 +22,7 @@ TRY_AGAIN = os.EX_TEMPFAIL
 
 
 class Terminated(SystemExit):  # a request, no error
-    """A run has stopped after SIGTERM or SIGHUP, and saved what it needs to resume."""
+    """Raised after SIGTERM or SIGHUP, once the run has saved what it needs to resume."""
 
     def __init__(self, code: int = TRY_AGAIN) -> None:
         super().__init__(code)  # an argument of its own, so that it can be sent between processes

@@ -128,7 +128,7 @@ class Instrument:
 
     @torch.no_grad()
     def dead_fraction(self) -> Tensor:
-        """Measure the share of dead units on the probe set: (layers, R), NaN where an exact 0 stops no gradient."""
+        """Return the share of dead units on the probe set, (layers, R); NaN if exact zeros do not stop the gradient."""
         sites = self.anatomy.sites
         if not all(site.facts.zero_stops_gradient for site in sites):
             return self.probe_set.new_full((len(sites), self.anatomy.replicas), torch.nan, dtype=torch.float64)
@@ -235,7 +235,7 @@ def _on_delta(row: LayerProbe, batch: int) -> Probe:
 
 
 def _join(norms: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Compute the norm of parts together, (layers, R); NaN, not applicable, if there is none."""
+    """Return the joint norm of the parts, (layers, R), or NaN (not applicable) if there are none."""
     if not norms:
         return like.new_full(like.shape[:2], torch.nan, dtype=torch.float64)
     return norms[0] if len(norms) == 1 else probes.joint_norm(torch.stack(list(norms)))

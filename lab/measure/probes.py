@@ -1,7 +1,7 @@
-"""Probes: tensors in, numbers out. They know no network, no file and no cadence.
+"""Probes: tensors in, numbers out. They do not depend on the network, on files or on the cadence.
 
 Each takes any number of leading dimensions and reduces the last two, batch and units: (..., B, N) -> (...) in float64.
-No square underflows or overflows on the way: a float32 entry of 1e-25 still counts, and one of 1e25 is no Inf.
+No square underflows or overflows: a float32 entry of 1e-25 still counts, and one of 1e25 does not become Inf.
 """
 
 import math

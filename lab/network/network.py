@@ -98,10 +98,10 @@ class Network(nn.Module):
 
     @contextmanager
     def evaluating(self, batch_statistics: bool = False) -> Iterator[None]:
-        """Make forward passes deterministic and free of side effects: rrelu's mean slope, no running update.
+        """Make forward passes deterministic and free of side effects: mean slope of rrelu, no running update.
 
         Args:
-            batch_statistics: batch norm normalizes by the batch, as in training, not by its running statistics.
+            batch_statistics: normalize by the statistics of the batch, as in training, not by the running statistics.
         """
         self._set_mode(batch_statistics, is_tracking=False, is_random=False)
         try:

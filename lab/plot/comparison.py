@@ -107,7 +107,7 @@ def _panel(ax: Axes, part: pd.DataFrame, key: str, lines: Sequence[Any], quantit
 
 
 def _curve(ax: Axes, curve: pd.DataFrame, number: int, is_dashed: bool, is_log: bool, band: str) -> bool:
-    """Draw median and band; return False if nothing of them has a place on the axis."""
+    """Draw median and band; return False if the axis can show none of their values."""
     axis = _axis(curve)
     curve = curve.sort_values(axis)
     x, median, lower, upper = (curve[name].to_numpy(np.float64) for name in (axis, "median", *BANDS[band]))

@@ -101,7 +101,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def latest(folder: Path, on_damage: Callable[[str], None] = lambda sentence: None) -> Checkpoint | None:
-    """Read the newest intact checkpoint in `folder`; `on_damage` receives a sentence on each damaged one."""
+    """Read the newest intact checkpoint in `folder`; `on_damage` receives a sentence about each damaged one."""
     for path in paths(folder):
         try:
             return load(path)

@@ -38,7 +38,7 @@ def run(
 ) -> dict[str, Any]:
     """Train a configuration into a folder and return its summary, the content of summary.json.
 
-    A completed run is left alone; an interrupted one resumes from its checkpoint.
+    A completed run is skipped; an interrupted one resumes from its checkpoint.
 
     Args:
         config: the run.
@@ -64,7 +64,7 @@ def run_together(
     is_quiet: bool = False,
     sinks: Sequence[Sink] = (),
 ) -> list[dict[str, Any]]:
-    """Train configurations as replicas of one network, each into its own folder, as `run` would one by one.
+    """Train configurations as replicas of one network, each into its own folder, with the same files as `run`.
 
     Args:
         configs: equal but for `schema.PER_REPLICA` and the number of replicas.
@@ -114,12 +114,12 @@ def _write_all(
     sizes: Mapping[Path, int],
     console: Console | None,
 ) -> None:
-    """Write the readings into the folders, and a final summary into each, however the training ends.
+    """Write the readings into the folders, and a final summary into each folder, no matter how the training ends.
 
     Args:
-        readings: train while they are iterated over.
+        readings: iterating over them trains the network.
         earlier: readings from before an interruption.
-        checkpointer: between the steps.
+        checkpointer: saves the checkpoints between steps.
         writers: of the folders of incomplete runs.
         sizes: folder -> its number of replicas, in order, also of completed runs.
         console: shows the new readings.

@@ -1,7 +1,7 @@
-"""Memory that a run will need, predicted from its configuration and refused where there is not enough.
+"""Predicts the memory of a run from its configuration, and refuses a run that does not fit.
 
-The prediction counts tensors by their shapes. It was held against measured peaks, see tests/run/test_memory.py: it is
-between 2/3 and twice the peak, which depends on what the allocator can reuse.
+The prediction counts tensors by their shapes. Compared with measured peaks (tests/run/test_memory.py), it is between
+2/3 and twice the peak, depending on how much memory the allocator can reuse.
 """
 
 from __future__ import annotations

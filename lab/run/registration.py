@@ -1,7 +1,7 @@
-"""Options and quantities of the user's own, registered from Python without editing the package.
+"""User-defined options and quantities, registered from Python without editing the package.
 
-A registered option is chosen like any other: `lab.simulate("activation=mish")`. Registering the same thing again does
-nothing. Every process that uses an option must register it, so the workers of a sweep import the module that does so.
+A registered option is selected like any other: `lab.simulate("activation=mish")`. Registering it again has no effect.
+Every process that uses an option must register it, so the workers of a sweep import the module that does so.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Return the `Config` that `as_dict` was made from."""
+    """Return the `Config` from a dictionary made by `as_dict`."""
     parts: dict[str, Any] = {}
     for key, hint in get_type_hints(Config).items():
         value = values[key]

@@ -1,6 +1,6 @@
 """Comparing the runs of a sweep: a quantity in every combination of some swept keys, over replicas and runs.
 
-The result is a table with one row per point of a curve. Pictures are drawn from it and nothing else.
+The result is a table with one row per point of a curve. Pictures are drawn from this table only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ side for normal values."""
 def table(
     dataset: xr.Dataset, by: Sequence[str], quantity: str, at: Sequence[str | int] = (FIRST, LAST)
 ) -> pd.DataFrame:
-    """The curves of every combination of the keys that has runs.
+    """Return the curves of every combination of the keys for which there are runs.
 
     Args:
         dataset: collected runs, with the keys as coordinates of the dimension `run`.

@@ -1,4 +1,4 @@
-"""Runs a planned sweep with the launcher of its choice, and reports the outcome."""
+"""Runs a planned sweep with the chosen launcher, and reports the outcome."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The launchers of a sweep: their requirements, and the cores that each run may use.
 
-`basic`, the default, does one run after another and `replicas` trains them as one network (lab/sweep/replicas.py);
+`basic`, the default, trains one run after another; `replicas` trains them as one network (lab/sweep/replicas.py);
 `joblib` starts one worker process per core, `submitit_slurm` one job per run on a cluster. Their presets are in
 conf/hydra/launcher. No core is used twice: more threads than cores can slow a step down by a factor of hundreds.
 """
@@ -94,10 +94,10 @@ def refuse_without_sweep(overrides: Sequence[str]) -> None:
 
 
 def run_in_worker(job: Callable[[], None]) -> None:
-    """Do one job in a worker of joblib, unless the worker has been asked to stop.
+    """Do one job in a joblib worker, unless the worker has been asked to stop.
 
-    A worker neither dies of the request nor raises it: either would make joblib kill the other workers before they have
-    saved their checkpoints. The parent raises it when all workers have stopped.
+    On a stop request a worker neither dies nor raises an exception, because joblib would then kill the other workers
+    before they have saved their checkpoints. The parent raises the exception when all workers have stopped.
     """
     if multiprocessing.current_process().name == "MainProcess":  # joblib with a single worker
         job()

@@ -1,7 +1,7 @@
-"""hydra/launcher=replicas: runs that differ in numbers alone, trained as replicas of one network in this process.
+"""hydra/launcher=replicas: trains runs that differ only in certain numbers as replicas of one network.
 
-The checkpoints of runs that are trained together lie in a folder below the sweep's. They are used when the same runs
-are trained together again; in any other case the runs start again.
+Runs that are trained together share one folder of checkpoints below the sweep's folder. The checkpoints are used when
+the same runs are trained together again; otherwise the runs start again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lab.sweep.plan import PlannedRun
 
 
 def batches(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
-    """Group the runs that remain: equal but for `PER_REPLICA` and the number of replicas, as many as fit into memory.
+    """Group remaining runs that differ only in `PER_REPLICA` and the number of replicas, as many as fit into memory.
 
     A run that has a checkpoint of its own resumes alone.
     """

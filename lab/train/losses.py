@@ -8,7 +8,7 @@ from lab.data import Dataset
 from lab.network import Network
 
 EVAL_ROWS = 2048
-"""Held-out examples evaluated at once: bounds the memory of a large test set."""
+"""Number of held-out examples evaluated at once, which bounds the memory for a large test set."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Console:
         self.progress.start()
 
     def remember(self, records: Sequence[Record]) -> None:
-        """Take the readings from before an interruption, for the table at the end, without printing each."""
+        """Store the readings from before an interruption for the final table, without printing them."""
         if not records:
             return
         self.first, self.last = records[0], records[-1]

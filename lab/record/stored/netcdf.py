@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 LARGEST_EXPANSION = 20
-"""Bytes that a byte of a file may stand for: measurements compress less than 5 times, a bomb 1000 times."""
+"""Largest accepted compression ratio: below 5 for measurements, 1000 for a decompression bomb."""
 SLACK = 2**16
 """Bytes that any file may declare."""
 DIMENSION, DIMENSIONS = "_Netcdf4Dimid", "_Netcdf4Coordinates"

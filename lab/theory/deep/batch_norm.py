@@ -1,4 +1,4 @@
-"""Batch norm between map and activation, exact in the batch size B where all examples are alike.
+"""Batch norm between map and activation, exact in the batch size B if all pairs of examples are equally correlated.
 
 Yang et al. 2019, "A Mean Field Theory of Batch Normalization"; docs/theory.md, "Batch norm, exactly", has the
 derivation. The normalized z is sqrt(B) times a uniform direction in B - 1 dimensions. The rate of E delta^2 is

@@ -108,7 +108,7 @@ def _check_range(config: schema.Config, layer: int, *variances: Array) -> None:
 
 
 class _Step:
-    """One layer of a configuration: maps its input to its output and its terms; `is_data` where x is the data."""
+    """One layer of a configuration: maps its input to its output and its terms; `is_data` if x is the data."""
 
     def __init__(self, config: schema.Config, maps: NetworkMaps, exact: BatchMoments | None) -> None:
         self.phi = kernel(config.activation)

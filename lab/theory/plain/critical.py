@@ -1,8 +1,8 @@
 """The critical line: weight and bias variances at which gradients neither grow nor shrink from layer to layer.
 
 A plain network is critical where chi = s D(q) is 1 at a fixed point q = s V(q) + b (Poole et al. 2016; Schoenholz et
-al. 2017). Eliminating s gives b = q - V(q) / D(q): the line has q as its parameter, and the problem is a root in q.
-The point is useful where the variance reaches it, so where the fixed point is stable: dq'/dq = V'(q) / D(q) <= 1
+al. 2017). Eliminating s gives b = q - V(q) / D(q): the line is parametrized by q, and a root in q is to be found.
+The point is useful only if the variance reaches it, that is, if the fixed point is stable: dq'/dq = V'(q) / D(q) <= 1
 (Roberts, Yaida and Hanin 2022, "The Principles of Deep Learning Theory"). docs/theory.md has the results by activation.
 """
 

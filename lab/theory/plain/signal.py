@@ -160,7 +160,7 @@ def fixed_points(activation: schema.Activation, weight_var: float, bias_var: flo
 
 
 def limit(activation: schema.Activation, weight_var: float, bias_var: float, first_q: float) -> FixedPoint:
-    """The fixed point that the variance reaches from `first_q`; q is infinity where it grows without bound."""
+    """Return the fixed point that the variance reaches from `first_q`; q is infinity if it grows without bound."""
     points = fixed_points(activation, weight_var, bias_var)
     if points and points[0].stability == "marginal":
         return points[0]._replace(q=first_q)
@@ -197,7 +197,7 @@ def _length(rate: float) -> float:
 
 
 def _correlation_limit(phi: Kernel, weight_var: float, bias_var: float, q: float) -> tuple[float, float]:
-    """c* and dc'/dc there, with the variance at its limit q; NaN where none is preferred or q is infinite.
+    """Return c* and dc'/dc at c*, for the variance at its limit q; NaN if no limit is preferred or q is infinite.
 
     E phi(z1) phi(z2) is a power series in c without negative coefficients (Daniely et al. 2016, "Toward Deeper
     Understanding of Neural Networks"): convex on [0, 1], with at most one fixed point besides 1, which attracts.

@@ -32,7 +32,7 @@ BATCH_ERROR, WIDTH_ERROR = 2.0, 5.0
 
 LARGEST_BEND = 0.2
 """Largest curvature of the maps times variance of ln q for which the scatter is taken to first order: a variance then
-changes by a fifth, as much as the neglected scatter of `_coupling`. Above it paths are followed."""
+changes by a fifth, as much as the neglected scatter of `_coupling`. Above it, paths are simulated."""
 
 LEAST, LEAST_SCATTERED = 1e-280, 1e-70  # lower bounds of variances, the second where squares of squares are needed
 LEAST_GROWTH = 0.1  # least part of a layer's gradient that `_coupling` leaves: a bound for widths of 1 and 2
