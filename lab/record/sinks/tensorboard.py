@@ -1,19 +1,19 @@
 """TensorBoard: one event file and one TensorBoard run per run.
 
-Every value is one number over the replicas: the mean over those that have not diverged, or over all of them once all
-have. Scales are shown as the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. What does not
-apply (NaN, as the dead share of tanh) has no tag. No failure hides behind the mean: `train/diverged_fraction` says how
-many replicas it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
+Every value is a mean over the replicas that have not diverged, or over all of them once all have. Scales are shown as
+the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. A quantity that is not applicable (NaN,
+such as the dead fraction of tanh) has no tag. The mean hides no failure: `train/diverged_fraction` is the share of
+replicas that it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
 
-TensorBoard groups tags by what stands before the first `/`, sorts the groups by name and opens the first two, each with
-up to 12 cards. So the first two groups have to be small ones:
+TensorBoard groups tags by the part before the first `/`, sorts the groups by name and opens the first two on its Time
+Series and Scalars pages; an open group shows up to 12 cards. So the first two groups have to be small:
 
     eval      loss, accuracy                                                 open
     health    one number over all layers                                     open
-    heat_map  layer x step, one image a run
+    heat_map  layer x step, one image per run
     jacobian  singular values from the input to the last hidden layer, with probe.jacobian=true
-    layers    one tag for each quantity and layer
-    profile   a quantity against depth, measured and predicted: what TensorBoard calls step is the layer
+    layers    one tag per quantity and layer
+    profile   a quantity against depth, measured and predicted: TensorBoard's step is the layer
     quarters  log10 delta_rms at 0, 1/4, 1/2, 3/4 and all of the depth: the same five tags at any depth, so that the
               Custom Scalars page, whose charts TensorBoard collects from all runs, does not grow with a sweep of depths
     train     loss, gradient norms, delta_slope, diverged replicas
@@ -41,29 +41,29 @@ from lab.schema import CHOICES, Config
 from lab.typing import Array
 
 LOG10_FLOOR = {"float32": -50.0, "float64": -350.0}
-"""By dtype, what stands for log10 of an exact 0: below the smallest number there is, 10^-44.8 and 10^-323.3."""
+"""Dtype -> the value shown for log10 of 0, below that of the smallest positive number, -44.8 and -323.3."""
 
-NOT_THERE = "-"
-"""The value of a hyperparameter that the chosen option does not have."""
+NOT_APPLICABLE = "-"
+"""Value of a hyperparameter that the chosen option does not have."""
 
 HYPERPARAMETERS = (
     *("activation", "init", "init.gain", "norm", "residual", "clip", "data", "optimizer", "optimizer.lr"),
     *("optimizer.weight_decay", "model.depth", "model.width", "model.block", "steps", "batch_size", "replicas"),
     *("first_replica", "seed", "dtype"),
 )
-"""Keys that every configuration has; with `OPTIONS`, the one key set of the HParams table."""
+"""Keys of every configuration; with `OPTIONS`, the columns of the HParams table."""
 
 OPTIONS = ("init.weight_var", "norm.place", "residual.alpha", "clip.max_norm", "optimizer.momentum")
-"""Keys that only some choices have: text, `NOT_THERE` where there is none, for a column has one type."""
+"""Keys of some choices only: shown as text, since a column has one type, or as `NOT_APPLICABLE`."""
 
 SHOWN_FIRST = ("activation", "init", "model.depth", "norm", "residual")
-"""The table opens with the five hyperparameters that are said to differ between runs; the rest are a click away."""
+"""Hyperparameters declared to differ between runs: the table opens with them; the rest are a click away."""
 
 METRICS = (
     *("train/loss", "eval/accuracy", "train/delta_slope", "health/dead_fraction", "train/diverged_fraction"),
     *("eval/loss", "health/log10_delta_rms_first_over_last"),
 )
-"""The tags whose last value stands in the HParams table, which opens with the first five."""
+"""Tags whose last value is shown in the HParams table, which opens with the first five."""
 
 CHARTS = {
     "log10 delta_rms against layer: first and last reading, and theory for the first": [
@@ -81,11 +81,11 @@ CHARTS = {
 OVER_REPLICAS = "mean over the replicas that have not diverged"
 
 FLUSH_SECONDS = 10
-"""A live TensorBoard lags behind the run by at most this."""
+"""Longest delay of a live TensorBoard behind the run."""
 
 
 class TensorBoard:
-    """The sink that writes TensorBoard's event file into `folder`, which is made if it is not there."""
+    """Writes TensorBoard's event file into `folder`, which is created if necessary."""
 
     def __init__(self, folder: Path, config: Config, expected: Overlay | None = None) -> None:
         self._config, self._expected = config, expected
@@ -106,7 +106,7 @@ class TensorBoard:
         self._add_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start)
 
     def write(self, record: Record) -> None:
-        """Write one reading, as one event whatever the depth."""
+        """Write one reading, as one event at any depth."""
         layers = {
             name: record.layers[name].sum(-1)
             if name == "nonfinite"
@@ -114,7 +114,7 @@ class TensorBoard:
             for name, quantity in LAYER_QUANTITIES.items()
             if name in record.layers
         }  # (layers,) each
-        # The last reading makes no update and a dead run no gradient: the last profile is the last there is.
+        # The last reading has no update and a diverged run no gradient: keep the last values that exist.
         self._profiles |= {name: values for name, values in layers.items() if not np.isnan(values).all()}
         if self._last is None:
             self._add_profiles(self._measured("first"))
@@ -123,7 +123,7 @@ class TensorBoard:
         self._heat_map.add(record.step, layers["delta_rms"])
         summary = Summary()
         for tag, value, description in self._scalars(record, layers):
-            # NaN of a living replica means "does not apply"; once all have diverged, it is the end of a curve.
+            # NaN means not applicable; only once all replicas have diverged does it end a curve.
             if value == value or tag == "train/loss" or (_all_diverged(record) and tag in self._tags):
                 self._append(summary, tag, value, description)
         for name, values in record.spectra.items():
@@ -134,7 +134,7 @@ class TensorBoard:
         self._writer.add_summary(summary, record.step)
 
     def close(self) -> None:
-        """Write the last profiles, the heat map, and how the run ended."""
+        """Write the last profiles, the heat map and the final status."""
         status = api_pb2.STATUS_UNKNOWN
         if self._last is not None:
             self._add_profiles(self._measured("last"))
@@ -149,7 +149,7 @@ class TensorBoard:
         self._writer.close()
 
     def _scalars(self, record: Record, layers: Mapping[str, Array]) -> Iterator[tuple[str, float, str]]:
-        """Yield (tag, value, description) of a reading; NaN where there is no value."""
+        """Yield (tag, value, description) of a reading; NaN for a missing value."""
         is_evaluated = not np.isnan([record.scalars["eval_loss"], record.scalars["eval_accuracy"]]).all()
         for name, quantity in SCALAR_QUANTITIES.items():
             prefix, _, label = name.partition("_")
@@ -208,7 +208,7 @@ class TensorBoard:
             self._writer.add_summary(summary, layer)
 
     def _append(self, summary: Summary, tag: str, value: float, description: str) -> None:
-        """Add a scalar; its description goes with the first value of a tag, the only one TensorBoard reads it from."""
+        """Add a scalar; TensorBoard reads the description from the first value of a tag only."""
         about = None
         if tag not in self._tags:
             self._tags.add(tag)
@@ -232,12 +232,12 @@ class TensorBoard:
 
 
 def hyperparameters(config: Config) -> dict[str, float | str]:
-    """One value a key, the same keys for every configuration: a number or a name, or the text of an option."""
+    """Return one value per key, the same keys for every configuration: a number or a name, or the text of an option."""
     values: dict[str, float | str] = {}
     for key in HYPERPARAMETERS + OPTIONS:
         value: Any = config
         for part in key.split("."):
-            value = getattr(value, part, NOT_THERE)
+            value = getattr(value, part, NOT_APPLICABLE)
         value = getattr(value, "name", value)
         values[key] = float(value) if isinstance(value, int | float) and key not in OPTIONS else str(value)
     return values
