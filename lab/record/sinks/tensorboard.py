@@ -2,8 +2,8 @@
 
 Every value is one number over the replicas: the mean over those that have not diverged, or over all of them once all
 have. Scales are shown as the mean of log10, where an exact 0 counts as `LOG10_FLOOR` and Inf stays Inf. What does not
-apply (NaN, as the dead share of tanh) has no tag. No failure hides behind the mean: `train/diverged_fraction` says how
-many replicas it leaves out, and `health/nonfinite` and `layers/nonfinite` count over all of them.
+apply (NaN, as the dead share of tanh) has no tag. `train/diverged_fraction` says how many replicas the means leave out;
+`health/nonfinite` and `layers/nonfinite` count over all of them.
 
 TensorBoard groups tags by what stands before the first `/`, sorts the groups by name and opens the first two, each with
 up to 12 cards. So the first two groups have to be small ones:
@@ -14,16 +14,13 @@ up to 12 cards. So the first two groups have to be small ones:
     jacobian  singular values from the input to the last hidden layer, with probe.jacobian=true
     layers    one tag for each quantity and layer
     profile   a quantity against depth, measured and predicted: what TensorBoard calls step is the layer
-    quarters  log10 delta_rms at 0, 1/4, 1/2, 3/4 and all of the depth: the same five tags at any depth, so that the
-              Custom Scalars page, whose charts TensorBoard collects from all runs, does not grow with a sweep of depths
+    quarters  log10 delta_rms at 0, 1/4, 1/2, 3/4 and all of the depth: the same tags, and charts, at any depth
     train     loss, gradient norms, delta_slope, diverged replicas
 """
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +39,8 @@ from lab.typing import Array
 
 LOG10_FLOOR = {"float32": -50.0, "float64": -350.0}
 """By dtype, what stands for log10 of an exact 0: below the smallest number there is, 10^-44.8 and 10^-323.3."""
-
 NOT_THERE = "-"
 """The value of a hyperparameter that the chosen option does not have."""
-
 HYPERPARAMETERS = (
     *("activation", "init", "init.gain", "norm", "residual", "clip", "data", "optimizer", "optimizer.lr"),
     *("optimizer.weight_decay", "model.depth", "model.width", "model.block", "steps", "batch_size", "replicas"),
@@ -79,7 +74,6 @@ CHARTS = {
 """Title -> tags of the Custom Scalars page."""
 
 OVER_REPLICAS = "mean over the replicas that have not diverged"
-
 FLUSH_SECONDS = 10
 """A live TensorBoard lags behind the run by at most this."""
 
@@ -117,8 +111,9 @@ class TensorBoard:
         # The last reading makes no update and a dead run no gradient: the last profile is the last there is.
         self._profiles |= {name: values for name, values in layers.items() if not np.isnan(values).all()}
         if self._last is None:
-            self._add_profiles(self._measured("first"))
-            self._add_profiles(self._predicted(record))
+            self._add_profiles([*self._measured("first")])
+            if self._expected is not None:
+                self._add_profiles([*self._predicted(record, self._expected)])
         self._last = record
         self._heat_map.add(record.step, layers["delta_rms"])
         summary = Summary()
@@ -137,7 +132,7 @@ class TensorBoard:
         """Write the last profiles, the heat map, and how the run ended."""
         status = api_pb2.STATUS_UNKNOWN
         if self._last is not None:
-            self._add_profiles(self._measured("last"))
+            self._add_profiles([*self._measured("last")])
             heat_map = image("heat_map/log10_delta_rms", self._heat_map.draw(), dataformats="HWC")
             self._writer.add_summary(heat_map, self._last.step)
             if _all_diverged(self._last):
@@ -178,27 +173,17 @@ class TensorBoard:
             for layer, value in enumerate(values.tolist()):
                 yield f"layers/{label}/{layer:0{self._digits}d}", value, about
 
-    def _measured(self, when: str) -> list[tuple[str, Array, str]]:
-        return [
-            (f"log10_{name}/{when}", values, f"{self._describe(LAYER_QUANTITIES[name])}. At the {when} reading")
-            for name, values in self._profiles.items()
-            if LAYER_QUANTITIES[name].is_scale
-        ]
+    def _measured(self, when: str) -> Iterator[tuple[str, Array, str]]:
+        for name, values in self._profiles.items():
+            if (quantity := LAYER_QUANTITIES[name]).is_scale:
+                yield f"log10_{name}/{when}", values, f"{self._describe(quantity)}. At the {when} reading"
 
-    def _predicted(self, first: Record) -> list[tuple[str, Array, str]]:
-        if self._expected is None:
-            return []
-        expected = {"delta_rms": self._expected.scaled_delta_rms(first), "pre_rms": self._expected.pre_rms}
-        return [
-            (
-                f"log10_predicted_{name}",
-                self._shown(curve.middle, LAYER_QUANTITIES[name]),
-                f"log10 of {name} as theory expects it at the first reading",
-            )
-            for name, curve in expected.items()
-        ]
+    def _predicted(self, first: Record, expected: Overlay) -> Iterator[tuple[str, Array, str]]:
+        for name, curve in (("delta_rms", expected.scaled_delta_rms(first)), ("pre_rms", expected.pre_rms)):
+            about = f"log10 of {name} as theory expects it at the first reading"
+            yield f"log10_predicted_{name}", self._shown(curve.middle, LAYER_QUANTITIES[name]), about
 
-    def _add_profiles(self, profiles: Iterable[tuple[str, Array, str]]) -> None:
+    def _add_profiles(self, profiles: Sequence[tuple[str, Array, str]]) -> None:
         """Write (tag, values (layers,), description) against depth, as one event per layer."""
         for layer in range(self._config.model.depth):
             summary = Summary()
