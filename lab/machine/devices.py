@@ -1,7 +1,5 @@
 """Devices: the CPU, or the GPU with the most free memory, shared by a limited number of runs."""
 
-from __future__ import annotations
-
 import os
 import stat
 import sys

@@ -1,7 +1,5 @@
 """Atomic writes and writable folders."""
 
-from __future__ import annotations
-
 import errno
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """A pool of worker processes with one thread each: interruptible at once, and a worker that dies costs one task."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

@@ -3,8 +3,6 @@
 A run finishes its step, saves a checkpoint, writes its results and exits. A second Ctrl-C exits at once.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Terminal output: numbers in words, and streams that survive a closed pipe."""
 
-from __future__ import annotations
-
 import math
 import os
 import sys

@@ -1,7 +1,5 @@
 """Threads of this process and of worker processes: more threads than cores slow a step down."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

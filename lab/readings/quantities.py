@@ -1,7 +1,5 @@
 """Quantities: everything that is measured, with long names and units."""
 
-from __future__ import annotations
-
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Record: everything that one reading measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

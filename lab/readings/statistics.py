@@ -1,7 +1,5 @@
 """Statistics of a reading over layers and replicas; every view takes its numbers from here."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lab.readings.records import Record

@@ -1,7 +1,5 @@
 """Vocabulary of a comparison: which readings of a run are shown, and the order of a swept key's values."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -38,21 +38,13 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run between two steps.
+    """A run between two steps."""
 
-    Attributes:
-        fingerprint: of the configuration it belongs to.
-        step: updates made; the run resumes with this step.
-        state: from `Trainer.state`, for `Trainer.restore`.
-        records: the readings so far.
-        first_replica: number of the first replica in them.
-    """
-
-    fingerprint: str
-    step: int
-    state: Mapping[str, Any]
-    records: Sequence[Record]
-    first_replica: int = 0
+    fingerprint: str  # of the configuration it belongs to
+    step: int  # updates made; the run resumes with this step
+    state: Mapping[str, Any]  # from `Trainer.state`, for `Trainer.restore`
+    records: Sequence[Record]  # the readings so far
+    first_replica: int = 0  # number of the first replica in them
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

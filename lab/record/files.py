@@ -1,7 +1,5 @@
 """Names of the files in a run's or a sweep's folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 SUMMARY, READINGS, PICTURE, EVENTS = "summary.json", "readings.nc", "gradients.png", "events.out.tfevents.*"

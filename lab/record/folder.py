@@ -1,7 +1,5 @@
 """A run's folder before the run: its contents, its lock, and what remains to be done."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -49,23 +47,18 @@ def task(folder: Path, fingerprint: str, may_overwrite: bool) -> tuple[Task, str
     if may_overwrite:
         return Task.BEGIN, "overwrite=true"
     summary = summary_of(folder)
-    if summary is None:
-        if not any(any(folder.glob(pattern)) for pattern in PRODUCTS):
-            return Task.BEGIN, ""
-        difference = "and no summary that could be read; choose another,"
-    elif summary.get("fingerprint") != fingerprint:
-        difference = "with other settings; choose another,"
-    else:
-        return _remaining(folder, summary)
-    raise ConfigError(f"output_dir={folder}: this folder holds a run already, {difference} or add overwrite=true.")
-
-
-def _remaining(folder: Path, summary: Mapping[str, Any]) -> tuple[Task, str]:
-    status = summary.get("status")
-    if status in DONE:
+    if summary is None and not any(any(folder.glob(pattern)) for pattern in PRODUCTS):
+        return Task.BEGIN, ""
+    if summary is None or summary.get("fingerprint") != fingerprint:
+        difference = "and no summary that could be read" if summary is None else "with other settings"
+        raise ConfigError(
+            f"output_dir={folder}: this folder holds a run already, {difference};"
+            " choose another, or add overwrite=true."
+        )
+    if summary.get("status") in DONE:
         damaged = damage(folder, summary)
         return (Task.AGAIN, f"{damaged} is damaged") if damaged else (Task.SKIP, "")
-    if status == "failed":
+    if summary.get("status") == "failed":
         return Task.AGAIN, "it failed before"
     if any((folder / CHECKPOINTS).glob("*.ckpt")):
         return Task.CONTINUE, ""

@@ -4,8 +4,6 @@ Nothing measured enters it. Only where curves are overlaid does delta_rms, which
 layer, take the measured value of that layer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -40,21 +38,13 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlay:
-    """The prediction for the first reading.
+    """The prediction for the first reading."""
 
-    Attributes:
-        delta_rms: relative to the last layer.
-        pre_rms: of the pre-activations.
-        slope: delta_slope.
-        jacobian: moments of the squared singular values; None if none are measured or no theory is known.
-        assumptions: of the prediction, in words.
-    """
-
-    delta_rms: Expected
+    delta_rms: Expected  # relative to the last layer
     pre_rms: Expected
-    slope: Slope
-    jacobian: JacobianMoments | None
-    assumptions: tuple[str, ...]
+    slope: Slope  # delta_slope
+    jacobian: JacobianMoments | None  # None if no singular values are measured or no theory is known
+    assumptions: tuple[str, ...]  # in words
 
     def scaled_delta_rms(self, first: Record) -> Expected:
         """Scale delta_rms to the geometric mean over replicas that the first reading has at the last layer."""

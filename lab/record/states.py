@@ -1,7 +1,5 @@
 """States of a run."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

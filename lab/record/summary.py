@@ -1,7 +1,5 @@
 """summary.json: the outcome of a run and of each of its replicas."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from collections.abc import Mapping

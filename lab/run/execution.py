@@ -91,14 +91,19 @@ def run_together(
         stop = stack.enter_context(catch_stop_requests())
         if stop.number:
             stop.end()
-        start = _start(checkpoint_folder, configs, tasks)
+        fingerprints = [schema.fingerprint(own) for own in configs]
+        fingerprint = fingerprints[0] if len(configs) == 1 else batch_label(fingerprints)
+        is_new = any(own.overwrite for own in configs) or (len(configs) == 1 and tasks[0] is not Task.CONTINUE)
+        if is_new:
+            remove(checkpoint_folder)
+        start = None if is_new else _start(checkpoint_folder, fingerprint)
         writers = {}
         for own, folder, what in zip(configs, folders, tasks, strict=True):
             if what is not Task.SKIP:
                 expected = overlay.expect(resolve_critical(own), dataset)
                 heading = title if title and len(configs) == 1 else folder.name
                 writers[folder] = RunWriter(own, folder, expected, device, heading, sinks)
-        checkpointer = Checkpointer(checkpoint_folder, _fingerprint(configs), config, stop, start)
+        checkpointer = Checkpointer(checkpoint_folder, fingerprint, config, stop, start)
         sizes = {folder: own.replicas for folder, own in zip(folders, configs, strict=True)}
         readings = train(config, dataset, device, variants, start.state if start else None, checkpointer.before_step)
         console = None if is_quiet else Console(title or checkpoint_folder.name, config.steps)
@@ -167,37 +172,25 @@ def _write_all(
 
 
 def _tasks(configs: Sequence[schema.Config], folders: Sequence[Path]) -> list[Task]:
-    return [
-        task(folder, schema.fingerprint(config), config.overwrite)[0]
-        for config, folder in zip(configs, folders, strict=True)
-    ]
+    runs = zip(configs, folders, strict=True)
+    return [task(folder, schema.fingerprint(config), config.overwrite)[0] for config, folder in runs]
 
 
 def _summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return [summary for folder in folders if (summary := summary_of(folder)) is not None]
 
 
-def _start(folder: Path, configs: Sequence[schema.Config], tasks: Sequence[Task]) -> Checkpoint | None:
+def _start(folder: Path, fingerprint: str) -> Checkpoint | None:
     """Read the newest intact checkpoint of these runs, and remove those that cannot be used."""
-    is_new = len(configs) == 1 and tasks[0] is not Task.CONTINUE
-    if is_new or any(config.overwrite for config in configs):
-        remove(folder)
-        return None
     damaged: list[str] = []
     checkpoint = latest(folder, damaged.append)
-    if checkpoint and checkpoint.fingerprint != _fingerprint(configs):
+    if checkpoint and checkpoint.fingerprint != fingerprint:
         checkpoint = None
     remedy = "the one before it is used" if checkpoint else "no earlier one can be used, so the run starts again"
     for sentence in damaged:
         print(f"{sentence}; {remedy}.", file=sys.stderr)
     remove(folder, after=checkpoint.step if checkpoint else -1)
     return checkpoint
-
-
-def _fingerprint(configs: Sequence[schema.Config]) -> str:
-    """Return the fingerprint of a run, or one of several trained together."""
-    fingerprints = [schema.fingerprint(config) for config in configs]
-    return fingerprints[0] if len(fingerprints) == 1 else batch_label(fingerprints)
 
 
 class Stopped(Exception):  # noqa: N818  # a request, no error

@@ -4,8 +4,6 @@ The prediction counts tensors by their shapes. Compared with measured peaks (tes
 2/3 and twice the peak, depending on how much memory the allocator can reuse.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
@@ -129,13 +127,10 @@ class _Size:
         states = len(optimizers.build(config.optimizer, [torch.zeros(1, 1, 1)]).state)
         copies = int(self.is_full and config.steps > 0)  # for update_ratio
         scratch = int(config.optimizer.name != "sgd" or config.optimizer.weight_decay > 0)
-        device = self.item * count * (2 + states + copies + scratch)
-        if config.probe.cotangent == "random":  # the gradients of both backward passes, beside the graph
-            device += 2 * self.item * count
-        else:
-            device += max(0, self.item * count - self.graph)
-        is_saved = config.checkpoint.every > 0 or config.checkpoint.seconds > 0
-        checkpoint = is_saved * 2 * self.item * count * (1 + states)
+        size, is_random = self.item * count, config.probe.cotangent == "random"
+        # With random cotangents, the gradients of both backward passes are there beside the graph.
+        device = size * (2 + states + copies + scratch) + (2 * size if is_random else max(0, size - self.graph))
+        checkpoint = (config.checkpoint.every > 0 or config.checkpoint.seconds > 0) * 2 * size * (1 + states)
         drawing = DOUBLE * count * (self.depth + 2) // self.depth
         host = max(0, checkpoint - self.graph, drawing - device)
         return Part(host, device, "parameters, gradients and optimizer", (key, *others))

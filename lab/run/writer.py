@@ -1,7 +1,5 @@
 """RunWriter: sinks and summary of one run."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping, Sequence

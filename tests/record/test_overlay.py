@@ -25,7 +25,7 @@ NAMES = {f"predicted_{name}{end}" for name in ("delta_rms", "pre_rms") for end i
 
 def expect(*overrides: str) -> Overlay | NoTheory:
     config = compose(overrides)
-    return overlay.expect(config, data.load(config.data, getattr(torch, config.dtype), CPU))
+    return overlay.expect(theory.resolve_critical(config), data.load(config.data, getattr(torch, config.dtype), CPU))
 
 
 def geometric_mean(values: xr.DataArray) -> xr.DataArray:

@@ -203,8 +203,9 @@ def test_a_critical_init_is_resolved_for_the_network_and_stays_in_what_is_writte
     assert summary["fingerprint"] == table.attrs["fingerprint"] == fingerprint(compose([*SMALL, *overrides]))
 
 
-def test_the_package_promises_three_functions():
-    assert sorted(lab.__all__) == ["load", "predict", "simulate"]
+def test_the_package_exports_its_public_functions():
+    added = ["register_activation", "register_init", "register_optimizer", "register_quantity"]
+    assert sorted(lab.__all__) == ["load", "predict", *added, "simulate"]
     assert all(callable(getattr(lab, name)) for name in lab.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'simulte'"):
         lab.simulte  # noqa: B018

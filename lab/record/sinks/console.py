@@ -1,7 +1,5 @@
 """The console sink: a live line while a run trains, and a table of its first and last reading."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The progress sink: how far a running run is, for `gradlab status`."""
 
-from __future__ import annotations
-
 import json
 import time
 from contextlib import suppress

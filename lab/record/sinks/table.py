@@ -1,7 +1,5 @@
 """The table sink: readings.nc, the truth behind every view, and the picture drawn from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Values of JSON files that anybody may have written: each of the expected type, or None."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

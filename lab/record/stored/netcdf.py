@@ -5,8 +5,6 @@ that HDF5 would load a library for, or values in other files, or if it declares 
 xarray opens such a table ten times slower, which matters for a sweep of many runs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

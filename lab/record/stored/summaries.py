@@ -1,7 +1,5 @@
 """StoredSummary: the content of a run's summary.json."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,25 +13,17 @@ from lab.schema import flatten
 
 @dataclass(frozen=True)
 class StoredSummary:
-    """A run's summary.json, as far as it is well-formed; a foreign or hand-edited one holds less.
+    """A run's summary.json, as far as it is well-formed; a foreign or hand-edited one holds less."""
 
-    Attributes:
-        status: one of `STATES`.
-        settings: the scientific part of the configuration, dotted key -> number, text, truth value or None.
-        last: metric -> value at the last reading.
-        best: metric -> best value.
-        error: the traceback of a failed run.
-    """
-
-    status: str = "unreadable"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    last: Mapping[str, float | None] = field(default_factory=dict)
+    status: str = "unreadable"  # one of `STATES`
+    settings: Mapping[str, Any] = field(default_factory=dict)  # dotted key -> number, text, truth value or None
+    last: Mapping[str, float | None] = field(default_factory=dict)  # metric -> value at the last reading
     best: Mapping[str, float | None] = field(default_factory=dict)
     diverged_replicas: int = 0
     steps_done: int | None = None
     seconds: float | None = None
     fingerprint: str | None = None
-    error: str = ""
+    error: str = ""  # traceback of a failed run
 
     @property
     def last_line(self) -> str:
