@@ -76,8 +76,8 @@ def launch(jobs: Sequence[Sequence[str]], swept: Sequence[str], sweep: Path, job
     """
     common = [word for word in jobs[0] if key_of(word) not in swept and not word.startswith(SUBDIR)]
     own = [[word for word in words if word.startswith(SUBDIR) or not is_hydras(word)] for words in jobs]
-    lab = hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="run")
-    with _hydra_errors_explained(common), lab:
+    conf = str(conf_dir())
+    with _hydra_errors_explained(common), hydra.initialize_config_dir(conf, version_base="1.3", job_name="run"):
         instance = GlobalHydra.instance().hydra
         assert instance is not None
         words = [*common, "hydra.mode=MULTIRUN"]
