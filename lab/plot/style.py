@@ -1,4 +1,4 @@
-"""What all pictures share: colours, markers, empty axes, cell edges, and writing a PNG."""
+"""Shared style of all pictures: colours, markers, empty axes, cell edges, and writing a PNG."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ DRAFT = re.compile(r"\.(\d+)-.+")
 
 
 class Task(StrEnum):
-    """What remains to be done in a folder."""
+    """The work that remains in a folder."""
 
     SKIP = "finished before"
     CONTINUE = "continues from its checkpoint"

@@ -1,4 +1,4 @@
-"""What a run is: the dataclasses of its options, their ranges and rules, and its identity. No torch, NumPy or Hydra."""
+"""The definition of a run: option dataclasses, their ranges and rules, and the identity of a run. No torch, NumPy or Hydra."""
 
 # Sorted by hand: ruff would give each of these names a line.
 # isort: off
