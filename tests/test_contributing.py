@@ -104,8 +104,8 @@ def test_another_package_adds_a_command_by_an_entry_point(copy: Path):
 
 
 @pytest.mark.slow
-def test_what_is_added_from_python_runs_as_written(copy: Path):
+def test_what_is_added_from_python_runs_as_written():
     general = TEXT.partition("## Adding to the lab")[2].partition("\n### ")[0]
     code = "".join(re.findall(BLOCK, general + recipe("A sink"), re.DOTALL))
-    printed = python(copy, "-c", code + "\nprint(readings.sizes)")
+    printed = python(REPOSITORY, "-c", code + "\nprint(readings.sizes)")
     assert printed.splitlines()[-2] == "done"

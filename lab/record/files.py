@@ -16,7 +16,7 @@ COLLECTED, SUMMARIES = "collected.nc", "summaries.csv"
 SWEEP = "sweep.json"
 """The list of runs in a sweep's folder."""
 
-BATCHES, MEMBERS = ".batches", "members.json"
+BATCHES = ".batches"
 """Folder below a sweep's with the checkpoints of runs that are trained together, and the list of these runs."""
 
 

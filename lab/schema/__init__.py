@@ -1,4 +1,4 @@
-"""The definition of a run: option dataclasses, their ranges and rules, and the identity of a run. No torch, NumPy or Hydra."""
+"""The definition of a run: option dataclasses, ranges, rules and identity. No torch, NumPy or Hydra."""
 
 # Sorted by hand: ruff would give each of these names a line.
 # isort: off
