@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -85,6 +86,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a forked torch may hang in threads that it left behind
         self.connection, remote = context.Pipe()
         self.process = context.Process(target=_serve, args=(remote, function), daemon=True)
+        resource_tracker.ensure_running()  # its first start, which unblocks SIGINT, would otherwise come below
         # Blocked while the process starts, which inherits the mask: it never sees a Ctrl-C, not even at its imports.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -173,7 +173,7 @@ def test_no_flag_of_hydras_leads_around_what_is_refused(
 def test_a_run_of_a_sweep_cannot_be_named_out_of_its_folder(gradlab: Command, tmp_path: Path, name: str):
     refused = gradlab("run", "-m", f"hydra.sweep.subdir={name}", "seed=1,2", "output_dir=sweep")
     assert_refused(refused, tmp_path)
-    assert refused.err.startswith("hydra.sweep.subdir=")
+    assert refused.err.startswith("hydra.sweep.subdir")
 
 
 def test_a_file_cannot_name_a_run_of_a_sweep_out_of_its_folder(tmp_path: Path):

@@ -223,6 +223,7 @@ def test_a_run_that_fails_before_its_first_reading_leaves_a_summary(
     assert not (tmp_path / "mine" / "readings.nc").exists()
 
 
+@pytest.mark.slow
 def test_control_c_stops_a_run_with_status_130_and_whole_files(tmp_path: Path):
     words = ("-m", "lab", "run", *SMALL, "steps=1000000", "probe.every=1", "output_dir=mine")
     process = python(*words, cwd=tmp_path)
@@ -244,6 +245,7 @@ def test_control_c_stops_a_run_with_status_130_and_whole_files(tmp_path: Path):
     assert table["step"].values[-1] == summary["steps_done"]
 
 
+@pytest.mark.slow
 def test_a_run_that_raises_ends_with_status_1(tmp_path: Path):
     script = (
         "import sys; from lab.run import execution; from experiments.main import main\n"
@@ -281,6 +283,7 @@ JOBS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_folder_a_run_named_after_its_values_and_collects_into_one_dataset(
     gradlab: Command, tmp_path: Path
 ):
@@ -370,6 +373,7 @@ def test_a_sweep_that_would_run_into_another_run_is_refused_before_anything_ran(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_sweep_repeated_or_enlarged_does_nothing_twice(gradlab: Command, tmp_path: Path):
     assert gradlab("run", "-m", "seed=1,2", *SMALL, "output_dir=sweep").status == 0
     runs_before = {path: found for path, found in snapshot(tmp_path).items() if "seed=" in path}

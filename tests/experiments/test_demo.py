@@ -9,6 +9,8 @@ from lab import compose
 from lab.record.files import PRODUCTS
 from lab.sweep import results
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("steps=2", "model.depth=3", "model.width=8", "replicas=2", "batch_size=16")
 
 
@@ -33,7 +35,6 @@ def test_the_picture_is_a_png_of_more_than_an_empty_frame(folder):
     assert len(picture) > 20_000
 
 
-@pytest.mark.slow
 def test_the_demo_can_be_repeated_in_the_same_folder(folder, capsys):
     assert demo.main(["--folder", str(folder), *SMALL]) == 0
     printed = capsys.readouterr().out

@@ -30,6 +30,8 @@ from lab.train.loop import train
 from tests.conftest import Command
 from tests.experiments.test_commands import PATIENCE, failing_after, python
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("model.depth=3", "model.width=8", "replicas=2", "batch_size=16", "data=spirals", "threads=1", "device=cpu")
 SWEEP = ("activation=relu,rrelu", "optimizer=sgd,adam", *SMALL, "norm=batch")
 LONG = ("steps=1000000", "probe.every=10", "checkpoint.every=50")
@@ -88,7 +90,6 @@ def command(folder: Path, words: Sequence[str]) -> None:
     sys.exit(main(words))
 
 
-@pytest.mark.slow
 def test_a_sweep_that_is_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path, gradlab: Command):
     """kill -9 at random moments: while it composes, trains, writes a checkpoint, a table or a picture."""
     words = ("run", "-m", *SWEEP, "steps=400", "probe.every=20", "checkpoint.every=10")

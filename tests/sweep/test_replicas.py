@@ -17,6 +17,8 @@ from tests.conftest import Command
 from tests.contract import assert_keeps_contract
 from tests.experiments.test_commands import failing_after, python
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("model.depth=3", "model.width=8", "replicas=2", "batch_size=16", "data=spirals", "threads=1", "device=cpu")
 REPLICAS = "hydra/launcher=replicas"
 ROUNDING = 2e-3

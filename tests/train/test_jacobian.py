@@ -45,7 +45,7 @@ def test_singular_values_and_moments_are_those_of_the_whole_matrix(choices):
 @every_network
 def test_looking_at_the_jacobian_changes_nothing_else(choices):
     (plain, before), (looking, after) = (
-        train(make(probe={**PROBE, **extra}, **choices)) for extra in ({}, {"jacobian": True, "jacobian_every": 1})
+        train(make(probe={**PROBE, **extra}, **choices)) for extra in ({}, {"jacobian": True, "jacobian_every": 5})
     )
     assert are_same(state(before), state(after))
     for record in looking:
@@ -105,6 +105,6 @@ def test_random_slopes_are_compared_with_their_mean():
 def test_a_cadence_without_a_jacobian_is_refused():
     with pytest.raises(ConfigError, match=r"probe\.jacobian_every=5.*probe\.jacobian=true"):
         compose(["probe.jacobian_every=5"])
-    assert compose(["probe.jacobian_every=5", "probe.jacobian=true"]).probe == schema.Probe(
-        jacobian=True, jacobian_every=5
+    assert compose(["probe.jacobian_every=50", "probe.jacobian=true"]).probe == schema.Probe(
+        jacobian=True, jacobian_every=50
     )
