@@ -47,7 +47,9 @@ class SweepLauncher:
 
             cores, workers = joblib.cpu_count(), self.settings["n_jobs"]
             if not workers:
-                raise ConfigError(f"hydra.launcher.n_jobs={workers}: give the number of workers, or -1 for one per core.")
+                raise ConfigError(
+                    f"hydra.launcher.n_jobs={workers}: give the number of workers, or -1 for one per core."
+                )
             return max(1, cores // (workers if workers > 0 else max(1, cores + 1 + workers)))
         return None if self.is_local else self.settings["cpus_per_task"]
 
