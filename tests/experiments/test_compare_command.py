@@ -245,6 +245,7 @@ def many(panels: int, lines: int) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(found), ["activation", "init"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "lines"), [(1, 2), (2, 1), (4, 4), (5, 3), (12, 9), (20, 4)])
 def test_any_number_of_panels_is_drawn_without_anything_covered(tmp_path: Path, count: int, lines: int):
     table, by = many(count, lines)

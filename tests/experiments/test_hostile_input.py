@@ -108,6 +108,7 @@ def test_a_folder_that_not_even_root_can_make_is_refused(gradlab: Command, tmp_p
     assert refused.err.startswith("output_dir=/proc/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0o077, 0o022, 0o027])
 def test_files_and_folders_have_the_users_own_umask(gradlab: Command, tmp_path: Path, mask: int):
     before = os.umask(mask)

@@ -401,6 +401,7 @@ def test_a_lost_replica_does_not_change_a_verdict(id_):
 MATHS = [id_ for id_, claim in CLAIMS.items() if not claim.arms]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id_", [*MATHS, *(pytest.param(id_, marks=pytest.mark.slow) for id_ in WITH_NETWORKS)])
 def test_the_cases_look_like_what_is_measured(id_):
     measured = CLAIMS[id_].measure(Scale("test", 2, 0.02))
@@ -446,6 +447,7 @@ def test_a_false_identity_of_tanh_is_caught(monkeypatch):
     assert CLAIMS["tanh-identity"].judge(CLAIMS["tanh-identity"].measure(TINY)).verdict == Verdict.FAILS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id_", ["gelu-approximation", "gelu-from-scratch"])
 def test_a_wrong_cubic_constant_is_caught(id_, monkeypatch):
     monkeypatch.setattr(by_hand, "GELU_CUBIC", 0.0448)
