@@ -202,7 +202,10 @@ def swept_keys_of(table: xr.Dataset) -> list[str]:
 
 
 def _readings(run: RunState) -> tuple[xr.Dataset | None, str]:
-    """A run's table, of its file or its last checkpoint, whichever reaches further, and what is wrong with its file."""
+    """Return a run's readings, None without any, and a description of damage, which is empty if the file is intact.
+
+    The readings come from readings.nc or from the last checkpoint, whichever has the later step.
+    """
     tables, damage = [], ""
     if (run.folder / READINGS).exists():
         try:

@@ -44,7 +44,7 @@ def train(
 
 
 def due(config: schema.Config, step: int) -> Due:
-    """Decide what a step measures; all steps but the last update."""
+    """Decide what is measured at a step; every step but the last one updates the parameters."""
     probe, is_last = config.probe, step == config.steps
     is_reading = is_last or is_due(step, probe.every)
     return Due(

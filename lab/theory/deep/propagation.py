@@ -33,13 +33,15 @@ RANGE = {"float32": (1e-76, 1e75), "float64": (1e-300, 1e300)}
 
 
 class LayerTerms(NamedTuple):
-    """The terms of one layer, (E,) each: an entry per example, where examples differ.
+    """Second moments of one layer: arrays with one entry per example, or a single entry if all examples are alike.
+
+    G is E (dL/dx)^2 of a layer's input or output x, as in the module's docstring.
 
     Attributes:
         map_input: E x^2 of the first map's input, as far as it contributes to the gradient of its weights.
-        delta: E delta^2 over G of the layer's output; twice that of gated activations, whose D two units share.
-        map_delta: the same for dL/dh, behind a norm between the map and the activation.
-        skip, branch: the two parts of G of the layer's input over G of its output.
+        delta: E delta^2 / G(output); doubled for gated activations, where value and gate share one D.
+        map_delta: E (dL/dh)^2 / G(output), where h is the output of the first map, before an inner norm.
+        skip, branch: the contributions of the skip and of the branch to G(input) / G(output).
     """
 
     q: Array
@@ -145,9 +147,10 @@ class _Step:
         return out, LayerTerms(q, a.square, map_input, to_activation * slope_moment, to_map, skip, branch)
 
     def _norm(self, x: Signal, units: int | None = None) -> tuple[Signal, Array]:
-        """The signal after a norm over units or batch, and the factor for squared gradients.
+        """Return the signal after normalization, and the factor by which it multiplies squared gradients.
 
-        With few `units` (a norm on the data itself) the directions that the norm projects away are subtracted.
+        If the norm is applied to the data, `units` is the number of features; the factor then accounts for the
+        directions that the norm removes (2 / units for layer norm, 1 / units for RMS norm).
         """
         variance, mean, remaining = x.spread, np.zeros_like(x.mean), self.outer_factor
         if self.norm == "layer":

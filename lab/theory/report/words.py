@@ -59,7 +59,7 @@ def _network(scales: DepthScales, depth: int, log10_delta: float) -> str:
 
 
 def reasons(config: schema.Config, scales: DepthScales | None, slope: float) -> dict[str, str]:
-    """Name -> why it has no value, except where a refusal of the theory explains it already."""
+    """Map each quantity without a value to the reason, unless a `NoTheory` error explains it already."""
     missing: dict[str, str] = {}
     if math.isnan(slope) and config.model.depth < 2:
         missing["delta_slope"] = "a slope needs two layers; choose model.depth=2 or more."

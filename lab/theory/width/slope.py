@@ -34,12 +34,13 @@ class Slope:
 
 
 def expected_slope(config: schema.Config, prediction: Prediction, replicas: int | None = None) -> Slope:
-    """The least-squares slope over all layers, as `lab.readings.delta_slope` measures it.
+    """Predict the least-squares slope over all layers, as `lab.readings.delta_slope` measures it.
 
-    ln delta^2 at layer l over the last layer's is a sum of steps from l to the top (`lab.theory.width.noise`), so that
-    two layers share the steps above the higher one: their covariance is the variance of the higher one. With the
-    weights w of least squares the slope's variance is the sum over steps of (the sum of w below the step)^2 times the
-    step's. The mean is over `replicas`, by default `config.replicas`.
+    ln(delta_l^2 / delta_L^2), with L the last layer, is a sum of one independent random term per layer from l to L
+    (`lab.theory.width.noise`). Two layers share the terms from the later one to L, so their covariance is the variance
+    at the later one. With least-squares weights w_l, the variance of the slope is
+    sum_k (w_0 + ... + w_k)^2 Var(term_k), where term k lies between layers k and k + 1. The standard error is that of a
+    mean over `replicas` networks, by default `config.replicas`.
     """
     depth = len(prediction.q)
     scatter = noise(config, prediction)
