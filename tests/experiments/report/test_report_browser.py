@@ -161,7 +161,7 @@ def test_the_verdicts_can_be_counted_on_the_first_screen_of_a_telephone(page: Pa
     assert bottom < SIZES["telephone"][1]
     assert len(page.shown(".tile")) == 5
     assert (
-        page.shown(".tile")[1] == "◐ 10 holds with a condition True only under a condition, which the guide leaves out."
+        page.shown(".tile")[1] == "◐ 10 holds with a condition True only under a condition that the guide omits."
     )
 
 
