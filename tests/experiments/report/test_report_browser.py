@@ -160,9 +160,7 @@ def test_the_verdicts_can_be_counted_on_the_first_screen_of_a_telephone(page: Pa
     bottom = ask(page, "document.querySelector('.tiles').getBoundingClientRect().bottom")
     assert bottom < SIZES["telephone"][1]
     assert len(page.shown(".tile")) == 5
-    assert (
-        page.shown(".tile")[1] == "◐ 10 holds with a condition True only under a condition that the guide omits."
-    )
+    assert page.shown(".tile")[1] == "◐ 10 holds with a condition True only under a condition that the guide omits."
 
 
 def test_a_tap_enlarges_a_figure_on_a_telephone_and_another_gives_it_back(page: Page, file: Path):
