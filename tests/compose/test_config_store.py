@@ -66,7 +66,6 @@ def test_an_application_keeps_its_own_options(monkeypatch: pytest.MonkeyPatch):
     assert "activation" not in store.repo or "schema.yaml" in store.repo
 
 
-@pytest.mark.xfail(reason="the sweep still launches through Hydra itself")
 def test_hydra_ends_at_the_door():
     users = {path.parent.name for path in REPOSITORY.glob("lab/**/*.py") if imports(path) & {"hydra", "omegaconf"}}
     assert users == {"compose"}
