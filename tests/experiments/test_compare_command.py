@@ -29,6 +29,8 @@ from lab.sweep import comparison, results
 from tests.conftest import Command
 from tests.record.test_tensorboard import reading
 
+pytestmark = pytest.mark.slow
+
 DEPTHS = {"relu": 5, "tanh": 3}
 REPLICAS = {1: 4, 2: 2}  # seed -> replicas
 LAST = {"he_normal": 30, "orthogonal": 20}
@@ -245,7 +247,6 @@ def many(panels: int, lines: int) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(found), ["activation", "init"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("count", "lines"), [(1, 2), (2, 1), (4, 4), (5, 3), (12, 9), (20, 4)])
 def test_any_number_of_panels_is_drawn_without_anything_covered(tmp_path: Path, count: int, lines: int):
     table, by = many(count, lines)
