@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,3 +43,27 @@ def gradlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Outcome(status, *capsys.readouterr())
 
     return call
+
+
+def assert_refused(outcome: Outcome, folder: Path, before: set[Path] | None = None) -> None:
+    """Exit code 2, one sentence, nothing written."""
+    assert outcome.status == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.endswith(".\n")
+    assert outcome.err.count("\n") == 1
+    assert set(folder.rglob("*")) == (before or set())
+
+
+@pytest.fixture
+def canary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module `canary` whose import, and whose function `sing`, leave a file; it must never be there."""
+    folder = tmp_path_factory.mktemp("canary")
+    trace = folder / "it sang"
+    (folder / "canary.py").write_text(
+        f"def sing(*words, **more):\n    open({str(trace)!r}, 'w').close()\n    return sing\nsing()\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("CANARY", "relu")
+    yield trace
+    assert not trace.exists()
+    assert "canary" not in sys.modules

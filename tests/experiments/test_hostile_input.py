@@ -10,7 +10,6 @@ import sys
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +20,11 @@ import torch
 from lab import data, schema
 from lab.record import checkpoint
 from lab.schema import ConfigError
-from tests.conftest import Command, Outcome
+from tests.conftest import Command, assert_refused
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ("model.depth=2", "model.width=4", "steps=1", "replicas=2", "batch_size=8", "data=spirals")
 CPU = torch.device("cpu")
-
-
-def assert_refused(found: Outcome, folder: Path, before: set[Path] | None = None) -> None:
-    """Exit code 2, one sentence, nothing written."""
-    assert found.status == 2, found
-    assert found.out == ""
-    assert found.err.endswith(".\n")
-    assert found.err.count("\n") == 1
-    assert set(folder.rglob("*")) == (before or set())
-
-
-@pytest.fixture
-def canary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module `canary` whose import, and whose function `sing`, leave a file; it must never be there."""
-    folder = tmp_path_factory.mktemp("canary")
-    trace = folder / "it sang"
-    (folder / "canary.py").write_text(
-        f"def sing(*words, **more):\n    open({str(trace)!r}, 'w').close()\n    return sing\nsing()\n"
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("CANARY", "relu")
-    yield trace
-    assert not trace.exists()
-    assert "canary" not in sys.modules
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
